@@ -1,0 +1,39 @@
+//! Failures of the kernel half: one counter a cause, in the per-CPU array `FAILURES`.
+
+/// Something that the kernel half had to drop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Failure {
+    /// A sample did not fit into the ring buffer.
+    SampleRingFull = 0,
+    /// A fork, exec or exit event did not fit into the ring buffer.
+    LifecycleRingFull = 1,
+    /// A child process could not be watched: the target set is full.
+    TargetSetFull = 2,
+    /// A new process could not be identified.
+    ForkUnreadable = 3,
+    /// The kernel stack of a sample could not be taken; the sample was kept without it.
+    KernelStackUnreadable = 4,
+}
+
+impl Failure {
+    /// Every cause, in the order of their counters.
+    pub const ALL: [Self; 5] = [
+        Self::SampleRingFull,
+        Self::LifecycleRingFull,
+        Self::TargetSetFull,
+        Self::ForkUnreadable,
+        Self::KernelStackUnreadable,
+    ];
+
+    /// The name that recordings and reports use.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::SampleRingFull => "sample_ring_full",
+            Self::LifecycleRingFull => "lifecycle_ring_full",
+            Self::TargetSetFull => "target_set_full",
+            Self::ForkUnreadable => "fork_unreadable",
+            Self::KernelStackUnreadable => "kernel_stack_unreadable",
+        }
+    }
+}

@@ -1,0 +1,20 @@
+//! What the kernel half and the user half of mcp-profiler agree on: events, map values and limits.
+//!
+//! All types are `#[repr(C)]` without padding, in the byte order of the machine that runs both halves.
+
+#![cfg_attr(not(feature = "user"), no_std)]
+
+mod event;
+mod failure;
+mod offsets;
+
+pub use event::{COMM_LEN, EventHeader, EventKind, ForkEvent, SampleEvent, StackEnd};
+pub use failure::Failure;
+pub use offsets::KernelOffsets;
+
+/// Most user frames in one sample, innermost first.
+pub const MAX_USER_FRAMES: usize = 512;
+/// Most kernel frames in one sample: the default of `kernel.perf_event_max_stack`.
+pub const MAX_KERNEL_FRAMES: usize = 127;
+/// Most processes that are watched at once.
+pub const MAX_TARGETS: u32 = 8192;

@@ -1,0 +1,1 @@
+//! From a recording to plain values: pure functions, no clock, no files, no root.

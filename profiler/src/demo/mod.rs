@@ -1,0 +1,1 @@
+//! The bundled MCP server that `mcp-profiler demo` profiles.

@@ -1,0 +1,3 @@
+//! The `mcp-profiler` binary: everything is in the library.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! From a name, a process ID or a command line to the processes that are the server.
