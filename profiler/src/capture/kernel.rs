@@ -73,8 +73,13 @@ impl Kernel {
 
     /// Ends sampling; the ring can be drained to its end afterwards.
     pub(super) fn detach(&mut self) {
-        // A program that can't be unloaded goes with the process at the latest.
-        for (_, program) in self.ebpf.programs_mut() {
+        // What can't be unloaded goes with this value at the latest.
+        for (name, _) in LIFECYCLE {
+            if let Ok(program) = program::<RawTracePoint>(&mut self.ebpf, name) {
+                let _ = program.unload();
+            }
+        }
+        if let Ok(program) = program::<PerfEvent>(&mut self.ebpf, "cpu_sample") {
             let _ = program.unload();
         }
     }

@@ -40,13 +40,13 @@ impl MappingEvent {
 
 /// Executable memory as the kernel describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct NewMapping {
-    pub(super) start: u64,
-    pub(super) end: u64,
-    pub(super) file_offset: u64,
-    pub(super) file: FileIdentity,
+pub(crate) struct NewMapping {
+    pub(crate) start: u64,
+    pub(crate) end: u64,
+    pub(crate) file_offset: u64,
+    pub(crate) file: FileIdentity,
     /// Path as the process sees it, or a label such as `[vdso]` or `//anon`.
-    pub(super) path: String,
+    pub(crate) path: String,
 }
 
 /// What tells one file from another while both exist. All zero: no file.
@@ -123,7 +123,7 @@ fn text(bytes: &[u8]) -> String {
 }
 
 /// The executable mappings of a process now.
-pub(super) fn read_maps(pid: u32) -> io::Result<Vec<NewMapping>> {
+pub(crate) fn read_maps(pid: u32) -> io::Result<Vec<NewMapping>> {
     let text = std::fs::read(format!("/proc/{pid}/maps"))?;
     Ok(String::from_utf8_lossy(&text).lines().filter_map(parse_maps_line).collect())
 }

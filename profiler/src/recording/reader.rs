@@ -75,8 +75,8 @@ impl Reader<'_> {
     }
 
     fn rows<T>(&self, sql: &str, map: impl FnMut(&Row<'_>) -> rusqlite::Result<T>) -> Result<Vec<T>, Error> {
-        let read = || self.connection.prepare(sql)?.query_map([], map)?.collect();
-        read().map_err(|error: rusqlite::Error| match error.sqlite_error_code() {
+        let read = || -> rusqlite::Result<Vec<T>> { self.connection.prepare(sql)?.query_map([], map)?.collect() };
+        read().map_err(|error| match error.sqlite_error_code() {
             // A type or a range that does not fit, a missing table: not written by us.
             None | Some(rusqlite::ErrorCode::Unknown) => {
                 Error::Damaged { path: self.path.to_owned(), what: error.to_string() }

@@ -4,9 +4,7 @@ mod kernel;
 mod module;
 mod namer;
 mod perf_map;
-mod root;
 
-pub use module::{Image, Module, ModuleId, Modules};
+pub use module::{ElfImage, Image, Module, ModuleId, Modules};
 pub use namer::{Name, Namer};
 pub use perf_map::PerfMap;
-pub use root::{open_in_root, RootError};

@@ -2,15 +2,16 @@
 //! read later even if it was deleted or replaced meanwhile.
 
 use std::collections::HashMap;
-use std::fs::File;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use object::read::{Object, ObjectSegment, ReadCache};
 
-use super::root::{open_in_root, open_on_host};
 use crate::capture::FileIdentity;
+use crate::target::Process;
 
 /// Index of a [`Module`] in [`Modules`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -209,14 +210,24 @@ fn open_mapped_file(pid: u32, identity: FileIdentity, path: &str, start: u64, en
                 && nix::sys::stat::minor(metadata.dev()) == u64::from(identity.minor)
         })
     };
-    open_in_root(pid, Path::new(path)).ok().filter(same).or_else(|| open_on_host(path).ok().filter(same))
+    open_in_root(pid, path).ok().filter(same).or_else(|| open_on_host(path).ok().filter(same))
+}
+
+fn open_in_root(pid: u32, path: &str) -> io::Result<File> {
+    Process::open(pid).map_err(io::Error::other)?.open_in_root(Path::new(path))
+}
+
+fn open_on_host(path: &str) -> io::Result<File> {
+    // Without blocking: it could be a pipe.
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
+    if file.metadata()?.is_file() { Ok(file) } else { Err(io::ErrorKind::InvalidInput.into()) }
 }
 
 /// A separate debug file, where distributions put it.
 fn find_debug_file(build_id: &[u8], pid: u32) -> Option<File> {
     let (first, rest) = build_id.split_first()?;
     let path = format!("/usr/lib/debug/.build-id/{}/{}.debug", hex(&[*first]), hex(rest));
-    let file = open_in_root(pid, Path::new(&path)).or_else(|_| open_on_host(&path)).ok()?;
+    let file = open_in_root(pid, &path).or_else(|_| open_on_host(&path)).ok()?;
     let cache = ReadCache::new(&file);
     let matches = object::File::parse(&cache).ok()?.build_id().ok()? == Some(build_id);
     matches.then_some(file)
@@ -238,7 +249,7 @@ fn vdso() -> Image {
         let bytes = unsafe { std::slice::from_raw_parts(first as *const u8, (last - first) as usize) };
         let memory = nix::sys::memfd::memfd_create(c"vdso", nix::sys::memfd::MFdFlags::MFD_CLOEXEC).ok()?;
         let mut file = File::from(memory);
-        std::io::Write::write_all(&mut file, bytes).ok()?;
+        file.write_all(bytes).ok()?;
         Some(file)
     };
     copy().and_then(|file| ElfImage::open(file, std::process::id())).map_or(Image::Opaque, Image::Elf)

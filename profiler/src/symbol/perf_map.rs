@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::PathBuf;
 
-use super::root::open_in_root;
+use crate::target::Process;
 
 /// Most bytes of one file that are read: what is behind that is not named.
 const MAX_BYTES: u64 = 64 << 20;
@@ -21,11 +21,11 @@ pub struct PerfMap {
 
 impl PerfMap {
     /// Reads the map of a process if there is one that has changed.
-    ///
-    /// `namespaced_pid` is the process's ID in its own PID namespace, which is in the file's name.
-    pub fn refresh(&mut self, pid: u32, namespaced_pid: u32) {
-        let path = PathBuf::from(format!("/tmp/perf-{namespaced_pid}.map"));
-        let Ok(file) = open_in_root(pid, &path) else { return };
+    pub fn refresh(&mut self, process: &Process) {
+        // The process writes the ID that it has in its own PID namespace into the file's name.
+        let namespaced = process.namespaced_pids().ok().and_then(|pids| pids.last().copied());
+        let path = PathBuf::from(format!("/tmp/perf-{}.map", namespaced.unwrap_or(process.pid())));
+        let Ok(file) = process.open_in_root(&path) else { return };
         let Ok(metadata) = file.metadata() else { return };
         if metadata.len() == self.length {
             return;
