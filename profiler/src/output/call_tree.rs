@@ -3,8 +3,7 @@
 
 use std::io::{self, Write};
 
-use super::style::{Paint, Style, columns_of, cut_name, printable};
-use super::text::wrap;
+use super::style::{Paint, Style, columns_of, cut_name, printable, wrap};
 use super::units::{count, duration, percent, plural};
 use crate::analysis::call_tree::{CallTree, NodeIndex, ROOT};
 use crate::analysis::functions::Functions;
@@ -51,7 +50,7 @@ pub fn write_call_tree(
         let text = "No samples: the server used no CPU. Record again while clients call its tools.";
         return wrap(text, style.columns()).iter().try_for_each(|line| writeln!(out, "{line}"));
     }
-    let titles = format!("{:>9} {:>9} {:>9}  function", "total", "self", "time");
+    let titles = format!("{:>9} {:>9} {:>9}  function", "total", "time", "self");
     writeln!(out, "{}", style.paint(Paint::Dim, &titles))?;
     let mut view = View { tree, functions, options, style, small: 0, deep: 0 };
     let mut open = view.rows_below(ROOT, "", 0);
@@ -146,8 +145,8 @@ impl View<'_> {
         let figures = format!(
             "{:>9} {:>9} {:>9}  ",
             share(total_ns),
-            self_ns.map_or_else(String::new, share),
-            duration(total_ns as f64 / 1e9)
+            duration(total_ns as f64 / 1e9),
+            self_ns.map_or_else(String::new, share)
         );
         let room = self.style.columns().saturating_sub(FIGURES);
         let before = indent(&row.before, room.saturating_sub(LEAST_NAME.min(room / 2)));
@@ -215,7 +214,23 @@ mod tests {
     /// A known tree.
     #[test]
     fn known_answer() {
-        insta::assert_snapshot!(text(&example(), CallTreeOptions::default(), Style::default()), @"");
+        insta::assert_snapshot!(text(&example(), CallTreeOptions::default(), Style::default()), @r"
+        Call tree of 5.00 s on CPU, 500 samples
+            total      time      self  function
+           92.0 %    4.60 s     0.0 %  ├─ _start
+           90.0 %    4.50 s     0.0 %  │  ├─ main
+           60.0 %    3.00 s    60.0 %  │  │  ├─ a
+           20.0 %    1.00 s    12.0 %  │  │  ├─ b
+            8.0 %    400 ms     0.0 %  │  │  │  entry_SYSCALL_64 [kernel]
+            8.0 %    400 ms     8.0 %  │  │  │  do_syscall_64 [kernel]
+           10.0 %    500 ms     0.0 %  │  │  └─ handleRequest
+           10.0 %    500 ms     0.0 %  │  │     a
+           10.0 %    500 ms    10.0 %  │  │     inlinedHelper [inlined]
+            2.0 %    100 ms     2.0 %  │  └─ git+0x10b0
+            8.0 %    400 ms     0.0 %  └─ clone3
+            8.0 %    400 ms     0.0 %     start_thread
+            8.0 %    400 ms     8.0 %     compress
+        ");
     }
 
     /// What is left out is told.
@@ -230,7 +245,16 @@ mod tests {
         builder.run(thread, &["main", "big", "rare"], 1);
         builder.run(thread, &["main", "big", "deep", "deeper", "deepest"], 30);
         let options = CallTreeOptions { max_depth: Some(3), min_share: 0.02 };
-        insta::assert_snapshot!(text(&builder.recording, options, Style::default()), @"");
+        insta::assert_snapshot!(text(&builder.recording, options, Style::default()), @r"
+        Call tree of 1.31 s on CPU, 131 samples
+            total      time      self  function
+          100.0 %    1.31 s     0.0 %  main
+           84.7 %    1.11 s    61.1 %  ├─ big
+           22.9 %    300 ms     0.0 %  │  deep
+           15.3 %    200 ms            └─ … 20 callees below the limit
+        Left out: 21 with less than 2.0 % of the time, and what they called; 1 deeper
+        than 3, and what they called.
+        ");
     }
 
     /// Branches at every level of a deep tree still fit.

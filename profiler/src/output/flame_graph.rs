@@ -90,6 +90,9 @@ pub fn write_diff_flame_graph(
     };
     let lines = diff_lines(diff, least_ns);
     let mut options = options();
+    // The scale is not applied to differences, so this graph tells microseconds.
+    options.count_name = "µs".into();
+    options.factor = 1.0;
     options.title = title(&format!("{} compared with {}", current.target_name, baseline.target_name));
     options.subtitle = Some(title(&format!(
         "red: larger share than before, blue: smaller · {} now, {} before (from {}); {} of that in paths that are gone",
@@ -101,7 +104,7 @@ pub fn write_diff_flame_graph(
     draw(out, &mut options, &lines)
 }
 
-/// A line for each path, callers first: its own time before, and now.
+/// A line for each path that has time of its own, before or now; callers first.
 fn diff_lines(diff: &Diff, least_ns: u64) -> Vec<String> {
     let mut lines = Vec::new();
     let mut path = Path::default();
@@ -131,7 +134,11 @@ fn least_drawn(total_ns: u64) -> Option<u64> {
     (total_ns > 0).then(|| ((total_ns as f64 * LEAST_SHARE) as u64).max(1))
 }
 
+/// Adds a path where it has time of its own. One without needs no line: the lines below it draw it.
 fn push_line(lines: &mut Vec<String>, path: &Path, times_ns: &[u64]) {
+    if times_ns.iter().all(|time_ns| *time_ns == 0) {
+        return;
+    }
     let mut line = path.text.clone();
     for time_ns in times_ns {
         line.push_str(&format!(" {}", time_ns.div_ceil(NANOSECONDS_IN_UNIT)));
@@ -208,7 +215,28 @@ mod tests {
     #[test]
     fn known_answer() {
         let svg = flame_graph(&example()).unwrap();
-        insta::assert_snapshot!(titles(&svg).join("\n"), @"");
+        insta::assert_snapshot!(titles(&svg).join("\n"), @r"
+        a (3,000 ms, 60.00%)
+        b (1,000 ms, 20.00%)
+        entry_SYSCALL_64 (400 ms, 8.00%)
+        do_syscall_64 (400 ms, 8.00%)
+        node (4,500 ms, 90.00%)
+        _start (4,500 ms, 90.00%)
+        main (4,500 ms, 90.00%)
+        handleRequest (500 ms, 10.00%)
+        a (500 ms, 10.00%)
+        inlinedHelper (500 ms, 10.00%)
+        node (4,900 ms, 98.00%)
+        libuv-worker (400 ms, 8.00%)
+        clone3 (400 ms, 8.00%)
+        start_thread (400 ms, 8.00%)
+        compress (400 ms, 8.00%)
+        all (5,000 ms, 100%)
+        git (100 ms, 2.00%)
+        git (100 ms, 2.00%)
+        _start (100 ms, 2.00%)
+        git+0x10b0 (100 ms, 2.00%)
+        ");
         assert!(svg.contains("everything: time on CPU"));
         assert!(svg.contains(
             "5.00 s on CPU in 10.0 s from 2026-02-02 02:40:00 UTC · 500 samples at 100 Hz (cpu-clock)"
@@ -253,14 +281,25 @@ mod tests {
         let baseline = recording([(&["main", "a"], 20), (&["main", "b"], 20), (&["main", "old"], 10)]);
         let current = recording([(&["main", "a"], 75), (&["main", "b"], 20), (&["main", "new"], 5)]);
         let svg = diff_flame_graph(&baseline, &current).unwrap();
-        insta::assert_snapshot!(titles(&svg).join("\n"), @"");
+        insta::assert_snapshot!(titles(&svg).join("\n"), @r"
+        a (750,000 µs, 75.00%; +35.00%)
+        b (200,000 µs, 20.00%; -20.00%)
+        all (1,000,000 µs, 100%)
+        node (1,000,000 µs, 100.00%; 0.00%)
+        node (1,000,000 µs, 100.00%; 0.00%)
+        main (1,000,000 µs, 100.00%; 0.00%)
+        new (50,000 µs, 5.00%; +5.00%)
+        ");
         assert!(svg.contains("20.0 % of that in paths that are gone"), "{svg}");
     }
 
     /// Deep and empty recordings, and names that are no XML.
     #[test]
     fn limits() {
-        assert_eq!(flame_graph(&deep(512)).unwrap().matches("<title>recurse").count(), 512);
+        for depth in [512, 20_000] {
+            assert_eq!(flame_graph(&deep(depth)).unwrap().matches("<title>recurse").count(), depth);
+            assert!(diff_flame_graph(&deep(depth), &deep(depth)).is_ok());
+        }
         let empty = Builder::new().recording;
         assert!(matches!(flame_graph(&empty), Err(OutputError::NoSamples { recording: "recording" })));
         let error = diff_flame_graph(&empty, &deep(2)).unwrap_err();

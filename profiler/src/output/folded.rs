@@ -108,7 +108,14 @@ mod tests {
     /// A known recording, line by line.
     #[test]
     fn known_answer() {
-        insta::assert_snapshot!(folded(&example()), @"");
+        insta::assert_snapshot!(folded(&example()), @r"
+        node;node;_start;main;a 300
+        node;node;_start;main;b 60
+        node;node;_start;main;b;entry_SYSCALL_64_[k];do_syscall_64_[k] 40
+        node;node;_start;main;handleRequest_[j];a;inlinedHelper_[i] 50
+        node;libuv-worker;clone3;start_thread;compress 40
+        git;git;_start;git+0x10b0 10
+        ");
     }
 
     /// Names that would break the format are changed, and only those.

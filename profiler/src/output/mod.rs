@@ -7,7 +7,8 @@ pub mod json;
 pub mod pprof;
 pub mod speedscope;
 pub mod style;
-pub mod table;
+pub mod summary;
+mod table;
 pub mod text;
 pub mod units;
 

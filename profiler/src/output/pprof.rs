@@ -337,15 +337,6 @@ mod tests {
         Profile::decode(&bytes[..]).unwrap()
     }
 
-    /// Writes a file for other readers to try: `MCP_PROFILER_PPROF=FILE cargo test ... -- --ignored`.
-    #[test]
-    #[ignore = "writes a file"]
-    fn write_example() {
-        let path = std::env::var_os("MCP_PROFILER_PPROF").expect("MCP_PROFILER_PPROF names a file");
-        let recording = example();
-        write_pprof(std::fs::File::create(path).unwrap(), &recording, &Functions::new(&recording)).unwrap();
-    }
-
     fn name(profile: &Profile, index: i64) -> &str {
         &profile.string_table[usize::try_from(index).unwrap()]
     }

@@ -179,7 +179,9 @@ mod tests {
         builder.samples(thread, None, 1);
         let mut out = Vec::new();
         write_speedscope(&mut out, &builder.recording, &Functions::new(&builder.recording)).unwrap();
-        insta::assert_snapshot!(String::from_utf8(out).unwrap(), @"");
+        insta::assert_snapshot!(String::from_utf8(out).unwrap(), @r#"
+        {"$schema":"https://www.speedscope.app/file-format-schema.json","name":"everything","exporter":"mcp-profiler 0.1.0","activeProfileIndex":0,"shared":{"frames":[{"name":"[no stack]","file":"[unknown]"},{"name":"main","file":"/usr/bin/node"},{"name":"a","file":"/usr/bin/node"},{"name":"b","file":"/usr/bin/node"},{"name":"sys [kernel]","file":"[kernel]"}]},"profiles":[{"type":"sampled","name":"node (100) / node (100)","unit":"nanoseconds","startValue":0,"endValue":30000000,"samples":[[1,2,3,4],[1,2,3,4],[0]],"weights":[10000000,10000000,10000000]}]}
+        "#);
     }
 
     /// A profile a thread, the busiest first.

@@ -4,14 +4,14 @@
 use std::borrow::Cow;
 
 /// The narrowest layout that views are made for.
-const LEAST_WIDTH: usize = 40;
+const LEAST_WIDTH: usize = 60;
 
 /// How text looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Style {
     /// Whether to write ANSI colours.
     pub colour: bool,
-    /// Columns of the terminal; less than 40 is taken as 40.
+    /// Columns of the terminal; less than 60 is taken as 60.
     pub width: usize,
 }
 
@@ -176,6 +176,19 @@ fn last_parameter_list(name: &str) -> Option<usize> {
     None
 }
 
+/// Text in lines that fit, broken at spaces. A word that does not fit is cut.
+pub(crate) fn wrap(text: &str, columns: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split(' ') {
+        let word = cut_middle(word, columns);
+        match lines.last_mut().filter(|line| columns_of(line) + 1 + columns_of(&word) <= columns) {
+            Some(line) => line.extend([" ", &word]),
+            None => lines.push(word.into_owned()),
+        }
+    }
+    lines
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -230,6 +243,16 @@ mod tests {
             prop_assert!(columns_of(&cut_end(&text, columns)) <= columns);
             prop_assert!(columns_of(&cut_middle(&text, columns)) <= columns);
             prop_assert!(columns_of(&cut_name(&text, columns)) <= columns);
+        }
+
+        /// Wrapped lines fit, and no short word is lost.
+        #[test]
+        fn wrapped_lines_fit(text in "[a-z ]{0,120}", columns in 10..60_usize) {
+            let lines = wrap(&text, columns);
+            prop_assert!(lines.iter().all(|line| columns_of(line) <= columns));
+            if text.split(' ').all(|word| word.len() <= columns) {
+                prop_assert_eq!(lines.join(" "), text);
+            }
         }
 
         /// Parentheses that do not match are harmless.

@@ -31,13 +31,8 @@ impl Table {
 
     /// Adds a row: one cell a column.
     pub(crate) fn row(&mut self, paint: Option<Paint>, cells: Vec<String>) {
-        self.rows.push((
-            paint,
-            cells
-                .iter()
-                .map(|cell| if cell.is_empty() { String::new() } else { printable(cell).into_owned() })
-                .collect(),
-        ));
+        let shown = |cell: String| if cell.is_empty() { cell } else { printable(&cell).into_owned() };
+        self.rows.push((paint, cells.into_iter().map(shown).collect()));
     }
 
     /// Writes the table, no wider than the style allows.
@@ -97,6 +92,11 @@ mod tests {
         );
         let mut out = Vec::new();
         table.write(&mut out, Style { colour: false, width: 48 }).unwrap();
-        insta::assert_snapshot!(String::from_utf8(out).unwrap(), @"");
+        insta::assert_snapshot!(format!("table\n{}", String::from_utf8(out).unwrap()), @r"
+        table
+           share  function                                    file
+          75.0 %  a                                           a.c:12
+           5.0 %  …::very::long::path::of::modules::function
+        ");
     }
 }

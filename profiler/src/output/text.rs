@@ -2,19 +2,14 @@
 
 use std::io::{self, Write};
 
-use super::style::{Paint, Style, columns_of, cut_end, cut_middle, cut_name, printable};
+use super::style::{Paint, Style, columns_of, cut_end, cut_middle, cut_name, printable, wrap};
+use super::summary::write_summary;
 use super::table::{Align, Table};
 use super::units::{count, duration, percent, plural};
 use crate::analysis::report::{Report, ReportedPath};
 
 /// Threads and processes that are shown.
 const SHOWN_THREADS: usize = 12;
-/// Below this share of complete stacks the report warns.
-const FEW_COMPLETE: f64 = 0.9;
-/// Below this number of samples the report warns.
-const FEW_SAMPLES: u64 = 100;
-/// From this difference between sampled and counted time on the report warns, if chance does not explain it.
-const LARGE_DIFFERENCE: f64 = 0.1;
 /// Frames of a hot path that are shown at its two ends, when it is longer than both.
 const PATH_START: usize = 2;
 const PATH_END: usize = 6;
@@ -48,175 +43,6 @@ pub fn write_report(
     Ok(())
 }
 
-/// Writes what was recorded, and whether it can be trusted.
-///
-/// # Errors
-/// Those of the writer.
-pub fn write_summary(mut out: impl Write, report: &Report, style: Style) -> io::Result<()> {
-    let target = &report.target;
-    writeln!(out, "{}", style.paint(Paint::Heading, &cut_middle(&printable(&target.name), style.columns())))?;
-    if let Some(command) = &target.command {
-        let command = cut_middle(&printable(command), style.columns() - KEY).into_owned();
-        fact(&mut out, style, None, "Command", &command)?;
-    }
-    if let Some(runtime) = &target.runtime {
-        let version = runtime.version.as_deref().unwrap_or("of unknown version");
-        fact(
-            &mut out,
-            style,
-            None,
-            "Runtime",
-            &format!("{} {}", printable(&runtime.name), printable(version)),
-        )?;
-    }
-    if let Some((pid, others)) = target.pids.split_first() {
-        let others = match others.len() {
-            0 => String::new(),
-            1 => " and 1 child process".to_owned(),
-            many => format!(" and {} child processes", count(many as u64)),
-        };
-        fact(&mut out, style, None, "Process", &format!("{pid}{others}"))?;
-    }
-    let start = report.window.start.as_deref().map_or_else(String::new, |start| format!(" from {start}"));
-    let host = format!(
-        "{}{start}, Linux {} with {}",
-        duration(report.window.seconds),
-        printable(&report.host.kernel),
-        plural(report.host.cpus, "CPU", "CPUs"),
-    );
-    fact(&mut out, style, None, "Recorded", &host)?;
-    if report.interrupted {
-        let text = "the profiler was killed; this is what it had written before";
-        fact(&mut out, style, Some(Paint::Warning), "Interrupted", text)?;
-    }
-    fact(&mut out, style, None, "On CPU", &cpu_time(report))?;
-    let samples = format!(
-        "{} at {} Hz ({})",
-        count(report.stacks.samples),
-        report.cpu.frequency_hz,
-        printable(&report.cpu.event)
-    );
-    fact(&mut out, style, None, "Samples", &samples)?;
-    if let Some(ratio) = report.stacks.complete_ratio {
-        let paint = (ratio < FEW_COMPLETE).then_some(Paint::Warning);
-        fact(&mut out, style, paint, "Stacks", &format!("{} complete", percent(ratio)))?;
-    }
-    let paint = (report.losses.total > 0).then_some(Paint::Warning);
-    fact(&mut out, style, paint, "Lost", &losses(report))?;
-    for warning in warnings(report) {
-        writeln!(out)?;
-        for line in wrap(&warning, style.columns()) {
-            writeln!(out, "{}", style.paint(Paint::Warning, &line))?;
-        }
-    }
-    Ok(())
-}
-
-/// Columns of the keys before facts.
-const KEY: usize = 13;
-
-fn fact(mut out: impl Write, style: Style, paint: Option<Paint>, key: &str, value: &str) -> io::Result<()> {
-    for (index, line) in wrap(value, style.columns() - KEY).iter().enumerate() {
-        let key = format!("{:KEY$}", if index == 0 { key } else { "" });
-        let line = paint.map_or_else(|| line.into(), |paint| style.paint(paint, line));
-        writeln!(out, "{}{line}", style.paint(Paint::Dim, &key))?;
-    }
-    Ok(())
-}
-
-fn cpu_time(report: &Report) -> String {
-    let cpu = &report.cpu;
-    let mut text = format!("{} sampled", duration(cpu.seconds));
-    if let Some(kernel) = cpu.kernel_seconds {
-        text.push_str(&format!(", {} counted by the kernel", duration(kernel)));
-    }
-    if let Some(cores) = cpu.cores {
-        text.push_str(&format!("; {} of one core", percent(cores)));
-    }
-    text
-}
-
-fn losses(report: &Report) -> String {
-    if report.losses.total == 0 {
-        return "nothing".into();
-    }
-    let causes: Vec<_> = report
-        .losses
-        .by_cause
-        .iter()
-        .map(|(cause, lost)| format!("{} {}", count(*lost), printable(cause)))
-        .collect();
-    format!("{}: {}", plural(report.losses.total, "event", "events"), causes.join(", "))
-}
-
-fn warnings(report: &Report) -> Vec<String> {
-    let stacks = &report.stacks;
-    if stacks.samples == 0 {
-        return vec![no_samples(report)];
-    }
-    let mut warnings = Vec::new();
-    if stacks.samples < FEW_SAMPLES {
-        warnings.push(
-            "Few samples: shares are rough. Record longer, at a higher frequency, or under more load.".into(),
-        );
-    }
-    let main = stacks.incomplete.iter().max_by_key(|(_, samples)| **samples);
-    if let (Some(ratio), Some((cause, samples))) =
-        (stacks.complete_ratio.filter(|ratio| *ratio < FEW_COMPLETE), main)
-    {
-        warnings.push(format!(
-            "Only {} of the stacks reach the start of their thread: the others lack callers. \
-             Main cause: {} ({}). Self times are right; total times and call paths are cut short.",
-            percent(ratio),
-            explain(cause),
-            plural(*samples, "sample", "samples"),
-        ));
-    }
-    if let Some(kernel) = report.cpu.kernel_seconds.filter(|kernel| *kernel > 0.0) {
-        let difference = (report.cpu.seconds - kernel).abs() / kernel;
-        // Three standard deviations of a count of independent samples.
-        let chance = 3.0 / (stacks.samples as f64).sqrt();
-        if difference > LARGE_DIFFERENCE && difference > chance {
-            warnings.push(
-                "Sampled time is far from what the kernel counted: trust shares, not seconds. \
-                 Look at what was lost, and at processes that lived too briefly to be counted."
-                    .into(),
-            );
-        }
-    }
-    warnings
-}
-
-fn no_samples(report: &Report) -> String {
-    let again = "Record again while clients call its tools.";
-    match report.cpu.kernel_seconds {
-        Some(kernel) if kernel * report.cpu.frequency_hz as f64 > 10.0 => format!(
-            "No samples, although the kernel counted {} on CPU: sampling did not work. \
-             Run `mcp-profiler doctor` to see why.",
-            duration(kernel)
-        ),
-        Some(kernel) => format!(
-            "No samples: the server waited all the time. The kernel counted {} on CPU. \
-             That is no fault: a server that waits uses no CPU. {again}",
-            duration(kernel)
-        ),
-        None => format!("No samples: as far as can be told, the server used no CPU. {again}"),
-    }
-}
-
-fn explain(cause: &str) -> String {
-    let text = match cause {
-        "chain_ended_early" => "code without frame pointers ended the chain",
-        "unreadable_frame_pointer" => "a frame pointer led to memory that could not be read",
-        "broken_frame_pointer" => "code without frame pointers used their register for something else",
-        "too_deep" => "deeper than the profiler follows",
-        "no_user_stack" => "threads that were starting or ending",
-        "no_frames" => "not one frame was found",
-        other => return printable(other).into_owned(),
-    };
-    text.into()
-}
-
 /// Writes the hot paths of a report.
 ///
 /// # Errors
@@ -241,10 +67,10 @@ pub fn write_hot_paths(mut out: impl Write, report: &Report, style: Style) -> io
         }
     }
     let told: f64 = report.hot_paths.iter().map(|path| path.ratio).sum();
-    let rest = format!(
-        "The other {} is in paths that hold less than {threshold} each.",
-        percent((1.0 - told).max(0.0))
-    );
+    if told > 0.9995 {
+        return Ok(());
+    }
+    let rest = format!("The other {} is in paths that hold less than {threshold} each.", percent(1.0 - told));
     for line in wrap(&rest, style.columns()) {
         writeln!(out, "{}", style.paint(Paint::Dim, &line))?;
     }
@@ -294,7 +120,8 @@ pub fn write_functions(
         ],
         3,
     );
-    let (shown, hidden) = report.cpu.functions.split_at(top_functions.min(report.cpu.functions.len()));
+    let working = report.cpu.functions.iter().take_while(|function| function.self_seconds > 0.0).count();
+    let (shown, hidden) = report.cpu.functions[..working].split_at(top_functions.min(working));
     for function in shown {
         let place = match (&function.file, function.line) {
             (Some(file), Some(line)) => format!("{}:{line}", last_parts(file)),
@@ -315,7 +142,7 @@ pub fn write_functions(
     }
     table.write(&mut out, style)?;
     let rest = hidden.iter().map(|function| function.self_ratio).sum();
-    more(&mut out, hidden.len(), "function", rest, style)
+    more(&mut out, hidden.len(), ("function", "functions"), rest, style)
 }
 
 /// The last folder and the name of a file.
@@ -323,13 +150,18 @@ fn last_parts(path: &str) -> &str {
     path.rmatch_indices('/').nth(1).map_or(path, |(slash, _)| &path[slash + 1..])
 }
 
-fn more(mut out: impl Write, hidden: usize, what: &str, ratio: f64, style: Style) -> io::Result<()> {
+fn more(
+    mut out: impl Write,
+    hidden: usize,
+    (one, many): (&str, &str),
+    ratio: f64,
+    style: Style,
+) -> io::Result<()> {
     if hidden == 0 {
         return Ok(());
     }
-    let things = plural(hidden as u64, what, &format!("{what}s"));
+    let things = plural(hidden as u64, one, many);
     let text = format!("  … and {things} more, with {} of the time", percent(ratio));
-    let text = text.replace("process", "processes").replace("processess", "processes");
     writeln!(out, "{}", style.paint(Paint::Dim, &cut_end(&text, style.columns())))
 }
 
@@ -361,7 +193,7 @@ fn write_threads(mut out: impl Write, report: &Report, style: Style) -> io::Resu
     }
     table.write(&mut out, style)?;
     let rest = hidden.iter().map(|thread| share(thread.seconds)).sum();
-    more(&mut out, hidden.len(), "thread", rest, style)
+    more(&mut out, hidden.len(), ("thread", "threads"), rest, style)
 }
 
 fn write_processes(mut out: impl Write, report: &Report, style: Style) -> io::Result<()> {
@@ -394,20 +226,7 @@ fn write_processes(mut out: impl Write, report: &Report, style: Style) -> io::Re
     }
     table.write(&mut out, style)?;
     let rest = hidden.iter().map(|process| share(process.seconds)).sum();
-    more(&mut out, hidden.len(), "process", rest, style)
-}
-
-/// Text in lines that fit, broken at spaces. A word that does not fit is cut.
-pub(crate) fn wrap(text: &str, columns: usize) -> Vec<String> {
-    let mut lines: Vec<String> = Vec::new();
-    for word in text.split(' ') {
-        let word = cut_middle(word, columns);
-        match lines.last_mut().filter(|line| columns_of(line) + 1 + columns_of(&word) <= columns) {
-            Some(line) => line.extend([" ", &word]),
-            None => lines.push(word.into_owned()),
-        }
-    }
-    lines
+    more(&mut out, hidden.len(), ("process", "processes"), rest, style)
 }
 
 #[cfg(test)]
@@ -430,7 +249,46 @@ mod tests {
     /// A good recording.
     #[test]
     fn known_answer() {
-        insta::assert_snapshot!(text(&example(), Style::default()), @"");
+        insta::assert_snapshot!(text(&example(), Style::default()), @r"
+        everything
+        Command      /usr/bin/node server.js
+        Runtime      node 22.1.0
+        Process      100 and 1 child process
+        Recorded     10.0 s from 2026-02-02T02:40:00Z, Linux 6.1.0-44-amd64 with 4 CPUs
+        On CPU       5.00 s sampled, 5.06 s counted by the kernel; 50.0 % of one core
+        Samples      500 at 100 Hz (cpu-clock)
+        Stacks       100.0 % complete
+        Lost         nothing
+
+        Hot paths
+            share      time  path
+           60.0 %    3.00 s  _start > main > a
+           12.0 %    600 ms  _start > main > b
+           10.0 %    500 ms  _start > main > handleRequest > a > inlinedHelper
+            8.0 %    400 ms  _start > main > b > entry_SYSCALL_64 > do_syscall_64
+            8.0 %    400 ms  clone3 > start_thread > compress
+        The other 2.0 % is in paths that hold less than 5.0 % each.
+
+        Functions
+            self    time   total  function       where
+          60.0 %  3.00 s  70.0 %  a              bin/node
+          12.0 %  600 ms  20.0 %  b              bin/node
+          10.0 %  500 ms  10.0 %  inlinedHelper  bin/node
+           8.0 %  400 ms   8.0 %  compress       bin/node
+           8.0 %  400 ms   8.0 %  do_syscall_64  [kernel]
+          … and 1 function more, with 2.0 % of the time
+
+        Threads
+           share    time  thread  process  name
+          90.0 %  4.50 s     100      100  node
+           8.0 %  400 ms     103      100  libuv-worker
+           2.0 %  100 ms     200      200  git
+
+        Processes
+           share    time  process  runtime  command
+          98.0 %  4.90 s      100  node     /usr/bin/node server.js
+           2.0 %  100 ms      200  native   /usr/bin/git status
+        ");
     }
 
     /// A bad recording: killed, losses, broken stacks, long and hostile names.
@@ -454,8 +312,51 @@ mod tests {
         }
         builder.cpu_gauge(0, 0);
         builder.cpu_gauge(0, 9_000_000_000);
-        insta::assert_snapshot!(text(&builder.recording, Style::default()), @"");
-        text(&builder.recording, Style { colour: false, width: 40 });
+        insta::assert_snapshot!(text(&builder.recording, Style::default()), @r"
+        a�[31m very long name of a server a�[31m…erver a�[31m very long name of a server
+        Command      /usr/bin/node /node_modules/node_…ode_modules/server.js --root /srv
+        Runtime      node 22.1.0
+        Process      100
+        Recorded     10.0 s from 2026-02-02T02:40:00Z, Linux 6.1.0-44-amd64 with 4 CPUs
+        Interrupted  the profiler was killed; this is what it had written before
+        On CPU       800 ms sampled, 9.00 s counted by the kernel; 8.0 % of one core
+        Samples      80 at 100 Hz (cpu-clock)
+        Stacks       0.0 % complete
+        Lost         1,201 events: 1,200 sample_ring_full, 1 target_set_full
+
+        Few samples: shares are rough. Record longer, at a higher frequency, or under
+        more load.
+
+        Only 0.0 % of the stacks reach the start of their thread: the others lack
+        callers. Main cause: code without frame pointers ended the chain (40 samples).
+        Self times are right; total times and call paths are cut short.
+
+        Sampled time is far from what the kernel counted: trust shares, not seconds.
+        Look at what was lost, and at processes that lived too briefly to be counted.
+
+        Hot paths
+            share      time  path
+           50.0 %    400 ms  …closure#0}<alloc::vec::Vec<u8>>(int, char)0
+           50.0 %    400 ms  …closure#0}<alloc::vec::Vec<u8>>(int, char)0 >
+                             …closure#0}<alloc::vec::Vec<u8>>(int, char)1 >
+                             … 22 frames … >
+                             …losure#0}<alloc::vec::Vec<u8>>(int, char)24 >
+                             …losure#0}<alloc::vec::Vec<u8>>(int, char)25 >
+                             …losure#0}<alloc::vec::Vec<u8>>(int, char)26 >
+                             …losure#0}<alloc::vec::Vec<u8>>(int, char)27 >
+                             …losure#0}<alloc::vec::Vec<u8>>(int, char)28 >
+                             …losure#0}<alloc::vec::Vec<u8>>(int, char)29
+
+        Functions
+            self    time    total  function                                     where
+          50.0 %  400 ms  100.0 %  …losure#0}<alloc::vec::Vec<u8>>(int, char)0  bin/node
+          50.0 %  400 ms   50.0 %  …::vec::Vec<u8>>(int, char)29                bin/node
+
+        Threads
+            share    time  thread  process  name
+          100.0 %  800 ms     100      100  名前の長いスレッド�
+        ");
+        text(&builder.recording, Style { colour: false, width: 60 });
         text(&builder.recording, Style { colour: false, width: 200 });
         text(&builder.recording, Style { colour: false, width: 0 });
     }
@@ -466,7 +367,20 @@ mod tests {
         let mut builder = Builder::new();
         builder.cpu_gauge(0, 7_000_000);
         builder.cpu_gauge(0, 9_000_000);
-        insta::assert_snapshot!(text(&builder.recording, Style::default()), @"");
+        insta::assert_snapshot!(text(&builder.recording, Style::default()), @r"
+        everything
+        Command      /usr/bin/node server.js
+        Runtime      node 22.1.0
+        Process      100
+        Recorded     10.0 s from 2026-02-02T02:40:00Z, Linux 6.1.0-44-amd64 with 4 CPUs
+        On CPU       0 s sampled, 2.0 ms counted by the kernel; 0.0 % of one core
+        Samples      0 at 100 Hz (cpu-clock)
+        Lost         nothing
+
+        No samples: the server waited all the time. The kernel counted 2.0 ms on CPU.
+        That is no fault: a server that waits uses no CPU. Record again while clients
+        call its tools.
+        ");
         builder.cpu_gauge(0, 9_000_000_000);
         assert!(text(&builder.recording, Style::default()).contains("mcp-profiler doctor"));
         text(&Recording::default(), Style { colour: true, width: 80 });
