@@ -54,11 +54,6 @@ impl Kernel {
         Ok(self.targets.insert(pid, 1, 0)?)
     }
 
-    /// True while the process is watched: it has not ended.
-    pub(super) fn is_watched(&self, pid: u32) -> bool {
-        self.targets.get(&pid, 0).is_ok()
-    }
-
     /// Watched processes that have not ended.
     pub(super) fn watched(&self) -> Vec<u32> {
         self.targets.keys().filter_map(Result::ok).collect()
