@@ -56,6 +56,7 @@ const LAUNCHERS: &[&str] = &[
     "volta",
     "op",
     "doppler",
+    "mcp-profiler",
     "firejail",
     "bwrap",
 ];
@@ -129,15 +130,18 @@ pub fn is_launcher(arguments: &[OsString]) -> bool {
     if SHELLS.contains(&name) || LAUNCHERS.contains(&name) {
         return true;
     }
+    // `go run` waits for the program that it built.
+    if name == "go" && words.get(1).is_some_and(|word| word == "run") {
+        return true;
+    }
     let Some(script) = script_position(&words).map(|position| words[position].as_str()) else { return false };
+    // `tsx` is `node .../tsx/dist/cli.mjs`; what it starts is `node --require .../tsx/dist/preflight.cjs`.
+    if script.contains("/tsx/dist/cli.") {
+        return true;
+    }
     let script = base_name(script);
     let script = script.split_once('.').map_or(script, |(stem, _)| stem);
-    LAUNCHERS.contains(&script)
-        || matches!(script, "npx-cli" | "npm-cli" | "npm-prefix")
-        // `tsx` is `node .../tsx/dist/cli.mjs`; what it starts is `node --require .../tsx/dist/preflight.cjs`.
-        || words.iter().skip(1).take(1).any(|word| word.contains("/tsx/dist/cli."))
-        // `go run` waits for the program that it built.
-        || (family(program) == "go" && words.get(1).is_some_and(|word| word == "run"))
+    LAUNCHERS.contains(&script) || matches!(script, "npx-cli" | "npm-cli")
 }
 
 /// True for a process that may well hold an MCP server, by its command line. The rule: a program, script, module or package
@@ -228,29 +232,38 @@ pub fn derived_name(arguments: &[OsString]) -> String {
     stem(jar.map_or_else(|| telling.copied().unwrap_or(program), |jar| base_name(jar))).to_owned()
 }
 
-/// True when a process with these arguments was started, directly or by a launcher, from this command.
-pub fn matches(command: &Expanded, arguments: &[Expanded], running: &[OsString]) -> bool {
+/// How surely a process was started from a command. Greater is surer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Match {
+    /// It runs the package that the command names, but something else may have started it.
+    Package,
+    /// It is the command itself.
+    Command,
+}
+
+/// Whether a process with these arguments was started, directly or by a launcher, from this command.
+pub fn matches(command: &Expanded, arguments: &[Expanded], running: &[OsString]) -> Option<Match> {
     let words = words(running);
     let program = command.text();
-    let Some((first, rest)) = words.split_first() else { return false };
+    let (first, rest) = words.split_first()?;
     // As it was written, but for the path and the version of the program.
     if (base_name(first) == base_name(&program) || family(first) == family(&program)) && same(arguments, rest)
     {
-        return true;
+        return Some(Match::Command);
     }
     // A script with `#!`: the interpreter stands before it.
     if let Some(position) = script_position(&words)
         && base_name(&words[position]) == base_name(&program)
         && same(arguments, &words[position + 1..])
     {
-        return true;
+        return Some(Match::Command);
     }
     matches_package(&program, arguments, &words)
 }
 
 /// The command is `npx`, `uvx` or alike, and the process is it, or what it started.
-fn matches_package(program: &str, arguments: &[Expanded], words: &[String]) -> bool {
-    let Some(package) = Package::parse(program, arguments) else { return false };
+fn matches_package(program: &str, arguments: &[Expanded], words: &[String]) -> Option<Match> {
+    let package = Package::parse(program, arguments)?;
     let first = words[0].as_str();
     let launcher = script_position(words).map_or(family(first), |position| stem(base_name(&words[position])));
     let is_launcher = match package.kind {
@@ -263,11 +276,12 @@ fn matches_package(program: &str, arguments: &[Expanded], words: &[String]) -> b
     if is_launcher {
         // Options of the launcher may come and go: the package and all that follows it may not.
         let tail = words.iter().position(|word| package.specification.matches(word));
-        return tail.is_some_and(|position| same(package.arguments, &words[position + 1..]));
+        return same(package.arguments, &words[tail? + 1..]).then_some(Match::Command);
     }
     let Some(position) = script_position(words) else {
         // A package may bring a compiled program: it carries the package's name.
-        return base_name(first) == package.name() && same(package.arguments, &words[1..]);
+        let is_package = base_name(first) == package.name() && same(package.arguments, &words[1..]);
+        return is_package.then_some(Match::Package);
     };
     let name = package.specification.text();
     let name = without_version(&name);
@@ -279,7 +293,7 @@ fn matches_package(program: &str, arguments: &[Expanded], words: &[String]) -> b
         }
         Kind::Python => script == name || base_name(script) == name || script == name.replace('-', "_"),
     };
-    of_package && same(package.arguments, &words[position + 1..])
+    (of_package && same(package.arguments, &words[position + 1..])).then_some(Match::Package)
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -118,7 +118,7 @@ impl Configurations {
                 }
                 Err(error)
                     if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {}
-                Err(error) => found.warnings.push(Warning { file: place.file, what: error.to_string() }),
+                Err(error) => found.warn(&place.file, error.to_string()),
             }
         }
         // The same server, named the same way in several clients, is one.
@@ -173,7 +173,11 @@ impl Configurations {
     }
 
     fn warn(&mut self, file: &Path, what: String) {
-        self.warnings.push(Warning { file: file.to_owned(), what });
+        // `~/.claude.json` is looked at twice.
+        let warning = Warning { file: file.to_owned(), what };
+        if !self.warnings.contains(&warning) {
+            self.warnings.push(warning);
+        }
     }
 }
 

@@ -76,6 +76,22 @@ fn parse_table(table: impl BufRead) -> Vec<(u64, u16)> {
     table.lines().map_while(Result::ok).skip(1).filter_map(|line| listening(&line)).collect()
 }
 
+/// Inodes of listening Unix sockets, of the network namespace of this process. Flag `__SO_ACCEPTCON` of
+/// `include/uapi/linux/net.h` marks them in the kernel's table.
+pub(crate) fn listening_unix_sockets() -> BTreeSet<u64> {
+    let Ok(file) = File::open("/proc/self/net/unix") else { return BTreeSet::new() };
+    let inode = |line: &str| {
+        let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+        let flags = u32::from_str_radix(fields.get(3)?, 16).ok()?;
+        if flags & 0x1_0000 != 0 { fields.get(6)?.parse().ok() } else { None }
+    };
+    BufReader::new(file.take(TABLE_LIMIT))
+        .lines()
+        .map_while(Result::ok)
+        .filter_map(|line| inode(&line))
+        .collect()
+}
+
 /// Ports that a process listens on, lowest first. Empty when its descriptors may not be read.
 pub(crate) fn ports_of(process: &Process, listening: &BTreeMap<u64, u16>) -> BTreeSet<u16> {
     let sockets = process.sockets().unwrap_or_default();

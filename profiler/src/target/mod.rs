@@ -2,11 +2,11 @@
 
 pub mod command;
 pub mod config;
-mod elf;
+pub(crate) mod elf;
 mod expand;
 mod go_build;
 pub mod launch;
-mod listening;
+pub(crate) mod listening;
 pub mod process;
 pub mod resolve;
 pub mod runtime;

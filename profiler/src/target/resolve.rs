@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::command;
+use super::command::{self, Match};
 use super::config::{ConfigError, Configurations, Entry, Surroundings, Transport};
 use super::launch::{Caller, LaunchPlan};
 use super::listening;
@@ -213,7 +213,7 @@ fn by_name(name: &str, configurations: &Configurations, launch: bool) -> Result<
     let mut trouble = None;
     for entry in entries {
         match roots_of(entry, &table) {
-            Ok(roots) if !roots.is_empty() => return one_of(name, &table, &roots),
+            Ok(roots) if !roots.pids.is_empty() => return one_of(name, &table, &roots.pids),
             Ok(_) => {}
             Err(error) => trouble = trouble.or(Some(error)),
         }
@@ -246,13 +246,20 @@ pub fn running_servers(
     configurations: &Configurations,
 ) -> Vec<(Server, Option<usize>)> {
     let mut found: Vec<(Server, Option<usize>)> = Vec::new();
-    for (index, entry) in configurations.entries.iter().enumerate() {
-        for root in roots_of(entry, table).unwrap_or_default() {
+    let entries = configurations.entries.iter().enumerate();
+    let mut claims: Vec<(usize, Roots)> =
+        entries.filter_map(|(index, entry)| Some((index, roots_of(entry, table).ok()?))).collect();
+    // The surer claim wins; among equals the entry that counts first.
+    claims.sort_by_key(|(_, roots)| std::cmp::Reverse(roots.certainty));
+    for (index, roots) in claims {
+        for root in roots.pids {
             if !found.iter().any(|(server, _)| server.pids.contains(&root)) {
-                found.push((server(table, entry.name.clone(), root), Some(index)));
+                let name = configurations.entries[index].name.clone();
+                found.push((server(table, name, root), Some(index)));
             }
         }
     }
+    found.sort_by_key(|(_, index)| *index);
     let own = own_processes(table);
     let looks = |pid: &u32| !own.contains(pid) && command::looks_like_server(table.arguments(*pid));
     let candidates: Vec<u32> = table.processes.keys().copied().filter(looks).collect();
@@ -266,17 +273,34 @@ pub fn running_servers(
 }
 
 /// The outermost processes that an entry started.
-fn roots_of(entry: &Entry, table: &ProcessTable) -> Result<Vec<u32>, ResolveError> {
+#[derive(Debug)]
+struct Roots {
+    pids: Vec<u32>,
+    certainty: Match,
+}
+
+/// Only the surest are given: what `npx` runs here hides another process that runs the same package.
+fn roots_of(entry: &Entry, table: &ProcessTable) -> Result<Roots, ResolveError> {
     let own = own_processes(table);
+    let mut certainty = Match::Command;
     let candidates = match &entry.transport {
-        Transport::Stdio { command, arguments, .. } => table
-            .processes
-            .iter()
-            .filter(|(pid, process)| {
-                !own.contains(pid) && command::matches(command, arguments, &process.arguments)
-            })
-            .map(|(pid, _)| *pid)
-            .collect(),
+        Transport::Stdio { command, arguments, .. } => {
+            let processes = table.processes.iter().filter(|(pid, _)| !own.contains(pid));
+            let matching: Vec<(u32, Match)> = processes
+                .filter_map(|(pid, process)| {
+                    Some((*pid, command::matches(command, arguments, &process.arguments)?))
+                })
+                .collect();
+            let of = |wanted: Match| {
+                matching.iter().filter(move |(_, found)| *found == wanted).map(|(pid, _)| *pid)
+            };
+            let mut candidates: Vec<u32> = of(Match::Command).collect();
+            if candidates.is_empty() {
+                certainty = Match::Package;
+                candidates = of(Match::Package).collect();
+            }
+            candidates
+        }
         Transport::Url(url) => {
             let url = url.text();
             let (name, file) = (entry.name.clone(), entry.file.clone());
@@ -297,7 +321,7 @@ fn roots_of(entry: &Entry, table: &ProcessTable) -> Result<Vec<u32>, ResolveErro
             pids
         }
     };
-    Ok(outermost(table, &candidates))
+    Ok(Roots { pids: outermost(table, &candidates), certainty })
 }
 
 /// Those that no other one of them is an ancestor of.
@@ -315,7 +339,10 @@ fn own_processes(table: &ProcessTable) -> Vec<u32> {
 }
 
 fn server(table: &ProcessTable, name: String, root: u32) -> Server {
-    Server { name, pid: descend(table, root), root, pids: table.descendants(&[root]) }
+    let mut pids = table.descendants(&[root]);
+    // The profiler may run in a terminal of the very client that is watched: it must not watch itself.
+    pids.retain(|pid| *pid != std::process::id());
+    Server { name, pid: descend(table, root), root, pids }
 }
 
 /// From a launcher to the process that does the work: through each process that only starts another one,
@@ -344,7 +371,14 @@ fn outermost_launcher(table: &ProcessTable, pid: u32, own: &[u32]) -> u32 {
         });
         let runs_something = words.skip(1).any(|word| !word.starts_with('-'));
         let alone = table.children(ancestor).len() == 1;
-        if own.contains(&ancestor) || !alone || !runs_something || !command::is_launcher(arguments) {
+        // Another profiler that launched the server is no part of it.
+        let profiler = command::derived_name(arguments) == env!("CARGO_PKG_NAME");
+        if profiler
+            || own.contains(&ancestor)
+            || !alone
+            || !runs_something
+            || !command::is_launcher(arguments)
+        {
             break;
         }
         root = ancestor;
@@ -395,7 +429,9 @@ fn nearest_first(name: &str, mut known: Vec<String>) -> Vec<String> {
     known.sort_by_key(|candidate| {
         let candidate = candidate.to_lowercase();
         let holds = candidate.contains(&wanted) || wanted.contains(&candidate);
-        (!holds, strsim::osa_distance(&candidate, &wanted))
+        // People remember the word that matters: `everything` of `mcp-server-everything`.
+        let words = candidate.split(['-', '_', '.', '/']).chain([candidate.as_str()]);
+        (!holds, words.map(|word| strsim::osa_distance(word, &wanted)).min())
     });
     known
 }

@@ -14,7 +14,7 @@ fn entry(words: &[&str]) -> (Expanded, Vec<Expanded>) {
 
 fn is_from(configured: &[&str], running: &[&str]) -> bool {
     let (command, arguments) = entry(configured);
-    matches(&command, &arguments, &os(running))
+    matches(&command, &arguments, &os(running)).is_some()
 }
 
 /// Interpreters may have another path or version; arguments may not differ.
@@ -70,6 +70,17 @@ fn npx_matches() {
     assert!(is_from(&["npx", "-y", "server@1.2.3"], &["node", "/x/node_modules/server/index.js"]));
 }
 
+/// What npx itself runs is surer than what runs the same package.
+#[test]
+fn the_command_is_surer_than_its_package() {
+    let (command, arguments) = entry(&["npx", "-y", "server", "a"]);
+    let of = |running: &[&str]| matches(&command, &arguments, &os(running));
+    assert_eq!(of(&["npm exec server a"]), Some(Match::Command));
+    assert_eq!(of(&["node", "/x/node_modules/server/index.js", "a"]), Some(Match::Package));
+    assert_eq!(of(&["node", "/x/node_modules/other/index.js", "a"]), None);
+    assert!(Match::Command > Match::Package);
+}
+
 /// `uvx`: `uv` and the Python program that it runs.
 #[test]
 fn uvx_matches() {
@@ -96,6 +107,7 @@ fn launchers() {
         &["node", "/x/node_modules/.bin/tsx", "s.ts"],
         &["go", "run", "."],
         &["tini", "--", "node", "s.js"],
+        &["/usr/bin/mcp-profiler", "record", "--", "node", "s.js"],
     ] {
         assert!(is_launcher(&os(launcher)), "{launcher:?}");
     }

@@ -98,6 +98,27 @@ fn servers_without_configuration() {
     );
 }
 
+/// A process that runs the same package by another command is left to the entry that names that command.
+#[test]
+fn the_surer_claim_wins() {
+    let path = "/srv/node_modules/@modelcontextprotocol/server-everything/dist/index.js";
+    let mut processes = CLIENT.to_vec();
+    let direct: [&str; 3] = ["node", path, "stdio"];
+    processes.push((400, 1, &direct));
+    let processes = table(&processes);
+    let npx = entry("a-npx", &["npx", "-y", "@modelcontextprotocol/server-everything", "stdio"]);
+    let node = entry("b-node", &["node", path, "stdio"]);
+    assert_eq!(roots_of(&npx, &processes).unwrap().pids, [12636]);
+    let only_direct = table(&[(400, 1, &direct)]);
+    assert_eq!(roots_of(&npx, &only_direct).unwrap().pids, [400]);
+    let configurations = Configurations { entries: vec![npx, node], warnings: Vec::new() };
+    let found = running_servers(&only_direct, &configurations);
+    assert_eq!(
+        found.iter().map(|(server, index)| (server.name.as_str(), *index)).collect::<Vec<_>>(),
+        [("b-node", Some(1))]
+    );
+}
+
 /// A terminal's shell is no part of the server that was started in it.
 #[test]
 fn interactive_shells_stay_out() {
