@@ -79,7 +79,7 @@ struct DemoServer {
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct ComputeArguments {
-    /// How often the work is done; one round takes around a millisecond of CPU time.
+    /// How often the work is done; one round takes some hundred microseconds of CPU time.
     #[schemars(range(min = 1, max = 10_000))]
     rounds: u32,
 }
