@@ -1,8 +1,9 @@
 //! From the start of the profiler to its first sample.
 
 use anyhow::{Context as _, Result};
+use mcp_profiler::recording::read;
 
-use super::profiler::{Profiler, ensure_samples, read};
+use super::profiler::{Profiler, ensure_samples};
 use super::server::Everything;
 use super::statistics::Estimate;
 use super::table;

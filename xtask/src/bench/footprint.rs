@@ -5,8 +5,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use mcp_profiler::recording::read;
 
-use super::profiler::{Profiler, ensure_samples, losses, read};
+use super::profiler::{Profiler, ensure_samples, losses};
 use super::server::Everything;
 use super::statistics::Estimate;
 use super::table;

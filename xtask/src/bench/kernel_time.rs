@@ -7,8 +7,9 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use aya::programs::loaded_programs;
 use aya::sys::{Stats, enable_stats};
+use mcp_profiler::recording::read;
 
-use super::profiler::{Profiler, ensure_samples, now_ns, read};
+use super::profiler::{Profiler, ensure_samples, now_ns};
 use super::server::Everything;
 use super::table;
 

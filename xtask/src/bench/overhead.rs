@@ -10,8 +10,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use mcp_profiler::recording::read;
 
-use super::profiler::{Profiler, Running, ensure_samples, find_perf, losses, perf, perf_samples, read};
+use super::profiler::{Profiler, Running, ensure_samples, find_perf, losses, perf, perf_samples};
 use super::server::{BusyServer, Everything, Slice};
 use super::statistics::Estimate;
 use super::table;
@@ -140,7 +141,17 @@ fn report(unprofiled: &[Slice], columns: &[Column]) {
     );
     let rows: Vec<_> = TOOLS.iter().zip(columns).map(|(tool, column)| row(*tool, column)).collect();
     table::print(
-        ["profiler", "calls/s", "ratio", "95% interval", "min..max", "CPU/call", "samples", "lost"],
+        [
+            "profiler",
+            "calls/s",
+            "ratio",
+            "95% interval",
+            "min..max",
+            "CPU/call",
+            "95% interval",
+            "samples",
+            "lost",
+        ],
         &rows,
     );
     println!("ratio: calls/s over those of the unprofiled slices on both sides, median of rounds");
@@ -150,15 +161,19 @@ fn report(unprofiled: &[Slice], columns: &[Column]) {
     table::print_goal(&format!("at least {GOAL} at 99 Hz"), ratio.median >= GOAL);
 }
 
-fn row(tool: Tool, column: &Column) -> [String; 8] {
-    let ratio = Estimate::of(&column.ratios);
+fn row(tool: Tool, column: &Column) -> [String; 9] {
+    let (ratio, cpu_ratio) = (Estimate::of(&column.ratios), Estimate::of(&column.cpu_ratios));
+    let interval = |estimate: Estimate| {
+        estimate.interval.map_or("too few".to_owned(), |(low, high)| format!("{low:.4}..{high:.4}"))
+    };
     [
         tool.name(),
         format!("{:.0}", Estimate::of(&column.calls_per_second).median),
         format!("{:.4}", ratio.median),
-        ratio.interval.map_or("too few".to_owned(), |(low, high)| format!("{low:.4}..{high:.4}")),
+        interval(ratio),
         format!("{:.3}..{:.3}", ratio.min, ratio.max),
-        format!("{:.4}", Estimate::of(&column.cpu_ratios).median),
+        format!("{:.4}", cpu_ratio.median),
+        interval(cpu_ratio),
         if tool == Tool::Nothing { "-".to_owned() } else { column.samples.to_string() },
         if matches!(tool, Tool::McpProfiler { .. }) { column.lost.to_string() } else { "-".to_owned() },
     ]

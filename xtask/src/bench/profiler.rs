@@ -65,11 +65,6 @@ impl Profiler {
     }
 }
 
-/// Reads a recording that has ended.
-pub(super) fn read(file: &Path) -> Result<Recording> {
-    bail!("{}: no reader yet", file.display())
-}
-
 pub(super) fn find_perf() -> Result<PathBuf> {
     find_in_path("perf").context("perf is missing. Run: apt-get install linux-perf")
 }

@@ -1,7 +1,7 @@
 //! A real server under load: server-everything on stdio, and a client that keeps it busy.
 //!
-//! The client has its own loop instead of a load tester: it takes a tenth of the server's CPU time, so the server is
-//! what limits the calls a second, and every microsecond that a profiler takes from it shows.
+//! The client has its own loop instead of a load tester: it takes about a tenth of the CPU time that the server
+//! does, so the server is what limits the calls a second, and what a profiler takes from it shows.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
@@ -20,7 +20,7 @@ use crate::command::find_in_path;
 
 const ENTRY: &str = "node_modules/@modelcontextprotocol/server-everything/dist/index.js";
 /// Calls in flight.
-const CONCURRENCY: usize = 4;
+const CONCURRENCY: usize = 16;
 /// V8 compiles the hot functions in the first seconds.
 const WARM_UP: Duration = Duration::from_secs(5);
 const CHUNK_BYTES: usize = 65_536;
