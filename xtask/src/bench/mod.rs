@@ -1,0 +1,115 @@
+//! Benchmarks of what the profiler costs. `docs/benchmarks.md` says how each one measures, and what came out.
+
+mod attach;
+mod footprint;
+mod kernel_time;
+mod machine;
+mod overhead;
+mod profiler;
+mod server;
+mod statistics;
+mod stop;
+mod table;
+
+use std::path::PathBuf;
+
+use anyhow::{Result, ensure};
+use clap::{Args, Subcommand};
+
+use crate::command::workspace;
+use profiler::Profiler;
+
+/// Options of `cargo xtask bench`.
+#[derive(Args)]
+pub(crate) struct Options {
+    #[command(subcommand)]
+    benchmark: Benchmark,
+    /// Folder that holds the node_modules with the servers to load [default: target/servers]
+    #[arg(long, global = true)]
+    servers: Option<PathBuf>,
+}
+
+#[derive(Subcommand)]
+enum Benchmark {
+    /// The server's calls a second while recorded, against the same server left alone, beside `perf record -g`.
+    Overhead {
+        /// Seconds that are measured of each slice; one profiler runs in a slice, or none.
+        #[arg(long, default_value_t = 4.0, value_parser = seconds)]
+        seconds: f64,
+        /// Rounds; each one has a slice of every profiler. 20 give an interval that is good for 1%.
+        #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        rounds: u32,
+    },
+    /// Nanoseconds that each kernel program takes for an event, and all of them for a sample.
+    KernelTime {
+        /// Seconds to record.
+        #[arg(long, default_value_t = 20.0, value_parser = seconds)]
+        seconds: f64,
+        /// Recordings.
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        rounds: u32,
+    },
+    /// Resident memory of the profiler while it records.
+    Memory {
+        /// Seconds to record.
+        #[arg(long, default_value_t = 60.0, value_parser = seconds)]
+        seconds: f64,
+        /// Recordings.
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        rounds: u32,
+    },
+    /// Time from the start of the profiler, and from attaching, to the first sample.
+    Attach {
+        /// Seconds to record each time.
+        #[arg(long, default_value_t = 1.0, value_parser = seconds)]
+        seconds: f64,
+        /// Recordings.
+        #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        rounds: u32,
+    },
+    /// Time from Ctrl-C of a recording to a written flame graph.
+    Stop {
+        /// Seconds to record before Ctrl-C.
+        #[arg(long, default_value_t = 60.0, value_parser = seconds)]
+        seconds: f64,
+        /// Recordings.
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        rounds: u32,
+    },
+    /// Size of a recording.
+    Size {
+        /// Seconds to record.
+        #[arg(long, default_value_t = 60.0, value_parser = seconds)]
+        seconds: f64,
+        /// Recordings.
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        rounds: u32,
+    },
+}
+
+/// Runs a benchmark and prints its table to standard output.
+pub(crate) fn bench(options: &Options) -> Result<()> {
+    ensure!(
+        nix::unistd::geteuid().is_root(),
+        "benchmarks attach to a process, so they need root: sudo --preserve-env=PATH cargo xtask bench ..."
+    );
+    let servers = options.servers.clone().unwrap_or_else(|| workspace().join("target/servers"));
+    let server = server::Everything::find(&servers)?;
+    let profiler = Profiler::build()?;
+    machine::print()?;
+    match options.benchmark {
+        Benchmark::Overhead { seconds, rounds } => overhead::run(&profiler, &server, seconds, rounds),
+        Benchmark::KernelTime { seconds, rounds } => kernel_time::run(&profiler, &server, seconds, rounds),
+        Benchmark::Memory { seconds, rounds } => footprint::memory(&profiler, &server, seconds, rounds),
+        Benchmark::Attach { seconds, rounds } => attach::run(&profiler, &server, seconds, rounds),
+        Benchmark::Stop { seconds, rounds } => stop::run(&profiler, &server, seconds, rounds),
+        Benchmark::Size { seconds, rounds } => footprint::size(&profiler, &server, seconds, rounds),
+    }
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(seconds) if (0.1..=3600.0).contains(&seconds) => Ok(seconds),
+        _ => Err("not a number of seconds from 0.1 to 3600".to_owned()),
+    }
+}

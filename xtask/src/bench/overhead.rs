@@ -1,0 +1,180 @@
+//! What a profiler takes from the server it watches.
+//!
+//! One server and one client for the whole run, so that no ratio compares two processes with different memory
+//! layouts or compiled code. Profilers run in slices of some seconds. A slice without one lies before and after
+//! each of them, and its calls a second are compared with the mean of these two: a drift of the machine cancels.
+//! The order of profilers rotates by round. One of them is none at all: how far its ratio is from 1 shows how far
+//! the others can be trusted.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use mcp_profiler::recording::read;
+
+use super::profiler::{Profiler, Running, ensure_samples, find_perf, losses, perf, perf_samples};
+use super::server::{BusyServer, Everything, Slice};
+use super::statistics::Estimate;
+use super::table;
+
+/// From the start of a profiler, or the end of another, to the measurement. Attaching and ending have their own
+/// benchmarks.
+const SETTLE: Duration = Duration::from_secs(1);
+/// The calls a second at 99 Hz that the project promises, of those without a profiler.
+const GOAL: f64 = 0.99;
+
+#[derive(Clone, Copy, PartialEq)]
+enum Tool {
+    Nothing,
+    McpProfiler { hertz: u32 },
+    Perf { hertz: u32 },
+}
+
+const TOOLS: [Tool; 5] = [
+    Tool::Nothing,
+    Tool::McpProfiler { hertz: 99 },
+    Tool::McpProfiler { hertz: 999 },
+    Tool::Perf { hertz: 99 },
+    Tool::Perf { hertz: 999 },
+];
+
+impl Tool {
+    fn name(self) -> String {
+        match self {
+            Self::Nothing => "nothing (control)".to_owned(),
+            Self::McpProfiler { hertz } => format!("mcp-profiler record, {hertz} Hz"),
+            Self::Perf { hertz } => format!("perf record -g, {hertz} Hz"),
+        }
+    }
+
+    fn start(self, profiler: &Profiler, pid: u32, output: &Path) -> Result<Option<Running>> {
+        match self {
+            Self::Nothing => Ok(None),
+            Self::McpProfiler { hertz } => profiler.record(pid, hertz, None, output).map(Some),
+            Self::Perf { hertz } => perf(pid, hertz, output).map(Some),
+        }
+    }
+}
+
+/// All slices of one tool.
+#[derive(Default)]
+struct Column {
+    calls_per_second: Vec<f64>,
+    ratios: Vec<f64>,
+    cpu_ratios: Vec<f64>,
+    samples: u64,
+    lost: u64,
+}
+
+pub(super) fn run(profiler: &Profiler, server: &Everything, seconds: f64, rounds: u32) -> Result<()> {
+    // Before minutes of work, not after: is everything there?
+    find_perf()?;
+    let mut server = server.start()?;
+    let mut columns: [Column; TOOLS.len()] = Default::default();
+    let mut unprofiled = vec![measure_unprofiled(&mut server, seconds)?];
+    for round in 0..rounds as usize {
+        for turn in 0..TOOLS.len() {
+            let index = (round + turn) % TOOLS.len();
+            let before = unprofiled[unprofiled.len() - 1];
+            let slice = measure(TOOLS[index], profiler, &mut server, seconds, &mut columns[index])?;
+            let after = measure_unprofiled(&mut server, seconds)?;
+            unprofiled.push(after);
+            let around = |value: fn(&Slice) -> f64| f64::midpoint(value(&before), value(&after));
+            let column = &mut columns[index];
+            column.calls_per_second.push(slice.calls_per_second);
+            column.ratios.push(slice.calls_per_second / around(|slice| slice.calls_per_second));
+            column.cpu_ratios.push(slice.cpu_us_per_call / around(|slice| slice.cpu_us_per_call));
+        }
+        eprintln!("round {} of {rounds}", round + 1);
+    }
+    report(&unprofiled, &columns);
+    Ok(())
+}
+
+fn measure_unprofiled(server: &mut BusyServer, seconds: f64) -> Result<Slice> {
+    std::thread::sleep(SETTLE);
+    server.measure(Duration::from_secs_f64(seconds))
+}
+
+fn measure(
+    tool: Tool,
+    profiler: &Profiler,
+    server: &mut BusyServer,
+    seconds: f64,
+    column: &mut Column,
+) -> Result<Slice> {
+    let folder = tempfile::tempdir()?;
+    let output = folder.path().join("recording");
+    let running = tool.start(profiler, server.pid(), &output)?;
+    std::thread::sleep(SETTLE);
+    let slice = server.measure(Duration::from_secs_f64(seconds))?;
+    let Some(running) = running else { return Ok(slice) };
+    let (_, messages) = running.interrupt()?;
+    match tool {
+        Tool::McpProfiler { .. } => {
+            let recording = read(&output)?;
+            ensure_samples(&recording)?;
+            column.samples += recording.samples.len() as u64;
+            column.lost += losses(&recording);
+        }
+        _ => {
+            let samples = perf_samples(&messages);
+            ensure!(samples > 0, "perf took no sample of a busy server. It said:\n{messages}");
+            column.samples += samples;
+        }
+    }
+    Ok(slice)
+}
+
+fn report(unprofiled: &[Slice], columns: &[Column]) {
+    let of = |value: fn(&Slice) -> f64| Estimate::of(&unprofiled.iter().map(value).collect::<Vec<_>>());
+    let (calls, cpu, cpus) =
+        (of(|slice| slice.calls_per_second), of(|slice| slice.cpu_us_per_call), of(|slice| slice.cpus));
+    println!(
+        "unprofiled: {:.0} calls/s (median of {} slices, {:.0} to {:.0}), {:.1} us CPU a call, {:.2} CPUs",
+        calls.median,
+        unprofiled.len(),
+        calls.min,
+        calls.max,
+        cpu.median,
+        cpus.median
+    );
+    let rows: Vec<_> = TOOLS.iter().zip(columns).map(|(tool, column)| row(*tool, column)).collect();
+    table::print(
+        [
+            "profiler",
+            "calls/s",
+            "ratio",
+            "95% interval",
+            "min..max",
+            "CPU/call",
+            "95% interval",
+            "samples",
+            "lost",
+        ],
+        &rows,
+    );
+    println!("ratio: calls/s over those of the unprofiled slices on both sides, median of rounds");
+    println!("CPU/call: the same ratio of the server's CPU time for a call");
+    let at_99 = TOOLS.iter().position(|tool| *tool == Tool::McpProfiler { hertz: 99 });
+    let ratio = Estimate::of(&columns[at_99.expect("it is in the table")].ratios);
+    table::print_goal(&format!("at least {GOAL} at 99 Hz"), ratio.median >= GOAL);
+}
+
+fn row(tool: Tool, column: &Column) -> [String; 9] {
+    let (ratio, cpu_ratio) = (Estimate::of(&column.ratios), Estimate::of(&column.cpu_ratios));
+    let interval = |estimate: Estimate| {
+        estimate.interval.map_or("too few".to_owned(), |(low, high)| format!("{low:.4}..{high:.4}"))
+    };
+    [
+        tool.name(),
+        format!("{:.0}", Estimate::of(&column.calls_per_second).median),
+        format!("{:.4}", ratio.median),
+        interval(ratio),
+        format!("{:.3}..{:.3}", ratio.min, ratio.max),
+        format!("{:.4}", cpu_ratio.median),
+        interval(cpu_ratio),
+        if tool == Tool::Nothing { "-".to_owned() } else { column.samples.to_string() },
+        if matches!(tool, Tool::McpProfiler { .. }) { column.lost.to_string() } else { "-".to_owned() },
+    ]
+}
