@@ -2,7 +2,10 @@
 
 mod command;
 mod ebpf;
+mod man;
 mod packages;
+mod servers;
+mod test;
 
 use std::process::ExitCode;
 
@@ -16,12 +19,21 @@ enum Task {
     Ebpf(ebpf::Options),
     /// Install a toolchain that can build the kernel object (Debian, as root).
     SetupEbpf,
+    /// Install the pinned servers that the tests talk to, into target/servers.
+    Servers,
+    /// Run every test, whole-program tests included (as root).
+    Test(test::Options),
+    /// Write the manual page and the shell completions: docs/man.
+    Man(man::Options),
 }
 
 fn main() -> ExitCode {
     let done = match Task::parse() {
         Task::Ebpf(options) => ebpf::ebpf(&options),
         Task::SetupEbpf => ebpf::setup(),
+        Task::Servers => servers::servers(),
+        Task::Test(options) => test::test(&options),
+        Task::Man(options) => man::man(&options),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
