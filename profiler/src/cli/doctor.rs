@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Args;
 use serde::Serialize;
 
-use super::list::{Format, print};
+use super::list::{Format, print, printable};
 use crate::doctor::{Check, Status, examine};
 use crate::target::process::Process;
 use crate::target::{Request, Target, resolve};
@@ -16,7 +16,7 @@ const COLUMNS: usize = 80;
 /// Where the second column starts.
 const INDENT: usize = 10;
 
-/// Options of `doctor`.
+/// Tell whether this machine can profile, and what mends it when it cannot
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Example:
@@ -92,7 +92,7 @@ fn render(checks: &[Check]) -> String {
             Status::Warning => "warning",
             Status::Fault => "fault",
         };
-        text.push_str(&wrapped(&format!("{status:<INDENT$}{}: {}", check.name, check.finding)));
+        text.push_str(&wrapped(&format!("{status:<INDENT$}{}: {}", check.name, printable(&check.finding))));
         for more in check.meaning.iter() {
             text.push_str(&wrapped(&format!("{:INDENT$}{more}", "")));
         }

@@ -30,7 +30,7 @@ pub enum Format {
     Json,
 }
 
-/// Options of `list`.
+/// List the MCP servers of this machine, configured and running
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Example:
@@ -122,7 +122,7 @@ pub fn run(arguments: &ListArguments) -> anyhow::Result<()> {
         }
         Format::Text => {
             for warning in &configurations.warnings {
-                eprintln!("warning: {warning}");
+                eprintln!("warning: {}", printable(&warning.to_string()));
             }
             if let Err(error) = refuse_foreign_namespace() {
                 eprintln!("warning: only the servers of this container are seen: {error}");
@@ -324,7 +324,7 @@ fn bytes_text(bytes: u64) -> String {
 }
 
 /// Names come from files and from other users' arguments: nothing in them may steer the terminal.
-fn printable(text: &str) -> String {
+pub(super) fn printable(text: &str) -> String {
     text.chars().map(|letter| if letter.is_control() { '?' } else { letter }).collect()
 }
 

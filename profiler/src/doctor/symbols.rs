@@ -1,5 +1,6 @@
 //! Whether names of functions can be found.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use super::{Check, run_as_root};
@@ -7,6 +8,8 @@ use crate::target::elf::Elf;
 use crate::target::process::{Process, ProcessError};
 
 const NAME: &str = "Debug symbols";
+/// Libraries that hold a language runtime.
+const RUNTIME_LIBRARIES: [&str; 5] = ["libjvm.so", "libcoreclr.so", "libnode.so", "libpython", "libruby"];
 const DEBUG_FOLDER: &str = "/usr/lib/debug";
 /// Name, description and type sizes, then `GNU` with its zero byte, before the build ID itself (elf(5), notes).
 const NOTE_HEADER_BYTES: usize = 16;
@@ -39,8 +42,8 @@ fn folder() -> Check {
 }
 
 fn of_program(process: &Process) -> Result<Check, ProcessError> {
-    let path = process.executable_path()?;
-    let Some(elf) = Elf::open(process.executable()?) else {
+    let (path, file) = code_file(process)?;
+    let Some(elf) = Elf::open(file) else {
         return Ok(Check::info(
             NAME,
             format!("{}: not a 64-bit ELF file", path.display()),
@@ -69,11 +72,28 @@ fn of_program(process: &Process) -> Result<Check, ProcessError> {
     Ok(Check::ok(NAME, format!("{}: {has}", path.display())))
 }
 
+/// The file that holds most of the code: of a runtime whose program is only a launcher, its library.
+fn code_file(process: &Process) -> Result<(PathBuf, File), ProcessError> {
+    let is_runtime = |path: &PathBuf| {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        RUNTIME_LIBRARIES.iter().any(|library| name.starts_with(library))
+    };
+    if let Some(library) = process.mapped_files()?.into_iter().find(is_runtime)
+        && let Ok(file) = process.open_in_root(&library)
+    {
+        return Ok((library, file));
+    }
+    Ok((process.executable_path()?, process.executable()?))
+}
+
 fn remedy(program: &Path) -> String {
-    if program.starts_with("/usr") && !program.starts_with("/usr/local") {
+    let name = program.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    // The name is part of a command that people copy into a shell.
+    let plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._+-".contains(&byte));
+    if plain && program.starts_with("/usr") && !program.starts_with("/usr/local") {
+        // By name only: of a merged /usr, dpkg knows the old path.
         format!(
-            "sudo apt-get install $(dpkg -S {} | cut -d: -f1)-dbgsym (RHEL: sudo dnf debuginfo-install ...)",
-            program.display()
+            "sudo apt-get install $(dpkg -S '*/{name}' | head -1 | cut -d: -f1)-dbgsym (RHEL: sudo dnf debuginfo-install ...)"
         )
     } else {
         "Build the server without stripping it (Rust: strip = false; Go: no -ldflags=-s; C: no strip, gcc -g)"

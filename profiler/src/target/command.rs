@@ -194,9 +194,13 @@ fn stem(name: &str) -> &str {
 }
 
 /// What a running server is called when no configuration names it: its package, or its script, or its program.
+/// Other users choose these texts: nothing in the name steers a terminal.
 pub fn derived_name(arguments: &[OsString]) -> String {
-    let words = words(arguments);
-    let Some(program) = program_word(&words) else { return String::new() };
+    name_of(&words(arguments)).chars().filter(|letter| !letter.is_control()).collect()
+}
+
+fn name_of(words: &[String]) -> String {
+    let Some(program) = program_word(words) else { return String::new() };
     let parts: Vec<&str> = program.split('/').filter(|part| !part.is_empty()).collect();
     if let Some(position) = parts.iter().rposition(|part| *part == "node_modules") {
         match &parts[position + 1..] {

@@ -96,8 +96,8 @@ impl Files<'_> {
     fn version(&self, name: &str) -> Option<String> {
         match name {
             "node" => self.searched("libnode.so", b"node.js/v"),
-            "deno" => self.searched("libdeno", b"Deno/"),
-            "bun" => self.searched("libbun", b"Bun/"),
+            "deno" => search_with(self.program.as_ref()?, b"Deno/", deno_version),
+            "bun" => search(self.program.as_ref()?, b"Bun/"),
             "php" => self.searched("libphp", b"X-Powered-By: PHP/"),
             "python" => self.in_library_or_program("libpython", python).or_else(|| self.python_by_path()),
             "ruby" => self.in_library_or_program("libruby", |elf| {
@@ -157,10 +157,22 @@ impl Files<'_> {
 
 /// A version that stands behind a mark among the constants of a program.
 fn search(elf: &Elf, mark: &[u8]) -> Option<String> {
+    search_with(elf, mark, version_text)
+}
+
+fn search_with(elf: &Elf, mark: &[u8], accept: impl Fn(&[u8]) -> Option<String>) -> Option<String> {
     [".rodata", ".data", ".data.rel.ro"]
         .into_iter()
         .filter_map(|name| elf.section(name))
-        .find_map(|section: Section| elf.search(section, mark, VERSION_LIMIT, version_text))
+        .find_map(|section: Section| elf.search(section, mark, VERSION_LIMIT, &accept))
+}
+
+/// Deno's constants hold `Deno/2.9.6Deno/2.9.6+e518fbd`: texts in Rust have no end of their own. What follows tells it
+/// from the versions of other things that stand behind `Deno/` by chance.
+fn deno_version(bytes: &[u8]) -> Option<String> {
+    let end = bytes.iter().position(|byte| !(byte.is_ascii_digit() || *byte == b'.'))?;
+    let ours = bytes[end..].starts_with(b"+") || bytes[end..].starts_with(b"Deno/");
+    if ours { version_text(&bytes[..end]) } else { None }
 }
 
 /// The version at the start of these bytes: it begins with a digit, has a dot, and ends at the first character that a version has not.
@@ -261,6 +273,15 @@ mod tests {
         assert_eq!(version(b"21").as_deref(), Some("21"));
         assert_eq!(version(b"%s"), None);
         assert_eq!(version(b""), None);
+    }
+
+    /// Deno's own version, and what only looks like it.
+    #[test]
+    fn deno_versions() {
+        assert_eq!(deno_version(b"2.9.6Deno/2.9.6+e518fbd").as_deref(), Some("2.9.6"));
+        assert_eq!(deno_version(b"2.9.6+e518fbd").as_deref(), Some("2.9.6"));
+        assert_eq!(deno_version(b"0.80.0grpc-timeout"), None);
+        assert_eq!(deno_version(b""), None);
     }
 
     /// The test program itself is written in Rust, and tells the version of its compiler.

@@ -163,6 +163,7 @@ fn names() {
     assert_eq!(name(&["/v/bin/python3", "/v/bin/mcp-server-git"]), "mcp-server-git");
     assert_eq!(name(&["/usr/bin/java", "-jar", "/srv/demo-mcp.jar"]), "demo-mcp");
     assert_eq!(name(&["/opt/toolbox", "--stdio"]), "toolbox");
+    assert_eq!(name(&["python", "/srv/evil\u{1b}[2J_mcp.py"]), "evil[2J_mcp");
     assert_eq!(name(&[]), "");
 }
 
