@@ -18,6 +18,9 @@ use crate::unwind;
 pub(crate) struct Scratch {
     pub(crate) event: SampleEvent,
     pub(crate) frames: [u64; MAX_KERNEL_FRAMES + MAX_USER_FRAMES],
+    /// Where the next user frame goes. It lives here, not on the BPF stack, so that the verifier forgets its value
+    /// and takes one step of a walk for all of them.
+    pub(crate) slot: u64,
 }
 
 /// Sampling programs of one CPU do not interrupt each other, so one slot a CPU is enough.

@@ -12,9 +12,7 @@ use crate::cpu::Scratch;
 /// The state that `bpf_loop` hands from step to step.
 #[repr(C)]
 struct Walker {
-    frames: *mut [u64; MAX_KERNEL_FRAMES + MAX_USER_FRAMES],
-    /// Where the next address goes.
-    slot: u64,
+    scratch: *mut Scratch,
     frame_pointer: u64,
     end: u64,
 }
@@ -34,12 +32,8 @@ pub(super) fn walk(scratch: &mut Scratch, first: u32) -> Walk {
         return Walk { frames: 0, end: StackEnd::NoUserStack };
     }
     scratch.frames[first as usize] = instruction_pointer;
-    let mut walker = Walker {
-        frames: &mut scratch.frames,
-        slot: u64::from(first) + 1,
-        frame_pointer,
-        end: StackEnd::TooDeep as u64,
-    };
+    scratch.slot = u64::from(first) + 1;
+    let mut walker = Walker { scratch, frame_pointer, end: StackEnd::TooDeep as u64 };
     if frame_pointer == 0 {
         walker.end = StackEnd::ChainEnd as u64;
     } else if frame_pointer < stack_pointer {
@@ -61,8 +55,9 @@ pub(super) fn walk(scratch: &mut Scratch, first: u32) -> Walk {
         3 => StackEnd::NotAscending,
         _ => StackEnd::TooDeep,
     };
-    // The verifier has lost the bounds of the slot behind the loop.
-    let frames = walker.slot.wrapping_sub(u64::from(first));
+    // SAFETY: the slot that the walker was given.
+    let slot = unsafe { (*walker.scratch).slot };
+    let frames = slot.wrapping_sub(u64::from(first));
     if frames > MAX_USER_FRAMES as u64 {
         return Walk { frames: 0, end: StackEnd::TooDeep };
     }
@@ -86,13 +81,14 @@ unsafe extern "C" fn step(_index: u64, walker: *mut Walker) -> i64 {
         walker.end = StackEnd::ChainEnd as u64;
         return STOP;
     }
-    let slot = walker.slot;
+    // SAFETY: this CPU's slot, which outlives the walk.
+    let scratch = unsafe { &mut *walker.scratch };
+    let slot = scratch.slot;
     if slot >= (MAX_KERNEL_FRAMES + MAX_USER_FRAMES) as u64 {
         return STOP;
     }
-    // SAFETY: checked just above.
-    unsafe { (*walker.frames)[slot as usize] = return_address };
-    walker.slot = slot + 1;
+    scratch.frames[slot as usize] = return_address;
+    scratch.slot = slot + 1;
     if caller_frame_pointer == 0 {
         walker.end = StackEnd::ChainEnd as u64;
         return STOP;

@@ -2,7 +2,7 @@
 
 use aya::maps::{HashMap, MapData, PerCpuArray, RingBuf};
 use aya::programs::{PerfEvent, RawTracePoint};
-use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
+use aya::{Ebpf, EbpfLoader};
 use profiler_common::Failure;
 
 use super::cpu::Sampling;
@@ -32,7 +32,6 @@ impl Kernel {
         let offsets = offsets::read()?;
         let mut ebpf = EbpfLoader::new()
             .btf(None)
-            .verifier_log_level(VerifierLogLevel::DISABLE)
             .override_global("KERNEL_OFFSETS", &offsets, true)
             .map_max_entries("EVENTS", ring_bytes)
             .load(OBJECT)?;
@@ -114,4 +113,15 @@ where
 
 fn take_map(ebpf: &mut Ebpf, name: &'static str) -> Result<aya::maps::Map, Error> {
     ebpf.take_map(name).ok_or(Error::MissingInObject(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The running kernel accepts every program (needs root).
+    #[test]
+    fn kernel_accepts_the_committed_object() {
+        assert_eq!(try_load(OBJECT).unwrap(), LIFECYCLE.len() + 1);
+    }
 }

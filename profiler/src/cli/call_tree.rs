@@ -18,7 +18,7 @@ Examples:
   mcp-profiler call-tree server.mcpprof
   mcp-profiler call-tree server.mcpprof --min-share 0.002 --max-depth 40
   sudo mcp-profiler call-tree --pid 4711 --duration 30s")]
-pub struct Arguments {
+pub(super) struct Arguments {
     #[command(flatten)]
     source: Source,
     /// Leave out calls with less than this share of all time

@@ -19,7 +19,7 @@ Examples:
   sudo mcp-profiler cpu --mcp filesystem --duration 30s --top-functions 10
   sudo mcp-profiler cpu --mcp filesystem --duration 30s --flame-graph --call-tree
   mcp-profiler cpu server.mcpprof --call-tree")]
-pub struct Arguments {
+pub(super) struct Arguments {
     #[command(flatten)]
     source: Source,
     /// Functions to show

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::flame_graph;
-use super::record::{Recorder, SamplingArguments, parse_duration, shell_word};
+use super::record::{Recorder, parse_duration, shell_word};
 use super::report::ReportOptions;
 use super::terminal::note;
 use crate::capture::Options;
@@ -28,7 +28,7 @@ Starts a small MCP server whose tools compute, sleep, write files and allocate,
 calls them for ten seconds, prints the report and leaves in the current folder
   mcp-profiler-demo.mcpprof   the recording
   mcp-profiler-demo.svg       its flame graph: open it in a browser")]
-pub struct Arguments {
+pub(super) struct Arguments {
     /// How long to call the server
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_duration)]
     duration: Duration,

@@ -26,7 +26,7 @@ Example:
 Each line says ok, info, warning (profiling works, but shows less) or fault
 (profiling does not work), and for the last two the command that mends it.
 The exit code is 1 when there is a fault. Nothing is changed.")]
-pub struct DoctorArguments {
+pub(super) struct DoctorArguments {
     /// Also look at the debug symbols of this process
     #[arg(long, value_name = "PID", conflicts_with = "mcp")]
     pub pid: Option<u32>,

@@ -42,7 +42,7 @@ Examples:
   go tool pprof -http :8080 server.pb.gz
   mcp-profiler export server.mcpprof --format speedscope
   mcp-profiler export server.mcpprof --format folded --output - | flamegraph.pl > f.svg")]
-pub struct Arguments {
+pub(super) struct Arguments {
     #[command(flatten)]
     source: Source,
     /// Format to write

@@ -23,7 +23,7 @@ Examples:
 
 Open the file in a browser: click to zoom, Ctrl-F to search. In a difference, red
 functions take a larger share of the time than before, blue ones a smaller.")]
-pub struct Arguments {
+pub(super) struct Arguments {
     #[command(flatten)]
     source: Source,
     /// SVG file to write [default: the recording's name with .svg]

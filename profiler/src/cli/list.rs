@@ -42,7 +42,7 @@ Desktop, VS Code, Cursor, Windsurf, Gemini CLI), or, when none does, by `mcp` or
 `modelcontextprotocol` as a word of its program, script, module or package.
 npx, uvx, `sh -c` and alike are not listed: the process that works is.
 With sudo, servers of other users show their runtime and transport too.")]
-pub struct ListArguments {
+pub(super) struct ListArguments {
     /// Also read this client configuration (JSON, of any client's shape)
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,

@@ -17,7 +17,7 @@ Examples:
 
 The recording is kept: look at it again with `report`, `call-tree`, `flame-graph`
 and `export`.")]
-pub struct Arguments {
+pub(super) struct Arguments {
     #[command(flatten)]
     target: TargetArguments,
     #[command(flatten)]

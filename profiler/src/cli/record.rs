@@ -94,7 +94,7 @@ Examples:
 Children of the server are recorded too. Ctrl-C ends the recording and keeps it.
 A command that was started by mcp-profiler has its standard streams as they
 are, and is ended with the recording.")]
-pub struct Arguments {
+pub(super) struct Arguments {
     #[command(flatten)]
     target: TargetArguments,
     #[command(flatten)]
@@ -162,7 +162,7 @@ pub(super) fn record(plan: &Plan) -> anyhow::Result<Recorded> {
     let until = plan.duration;
     runtime.block_on(async {
         let mut recorder = Recorder::start(&options, launched, plan.state.as_deref())?;
-        recorder.run(until, std::future::pending()).await?;
+        recorder.run(until, std::future::pending::<()>()).await?;
         recorder.finish()
     })
 }

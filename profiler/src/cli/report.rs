@@ -42,7 +42,7 @@ Examples:
   mcp-profiler report server.mcpprof
   mcp-profiler report server.mcpprof --format json | jq .cpu.functions[0]
   sudo mcp-profiler report --pid 4711 --duration 30s")]
-pub struct Arguments {
+pub(super) struct Arguments {
     #[command(flatten)]
     source: Source,
     #[command(flatten)]
