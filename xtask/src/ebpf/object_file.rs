@@ -39,8 +39,7 @@ pub(crate) fn strip(bytes: &[u8]) -> Result<Vec<u8>> {
 /// Fails if one of these folders is named in the object: it would tell about the machine, and differ on others.
 pub(crate) fn check_paths(bytes: &[u8], folders: &[PathBuf]) -> Result<()> {
     for folder in folders {
-        let needle = folder.as_os_str().as_encoded_bytes();
-        if needle.len() > 1 && bytes.windows(needle.len()).any(|window| window == needle) {
+        if names(bytes, folder.as_os_str().as_encoded_bytes()) {
             bail!(
                 "the object names {}, a folder of this machine: remap it in xtask/src/ebpf.rs",
                 folder.display()
@@ -48,6 +47,16 @@ pub(crate) fn check_paths(bytes: &[u8], folders: &[PathBuf]) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Whether a path that starts with this folder is among the bytes: `/src` is in `/src/main.rs` but not in `/usr/src`.
+fn names(bytes: &[u8], folder: &[u8]) -> bool {
+    folder.len() > 1
+        && bytes.windows(folder.len()).enumerate().any(|(start, window)| {
+            let before = start.checked_sub(1).map_or(0, |index| bytes[index]);
+            let after = bytes.get(start + folder.len()).copied().unwrap_or(0);
+            window == folder && !before.is_ascii_graphic() && matches!(after, 0 | b'/')
+        })
 }
 
 /// Has the running kernel verify every program, attaches none, and returns how many there are.
@@ -90,4 +99,21 @@ fn btf_tracepoints(bytes: &[u8]) -> Result<HashMap<String, String>> {
         }
     }
     Ok(tracepoints)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::names;
+
+    /// A folder is found at the start of a path only, and only as a whole name.
+    #[test]
+    fn folders_are_found_in_paths() {
+        for text in ["/src/main.rs", "x\0/src/main.rs\0", "\0/src\0", "/src"] {
+            assert!(names(text.as_bytes(), b"/src"), "{text:?}");
+        }
+        for text in ["/usr/src/rustc", "crate-0.1/src/lib.rs", "\0/srcs/a", "", "/sr"] {
+            assert!(!names(text.as_bytes(), b"/src"), "{text:?}");
+        }
+        assert!(!names(b"/usr/src", b"/"));
+    }
 }
