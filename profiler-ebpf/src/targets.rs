@@ -1,10 +1,10 @@
 //! Which processes are watched. User space puts the first ones in; fork, exec and exit keep the set current.
 
+use aya_ebpf::Global;
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_probe_read_kernel};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::HashMap;
 use aya_ebpf::programs::RawTracePointContext;
-use aya_ebpf::Global;
 use profiler_common::{EventKind, Failure, ForkEvent, KernelOffsets, MAX_TARGETS};
 
 use crate::output::{count, emit_lifecycle, header};
@@ -74,7 +74,9 @@ pub(crate) fn exit(context: &RawTracePointContext) {
     let live = unsafe {
         let offsets = KERNEL_OFFSETS.load();
         match bpf_probe_read_kernel(task.add(offsets.task_signal as usize).cast::<*const u8>()) {
-            Ok(signal) => bpf_probe_read_kernel(signal.add(offsets.signal_live as usize).cast::<i32>()).unwrap_or(0),
+            Ok(signal) => {
+                bpf_probe_read_kernel(signal.add(offsets.signal_live as usize).cast::<i32>()).unwrap_or(0)
+            }
             Err(_) => 0,
         }
     };

@@ -64,7 +64,7 @@ pub(crate) fn ebpf(options: &Options) -> Result<()> {
         println!("The committed kernel object is what the source gives.");
         return Ok(());
     }
-    let programs = object_file::load(&bytes)?;
+    let programs = mcp_profiler::capture::try_load(&bytes)?;
     println!(
         "This kernel accepts all {programs} programs of the rebuilt object. Its bytes can't be compared with the \
          committed ones, which were built with\n{}",

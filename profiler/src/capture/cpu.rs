@@ -29,7 +29,8 @@ impl Sampling {
     /// The best clock that this host has.
     pub(super) fn best(frequency_hz: u64) -> Result<Self, Error> {
         let cpus = online_cpus().map_err(|(_, error)| Error::Cpus(error))?;
-        let clock = if has_cycles(cpus.first().copied().unwrap_or(0)) { Clock::Cycles } else { Clock::CpuClock };
+        let clock =
+            if has_cycles(cpus.first().copied().unwrap_or(0)) { Clock::Cycles } else { Clock::CpuClock };
         Ok(Self { clock, frequency_hz, cpus })
     }
 

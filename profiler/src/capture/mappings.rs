@@ -88,28 +88,34 @@ impl MappingRecords {
             while let Some(record) = sampler.next_record() {
                 // With `SampleFlag::TIME` alone, the trailer of each record is its timestamp.
                 let bytes = record.to_contiguous();
-                let Some(timestamp_ns) = bytes.last_chunk().map(|time| u64::from_ne_bytes(*time)) else { continue };
+                let Some(timestamp_ns) = bytes.last_chunk().map(|time| u64::from_ne_bytes(*time)) else {
+                    continue;
+                };
                 let is_exec = record.misc() & MISC_COMM_EXEC != 0;
                 match record.parse_record() {
-                    Ok(Record::Mmap2(mmap)) if mmap.prot & PROT_EXEC != 0 => into.push(MappingEvent::Mapped {
-                        timestamp_ns,
-                        pid: mmap.pid,
-                        mapping: NewMapping {
-                            start: mmap.addr,
-                            end: mmap.addr.saturating_add(mmap.len),
-                            file_offset: mmap.pgoff,
-                            file: FileIdentity {
-                                major: mmap.maj().unwrap_or(0),
-                                minor: mmap.min().unwrap_or(0),
-                                inode: mmap.ino().unwrap_or(0),
+                    Ok(Record::Mmap2(mmap)) if mmap.prot & PROT_EXEC != 0 => {
+                        into.push(MappingEvent::Mapped {
+                            timestamp_ns,
+                            pid: mmap.pid,
+                            mapping: NewMapping {
+                                start: mmap.addr,
+                                end: mmap.addr.saturating_add(mmap.len),
+                                file_offset: mmap.pgoff,
+                                file: FileIdentity {
+                                    major: mmap.maj().unwrap_or(0),
+                                    minor: mmap.min().unwrap_or(0),
+                                    inode: mmap.ino().unwrap_or(0),
+                                },
+                                path: text(&mmap.filename),
                             },
-                            path: text(&mmap.filename),
-                        },
-                    }),
+                        })
+                    }
                     Ok(Record::Comm(comm)) if is_exec => {
                         into.push(MappingEvent::Exec { timestamp_ns, pid: comm.pid });
                     }
-                    Ok(Record::Lost(lost)) => into.push(MappingEvent::Lost { timestamp_ns, count: lost.lost }),
+                    Ok(Record::Lost(lost)) => {
+                        into.push(MappingEvent::Lost { timestamp_ns, count: lost.lost })
+                    }
                     _ => {}
                 }
             }
@@ -209,7 +215,8 @@ mod tests {
     /// Executable lines are read, with and without a path; others are not.
     #[test]
     fn parses_maps_lines() {
-        let mapping = parse_maps_line("7f00-7f10 r-xp 00001000 fe:02 77    /usr/lib/a b.so (deleted)").unwrap();
+        let mapping =
+            parse_maps_line("7f00-7f10 r-xp 00001000 fe:02 77    /usr/lib/a b.so (deleted)").unwrap();
         assert_eq!((mapping.start, mapping.end, mapping.file_offset), (0x7f00, 0x7f10, 0x1000));
         assert_eq!(mapping.file, FileIdentity { major: 0xfe, minor: 2, inode: 77 });
         assert_eq!(mapping.path, "/usr/lib/a b.so (deleted)");

@@ -46,7 +46,9 @@ pub enum Error {
         member: &'static str,
     },
     /// We may not load programs or open perf events.
-    #[error("not permitted to {what}: run mcp-profiler with sudo; `mcp-profiler doctor` shows which capability is missing")]
+    #[error(
+        "not permitted to {what}: run mcp-profiler with sudo; `mcp-profiler doctor` shows which capability is missing"
+    )]
     NotPermitted {
         /// What was refused.
         what: &'static str,
@@ -67,7 +69,9 @@ pub enum Error {
     #[error("cannot list the online CPUs: {0}")]
     Cpus(#[source] std::io::Error),
     /// Perf events can't be opened.
-    #[error("cannot follow memory mappings through perf events: {0}; `mcp-profiler doctor` shows what is missing")]
+    #[error(
+        "cannot follow memory mappings through perf events: {0}; `mcp-profiler doctor` shows what is missing"
+    )]
     Mappings(#[source] std::io::Error),
     /// All targets ended before anything could be recorded.
     #[error("process {0} ended before it could be recorded")]

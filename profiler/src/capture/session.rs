@@ -213,7 +213,8 @@ impl Session {
         let mut losses = Vec::new();
         if is_last || self.last_losses.elapsed() >= COMMIT_INTERVAL {
             self.last_losses = Instant::now();
-            losses = self.kernel.losses()?.into_iter().map(|(failure, count)| (failure.name(), count)).collect();
+            losses =
+                self.kernel.losses()?.into_iter().map(|(failure, count)| (failure.name(), count)).collect();
         }
         Ok(Batch { events, mappings, now_ns, losses, end: None })
     }
@@ -227,8 +228,11 @@ fn watch(kernel: &mut Kernel, options: &Options) -> Result<Vec<(u32, Option<u32>
     // Until a pass finds nobody new: whoever is forked by a watched process is put in by the kernel half.
     loop {
         let table = ProcessTable::read().unwrap_or_default();
-        let new: Vec<u32> =
-            table.descendants(&roots).into_iter().filter(|pid| !watched.iter().any(|(old, _)| old == pid)).collect();
+        let new: Vec<u32> = table
+            .descendants(&roots)
+            .into_iter()
+            .filter(|pid| !watched.iter().any(|(old, _)| old == pid))
+            .collect();
         if new.is_empty() {
             break;
         }
@@ -239,7 +243,9 @@ fn watch(kernel: &mut Kernel, options: &Options) -> Result<Vec<(u32, Option<u32>
         }
     }
     // One that ended before it was watched is never taken out by its exit.
-    watched.retain(|(pid, _)| Process::open(*pid).is_ok_and(|process| process.stat().is_ok_and(|stat| !stat.ended())));
+    watched.retain(|(pid, _)| {
+        Process::open(*pid).is_ok_and(|process| process.stat().is_ok_and(|stat| !stat.ended()))
+    });
     if !watched.iter().any(|(pid, _)| *pid == options.pid) {
         return Err(Error::TargetEnded(options.pid));
     }
@@ -333,7 +339,8 @@ fn drop_capabilities() {
         Capability::CAP_CHOWN,
     ];
     let Ok(permitted) = caps::read(None, CapSet::Permitted) else { return };
-    let kept: caps::CapsHashSet = permitted.into_iter().filter(|capability| KEPT.contains(capability)).collect();
+    let kept: caps::CapsHashSet =
+        permitted.into_iter().filter(|capability| KEPT.contains(capability)).collect();
     // Giving up a capability is always permitted; an old kernel that does not know one keeps what it has.
     let _ = caps::set(None, CapSet::Effective, &kept);
     let _ = caps::set(None, CapSet::Permitted, &kept);

@@ -110,12 +110,18 @@ impl Timeline {
     }
 
     /// Writes a batch. Both lists are put in order by their timestamps here.
-    pub(super) fn apply(&mut self, mut events: Vec<Event>, mut mappings: Vec<MappingEvent>) -> Result<(), Error> {
+    pub(super) fn apply(
+        &mut self,
+        mut events: Vec<Event>,
+        mut mappings: Vec<MappingEvent>,
+    ) -> Result<(), Error> {
         events.sort_by_key(Event::timestamp_ns);
         mappings.sort_by_key(MappingEvent::timestamp_ns);
         let mut mappings = mappings.into_iter().peekable();
         for event in events {
-            while let Some(mapping) = mappings.next_if(|mapping| mapping.timestamp_ns() <= event.timestamp_ns()) {
+            while let Some(mapping) =
+                mappings.next_if(|mapping| mapping.timestamp_ns() <= event.timestamp_ns())
+            {
                 self.apply_mapping(&mapping)?;
             }
             self.apply_event(event)?;
@@ -287,7 +293,8 @@ impl Timeline {
 
     /// JIT code that no perf map names yet is asked for again: runtimes write late.
     fn name_jit(&mut self, pid: u32) -> Result<(), Error> {
-        let (Some(process), Some(frames)) = (self.processes.get_mut(&pid), self.unnamed.jit.get_mut(&pid)) else {
+        let (Some(process), Some(frames)) = (self.processes.get_mut(&pid), self.unnamed.jit.get_mut(&pid))
+        else {
             return Ok(());
         };
         if let Ok(target) = Process::open(pid) {

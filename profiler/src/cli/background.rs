@@ -16,9 +16,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
-use super::list::Format;
 use super::record::{SamplingArguments, TargetArguments, no_target, shell_word};
-use super::terminal::{note, print};
+use super::terminal::{Format, note, print};
 use crate::capture::{Options, Progress};
 use crate::output::units::{count, duration};
 use crate::target::Process;
@@ -274,7 +273,11 @@ pub(super) fn stop(arguments: &StopArguments) -> anyhow::Result<()> {
         let begin = Instant::now();
         while is_running(state) {
             if begin.elapsed() > STOP_LIMIT {
-                anyhow::bail!("process {} does not end; what it recorded is in {}", state.profiler_pid, state.output.display());
+                anyhow::bail!(
+                    "process {} does not end; what it recorded is in {}",
+                    state.profiler_pid,
+                    state.output.display()
+                );
             }
             std::thread::sleep(POLL);
         }
@@ -290,7 +293,9 @@ fn report_end(path: &Path) {
     let log = path.with_extension("log");
     if let Some(state) = read_state(path) {
         let said = read_limited(&log).unwrap_or_default();
-        for line in said.lines().filter(|line| !line.starts_with("recording ") && !line.starts_with("look at it")) {
+        for line in
+            said.lines().filter(|line| !line.starts_with("recording ") && !line.starts_with("look at it"))
+        {
             note(line);
         }
         note(&format!("look at it with: mcp-profiler report {}", shell_word(&state.output)));

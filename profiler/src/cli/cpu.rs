@@ -4,9 +4,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::list::Format;
 use super::recording::{Source, parse_share};
-use super::terminal::{note, print, style};
+use super::terminal::{Format, note, print, style};
 use super::{call_tree, files, flame_graph};
 use crate::analysis::hot_paths::DEFAULT_THRESHOLD;
 use crate::analysis::report::Report;

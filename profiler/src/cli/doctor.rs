@@ -6,8 +6,9 @@ use std::process::ExitCode;
 use clap::Args;
 use serde::Serialize;
 
-use super::list::{Format, print, printable};
+use super::terminal::{Format, print};
 use crate::doctor::{Check, Status, examine};
+use crate::output::style::printable;
 use crate::target::process::Process;
 use crate::target::{Request, Target, resolve};
 
@@ -52,7 +53,7 @@ struct Report<'checks> {
 ///
 /// # Errors
 /// When the target is unknown, or the findings cannot be written.
-pub fn run(arguments: &DoctorArguments) -> anyhow::Result<ExitCode> {
+pub(super) fn run(arguments: &DoctorArguments) -> anyhow::Result<ExitCode> {
     let process = target(arguments)?;
     let checks = examine(process.as_ref());
     let healthy = checks.iter().all(|check| check.status != Status::Fault);
@@ -65,7 +66,7 @@ pub fn run(arguments: &DoctorArguments) -> anyhow::Result<ExitCode> {
             json
         }
     };
-    print(&text)?;
+    print(|out| out.write_all(text.as_bytes()))?;
     Ok(if healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

@@ -57,7 +57,11 @@ pub(super) fn default_name(target: &str, pid: u32, extension: &str) -> PathBuf {
         .next()
         .unwrap_or(target)
         .chars()
-        .map(|character| if character.is_ascii_alphanumeric() || "-_.".contains(character) { character } else { '-' })
+        .map(
+            |character| {
+                if character.is_ascii_alphanumeric() || "-_.".contains(character) { character } else { '-' }
+            },
+        )
         .take(60)
         .collect();
     let safe = safe.trim_start_matches(['-', '.']);

@@ -69,7 +69,9 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
 /// Draws the flame graph of a recording.
 pub(super) fn write(path: &Path, recording: &Recording) -> anyhow::Result<()> {
     let functions = Functions::new(recording);
-    files::write(path, |out| write_flame_graph(out, &tree(recording, &functions), &functions, &recording.meta))
+    files::write(path, |out| {
+        write_flame_graph(out, &tree(recording, &functions), &functions, &recording.meta)
+    })
 }
 
 fn tree(recording: &Recording, functions: &Functions) -> CallTree {

@@ -1,13 +1,15 @@
 //! `mcp-profiler list`: the MCP servers of this machine, configured and running.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use clap::{Args, ValueEnum};
+use clap::Args;
 use serde::Serialize;
 
+use super::terminal::{Format, print};
+use crate::output::style::printable;
 use crate::target::config::{Configurations, Entry, Surroundings, Transport};
 use crate::target::process::{Process, ProcessError, ProcessTable, command_line};
 use crate::target::resolve::{Server, refuse_foreign_namespace, running_servers};
@@ -19,16 +21,6 @@ const DEBUGGER_PORTS: std::ops::RangeInclusive<u16> = 9229..=9239;
 const COLUMNS: usize = 80;
 /// Width of the first column.
 const NAME_COLUMNS: usize = 24;
-
-/// How a result is printed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Format {
-    /// For people.
-    #[default]
-    Text,
-    /// One JSON object, for programs.
-    Json,
-}
 
 /// List the MCP servers of this machine, configured and running
 #[derive(Args, Debug)]
@@ -106,7 +98,7 @@ struct WarningColumn<'list> {
 ///
 /// # Errors
 /// When the named configuration or `/proc` cannot be read, or the list cannot be written.
-pub fn run(arguments: &ListArguments) -> anyhow::Result<()> {
+pub(super) fn run(arguments: &ListArguments) -> anyhow::Result<()> {
     let surroundings = Surroundings::of_this_process();
     let configurations = Configurations::read(arguments.config.as_deref(), &surroundings)?;
     let rows = rows(&configurations).context("cannot read /proc")?;
@@ -130,24 +122,12 @@ pub fn run(arguments: &ListArguments) -> anyhow::Result<()> {
             render(&rows, &surroundings.home)
         }
     };
-    print(&text)?;
+    print(|out| out.write_all(text.as_bytes()))?;
     let denied = rows.iter().filter(|row| row.denied).count();
     if denied > 0 && arguments.format == Format::Text {
         eprintln!("{denied} of them belong to other users: `sudo mcp-profiler list` shows more of those");
     }
     Ok(())
-}
-
-/// Writes a result to standard output. A reader that has seen enough (`| head`) is no error.
-///
-/// # Errors
-/// When it cannot be written.
-pub fn print(text: &str) -> io::Result<()> {
-    let mut output = io::stdout().lock();
-    match output.write_all(text.as_bytes()).and_then(|()| output.flush()) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        other => other,
-    }
 }
 
 /// Running servers, configured ones first, then those that do not run.
@@ -321,11 +301,6 @@ fn uptime_text(seconds: u64) -> String {
 fn bytes_text(bytes: u64) -> String {
     let mebibytes = bytes as f64 / 1024.0 / 1024.0;
     if mebibytes < 1000.0 { format!("{mebibytes:.1} MiB") } else { format!("{:.1} GiB", mebibytes / 1024.0) }
-}
-
-/// Names come from files and from other users' arguments: nothing in them may steer the terminal.
-pub(super) fn printable(text: &str) -> String {
-    text.chars().map(|letter| if letter.is_control() { '?' } else { letter }).collect()
 }
 
 /// Cuts the middle out of a long text: a path's start and end tell most.

@@ -130,7 +130,8 @@ fn usage_error(error: &clap::Error) -> ExitCode {
         }
         _ => {
             let text = error.render().to_string();
-            let message: Vec<&str> = text.lines().take_while(|line| !line.is_empty()).map(str::trim).collect();
+            let message: Vec<&str> =
+                text.lines().take_while(|line| !line.is_empty()).map(str::trim).collect();
             let message = message.join(" ");
             let message = message.strip_prefix("error: ").unwrap_or(&message);
             let command = std::env::args().nth(1).filter(|name| is_command(name));

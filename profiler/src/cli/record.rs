@@ -8,10 +8,10 @@ use clap::Args;
 use nix::sys::signal::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::Usage;
 use super::background::StateFile;
 use super::files::{default_name, give_to_caller};
 use super::terminal::{ProgressLine, note};
-use super::Usage;
 use crate::analysis::completeness::Completeness;
 use crate::analysis::functions::Functions;
 use crate::capture::{FREQUENCY_RANGE_HZ, Options, Session, Summary};
@@ -76,7 +76,8 @@ pub(crate) struct SamplingArguments {
 /// A duration of at least a millisecond and at most ten years.
 pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
     const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
-    let duration = humantime::parse_duration(text).map_err(|error| format!("{error}; write it as 30s, 5m or 1h30m"))?;
+    let duration =
+        humantime::parse_duration(text).map_err(|error| format!("{error}; write it as 30s, 5m or 1h30m"))?;
     if duration < Duration::from_millis(1) || duration > LONGEST {
         return Err("it must be between 1ms and 10 years".to_owned());
     }
@@ -286,7 +287,9 @@ impl Recorder {
 /// Samples, complete stacks, losses, and where it is.
 fn end_line(recording: &Recording, summary: &Summary, path: &Path) -> String {
     let completeness = Completeness::new(recording, &Functions::new(recording));
-    let complete = completeness.complete_ratio().map_or_else(String::new, |ratio| format!(", {} with complete stacks", percent(ratio)));
+    let complete = completeness
+        .complete_ratio()
+        .map_or_else(String::new, |ratio| format!(", {} with complete stacks", percent(ratio)));
     let lost = summary.progress.lost();
     let causes: Vec<String> =
         summary.progress.losses.iter().map(|(cause, lost)| format!("{cause} {lost}")).collect();

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::record::{Plan, Recorded, SamplingArguments, TargetArguments, record};
 use super::Usage;
+use super::record::{Plan, Recorded, SamplingArguments, TargetArguments, record};
 
 /// Where a view takes its recording from.
 #[derive(Args, Debug)]
@@ -42,10 +42,8 @@ impl Source {
                 state: None,
             }),
             (Some(path), Some(_)) => {
-                let message = format!(
-                    "both a recording ({}) and a target are given: name one of them",
-                    path.display()
-                );
+                let message =
+                    format!("both a recording ({}) and a target are given: name one of them", path.display());
                 Err(Usage(message).into())
             }
             (None, None) => {

@@ -2,9 +2,8 @@
 
 use clap::Args;
 
-use super::list::Format;
 use super::recording::{Source, parse_share};
-use super::terminal::{print, style};
+use super::terminal::{Format, print, style};
 use crate::analysis::hot_paths::DEFAULT_THRESHOLD;
 use crate::analysis::report::Report;
 use crate::output::{json, text};

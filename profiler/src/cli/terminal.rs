@@ -3,14 +3,27 @@
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
+use clap::ValueEnum;
+
 use crate::output::style::Style;
 use crate::output::units::{count, duration};
+
+/// How a result is printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(super) enum Format {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object, for programs.
+    Json,
+}
 
 /// The style of text on standard output: colour on a terminal only, and not if `NO_COLOR` is set
 /// (<https://no-color.org>).
 pub(super) fn style() -> Style {
     let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    let colour = io::stdout().is_terminal() && !no_color && std::env::var_os("TERM").is_none_or(|term| term != "dumb");
+    let colour =
+        io::stdout().is_terminal() && !no_color && std::env::var_os("TERM").is_none_or(|term| term != "dumb");
     Style { colour, ..Style::default() }
 }
 

@@ -58,7 +58,9 @@ pub enum Error {
     #[error("{0} exists and is not a recording of mcp-profiler: it is left as it is; choose another name")]
     WouldOverwrite(PathBuf),
     /// No space left.
-    #[error("the disk is full: {0} holds what was recorded until then; free some space, or write elsewhere with --output")]
+    #[error(
+        "the disk is full: {0} holds what was recorded until then; free some space, or write elsewhere with --output"
+    )]
     DiskFull(PathBuf),
     /// Anything else that SQLite reports.
     #[error("{path}: {source}")]

@@ -28,8 +28,7 @@ pub fn read(path: &Path) -> Result<Recording, Error> {
 
 fn open(path: &Path) -> Result<Connection, Error> {
     let sqlite = |error| Error::from_sqlite(path, error);
-    let connection =
-        Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(sqlite)?;
+    let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(sqlite)?;
     connection.busy_timeout(std::time::Duration::from_secs(5)).map_err(sqlite)?;
     // Triggers and views of a hostile file must not call functions.
     connection.pragma_update(None, "trusted_schema", false).map_err(sqlite)?;
@@ -75,7 +74,8 @@ impl Reader<'_> {
     }
 
     fn rows<T>(&self, sql: &str, map: impl FnMut(&Row<'_>) -> rusqlite::Result<T>) -> Result<Vec<T>, Error> {
-        let read = || -> rusqlite::Result<Vec<T>> { self.connection.prepare(sql)?.query_map([], map)?.collect() };
+        let read =
+            || -> rusqlite::Result<Vec<T>> { self.connection.prepare(sql)?.query_map([], map)?.collect() };
         read().map_err(|error| match error.sqlite_error_code() {
             // A type or a range that does not fit, a missing table: not written by us.
             None | Some(rusqlite::ErrorCode::Unknown) => {
@@ -108,8 +108,10 @@ impl Reader<'_> {
 
     fn meta(&self) -> Result<Meta, Error> {
         use rusqlite::types::Value;
-        let mut values: BTreeMap<String, Value> =
-            self.rows("SELECT key, value FROM meta", |row| Ok((row.get(0)?, row.get(1)?)))?.into_iter().collect();
+        let mut values: BTreeMap<String, Value> = self
+            .rows("SELECT key, value FROM meta", |row| Ok((row.get(0)?, row.get(1)?)))?
+            .into_iter()
+            .collect();
         let mut text = |key: &str| match values.remove(key) {
             Some(Value::Text(text)) => Some(text),
             _ => None,
@@ -151,7 +153,8 @@ impl Reader<'_> {
             Ok((row.get(0)?, process))
         })?;
         let processes = self.dense(rows, "processes")?;
-        let later_parent = |(own, process): (usize, &Process)| process.parent.is_some_and(|parent| parent >= own);
+        let later_parent =
+            |(own, process): (usize, &Process)| process.parent.is_some_and(|parent| parent >= own);
         if processes.iter().enumerate().any(later_parent) {
             return damaged(self.path, "a process is its own ancestor");
         }
@@ -188,12 +191,13 @@ impl Reader<'_> {
             };
             frames.push(Frame { kind, module, offset: offset as u64, lines: Vec::new() });
         }
-        let lines = self.rows("SELECT frame, function, file, line FROM lines ORDER BY frame, position", |row| {
-            let function = strings.get(index(row.get(1)?)).cloned();
-            let file = row.get::<_, Option<i64>>(2)?.map(index);
-            let file = file.and_then(|file| strings.get(file).cloned());
-            Ok((index(row.get(0)?), function, file, row.get(3)?))
-        })?;
+        let lines =
+            self.rows("SELECT frame, function, file, line FROM lines ORDER BY frame, position", |row| {
+                let function = strings.get(index(row.get(1)?)).cloned();
+                let file = row.get::<_, Option<i64>>(2)?.map(index);
+                let file = file.and_then(|file| strings.get(file).cloned());
+                Ok((index(row.get(0)?), function, file, row.get(3)?))
+            })?;
         for (frame, function, file, line) in lines {
             let (Some(frame), Some(function)) = (frames.get_mut(frame), function) else {
                 return damaged(self.path, "a line of no frame");
@@ -209,9 +213,10 @@ impl Reader<'_> {
             Ok((row.get(0)?, StackNode { parent, frame: index(row.get(2)?) }))
         })?;
         let stacks = self.dense(rows, "stacks")?;
-        let sound = stacks.iter().enumerate().all(|(own, node)| {
-            node.frame < frames && node.parent.is_none_or(|parent| parent < own)
-        });
+        let sound = stacks
+            .iter()
+            .enumerate()
+            .all(|(own, node)| node.frame < frames && node.parent.is_none_or(|parent| parent < own));
         self.check(sound, "a stack of no frame, or in a circle")?;
         Ok(stacks)
     }
@@ -231,9 +236,8 @@ impl Reader<'_> {
             }))
         })?;
         let samples: Option<Vec<Sample>> = rows.into_iter().collect();
-        let sound = |sample: &Sample| {
-            sample.thread < threads && sample.stack.is_none_or(|stack| stack < stacks)
-        };
+        let sound =
+            |sample: &Sample| sample.thread < threads && sample.stack.is_none_or(|stack| stack < stacks);
         match samples {
             Some(samples) if samples.iter().all(sound) => Ok(samples),
             _ => damaged(self.path, "a sample of no thread or no stack"),

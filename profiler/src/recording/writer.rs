@@ -162,7 +162,10 @@ impl Writer {
             return Ok((*id, false));
         }
         let id = take_id(&mut self.next.frame);
-        self.insert("INSERT INTO frames VALUES (?, ?, ?, ?)", params![id, kind as u8, module, offset as i64])?;
+        self.insert(
+            "INSERT INTO frames VALUES (?, ?, ?, ?)",
+            params![id, kind as u8, module, offset as i64],
+        )?;
         self.frames.insert((module, offset), id);
         Ok((id, true))
     }
@@ -224,7 +227,13 @@ impl Writer {
     }
 
     /// A figure that the kernel keeps for a process.
-    pub fn gauge(&self, process: ProcessId, kind: GaugeKind, timestamp_ns: u64, value: u64) -> Result<(), Error> {
+    pub fn gauge(
+        &self,
+        process: ProcessId,
+        kind: GaugeKind,
+        timestamp_ns: u64,
+        value: u64,
+    ) -> Result<(), Error> {
         self.insert(
             "INSERT INTO gauges VALUES (?, ?, ?, ?)",
             params![timestamp_ns as i64, process, kind as u8, value as i64],
@@ -282,7 +291,9 @@ fn make_room(path: &Path) -> Result<(), Error> {
                 let mut name = path.as_os_str().to_owned();
                 name.push(suffix);
                 match std::fs::remove_file(PathBuf::from(name)) {
-                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(open_error(error)),
+                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                        return Err(open_error(error));
+                    }
                     _ => {}
                 }
             }

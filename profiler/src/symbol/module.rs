@@ -146,7 +146,14 @@ impl Modules {
     }
 
     /// The module that a process just mapped.
-    pub(crate) fn resolve(&mut self, pid: u32, file: FileIdentity, path: &str, start: u64, end: u64) -> ModuleId {
+    pub(crate) fn resolve(
+        &mut self,
+        pid: u32,
+        file: FileIdentity,
+        path: &str,
+        start: u64,
+        end: u64,
+    ) -> ModuleId {
         if path == "[vdso]" {
             return self.labelled(path, vdso);
         }
@@ -283,8 +290,11 @@ mod tests {
     #[test]
     fn opens_a_mapped_file() {
         let pid = std::process::id();
-        let mapping =
-            crate::capture::read_maps(pid).unwrap().into_iter().find(|map| map.path.contains("mcp_profiler")).unwrap();
+        let mapping = crate::capture::read_maps(pid)
+            .unwrap()
+            .into_iter()
+            .find(|map| map.path.contains("mcp_profiler"))
+            .unwrap();
         let mut modules = Modules::default();
         let id = modules.resolve(pid, mapping.file, &mapping.path, mapping.start, mapping.end);
         assert!(matches!(modules.get(id).unwrap().image, Image::Elf(_)));

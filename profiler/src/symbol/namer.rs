@@ -1,8 +1,8 @@
 //! Names for addresses of ELF files and of the kernel, by blazesym.
 
+use blazesym::MaybeDefault;
 use blazesym::symbolize::source::{Elf, Kernel, Source};
 use blazesym::symbolize::{CodeInfo, Input, Symbolized, Symbolizer};
-use blazesym::MaybeDefault;
 
 use super::module::ElfImage;
 

@@ -1,13 +1,9 @@
 //! What is done to a linked kernel object: strip it, search it for paths, load it.
 
-use std::collections::HashMap;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
-use aya::programs::Program;
-use aya::{Btf, EbpfLoader};
 use object::build::elf::{Builder, SectionData};
-use object::{Object as _, ObjectSection as _, ObjectSymbol as _};
 
 /// Removes DWARF. The types and functions that the kernel checks are in `.BTF` and `.BTF.ext`.
 pub(crate) fn strip(bytes: &[u8]) -> Result<Vec<u8>> {
@@ -57,48 +53,6 @@ fn names(bytes: &[u8], folder: &[u8]) -> bool {
             let after = bytes.get(start + folder.len()).copied().unwrap_or(0);
             window == folder && !before.is_ascii_graphic() && matches!(after, 0 | b'/')
         })
-}
-
-/// Has the running kernel verify every program, attaches none, and returns how many there are.
-pub(crate) fn load(bytes: &[u8]) -> Result<usize> {
-    let tracepoints = btf_tracepoints(bytes)?;
-    let kernel = Btf::from_sys_fs().context("this kernel has no BTF (/sys/kernel/btf/vmlinux)")?;
-    let mut ebpf =
-        EbpfLoader::new().btf(Some(&kernel)).load(bytes).context("cannot load the maps: this needs root")?;
-    let mut programs = 0;
-    for (name, program) in ebpf.programs_mut() {
-        let loaded = match program {
-            Program::PerfEvent(program) => program.load(),
-            Program::TracePoint(program) => program.load(),
-            Program::RawTracePoint(program) => program.load(),
-            Program::UProbe(program) => program.load(),
-            Program::KProbe(program) => program.load(),
-            Program::BtfTracePoint(program) => {
-                let tracepoint =
-                    tracepoints.get(name).with_context(|| format!("{name} names no tracepoint"))?;
-                program.load(tracepoint, &kernel)
-            }
-            other => {
-                bail!("{name} is a {:?}: teach xtask/src/ebpf/object_file.rs to load it", other.prog_type())
-            }
-        };
-        loaded.with_context(|| format!("the kernel refuses the program {name}"))?;
-        programs += 1;
-    }
-    Ok(programs)
-}
-
-/// Program -> the tracepoint that its section names: `tp_btf/TRACEPOINT`.
-fn btf_tracepoints(bytes: &[u8]) -> Result<HashMap<String, String>> {
-    let file = object::File::parse(bytes).context("cannot read the object")?;
-    let mut tracepoints = HashMap::new();
-    for symbol in file.symbols().filter(object::ObjectSymbol::is_global) {
-        let Some(index) = symbol.section_index() else { continue };
-        if let Some(tracepoint) = file.section_by_index(index)?.name()?.strip_prefix("tp_btf/") {
-            tracepoints.insert(symbol.name()?.to_owned(), tracepoint.to_owned());
-        }
-    }
-    Ok(tracepoints)
 }
 
 #[cfg(test)]
