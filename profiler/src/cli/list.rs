@@ -241,7 +241,7 @@ fn render(rows: &[Row], home: &Path) -> String {
     for row in rows {
         let or_dash = |value: Option<String>| value.unwrap_or_else(|| "-".to_owned());
         text.push_str(&line(&[
-            printable(&row.name),
+            printable(&row.name).into_owned(),
             or_dash(row.pid.map(|pid| pid.to_string())),
             or_dash(row.runtime.as_ref().map(runtime_text)),
             or_dash(row.transport.as_ref().map(transport_text)),
