@@ -12,6 +12,7 @@ pub mod cli;
 pub mod demo;
 pub mod doctor;
 pub mod load;
+mod memory;
 pub mod output;
 pub mod recording;
 pub mod symbol;

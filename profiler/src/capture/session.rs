@@ -103,6 +103,7 @@ impl Session {
         raise_file_limit();
         let sampling = Sampling::best(options.frequency_hz)?;
         let mut kernel = Kernel::load(sampling.ring_bytes())?;
+        crate::memory::give_back();
         let mapping_records = MappingRecords::open(&sampling.cpus).map_err(Error::Mappings)?;
         let pids = watch(&mut kernel, options)?;
 
@@ -297,7 +298,7 @@ impl Recorder {
                 losses = batch.losses;
             }
             if batch.end.is_some() || last_commit.elapsed() >= COMMIT_INTERVAL {
-                timeline.name()?;
+                timeline.name(batch.end.is_some())?;
                 timeline.gauges(batch.now_ns)?;
                 timeline.commit(batch.now_ns, &losses)?;
                 last_commit = Instant::now();

@@ -1,6 +1,7 @@
 //! The watched processes at every moment, rebuilt from events in the order of their timestamps, and written down.
 
 use std::collections::HashMap;
+use std::time::Instant;
 
 use profiler_common::{SampleEvent, StackEnd};
 
@@ -22,7 +23,7 @@ pub(super) struct Timeline {
     writer: Writer,
     modules: Modules,
     module_rows: HashMap<ModuleId, RowId>,
-    namer: Namer,
+    naming: NamingBudget,
     processes: HashMap<u32, ProcessState>,
     kernel_module: RowId,
     unknown_module: RowId,
@@ -62,7 +63,7 @@ impl Timeline {
             writer,
             modules: Modules::default(),
             module_rows: HashMap::new(),
-            namer: Namer::default(),
+            naming: NamingBudget::default(),
             processes: HashMap::new(),
             kernel_module,
             unknown_module,
@@ -274,21 +275,35 @@ impl Timeline {
         Ok(frame)
     }
 
-    /// Names all frames that are new since the last call.
-    pub(super) fn name(&mut self) -> Result<(), Error> {
+    /// Names frames that are new, when that is affordable, or in any case when it is the last time.
+    pub(super) fn name(&mut self, is_last: bool) -> Result<(), Error> {
+        let pids: Vec<u32> = self.unnamed.jit.keys().copied().collect();
+        pids.into_iter().try_for_each(|pid| self.name_jit(pid))?;
+        let is_idle = self.unnamed.elf.is_empty() && self.unnamed.kernel.is_empty();
+        if is_idle || !(is_last || self.naming.is_affordable()) {
+            return Ok(());
+        }
+        let begin = Instant::now();
+        let outcome = self.name_code();
+        self.naming.spent(begin);
+        outcome
+    }
+
+    fn name_code(&mut self) -> Result<(), Error> {
         for (module, frames) in std::mem::take(&mut self.unnamed.elf) {
             if let Some(Image::Elf(image)) = self.modules.get(module).map(|module| &module.image) {
-                let names = self.namer.elf(image, &addresses(&frames));
+                // One at a time: two large symbol tables are not in memory together.
+                let names = Namer::default().elf(image, &addresses(&frames));
                 write_names(&mut self.writer, &frames, &names)?;
             }
         }
         let frames = std::mem::take(&mut self.unnamed.kernel);
         if !frames.is_empty() {
-            let names = self.namer.kernel(&addresses(&frames));
+            let names = Namer::default().kernel(&addresses(&frames));
             write_names(&mut self.writer, &frames, &names)?;
         }
-        let pids: Vec<u32> = self.unnamed.jit.keys().copied().collect();
-        pids.into_iter().try_for_each(|pid| self.name_jit(pid))
+        crate::memory::give_back();
+        Ok(())
     }
 
     /// JIT code that no perf map names yet is asked for again: runtimes write late.
@@ -353,6 +368,30 @@ impl Timeline {
 
     pub(super) fn finish(self, now_ns: u64, reason: &str) -> Result<(), Error> {
         self.writer.finish(now_ns, reason)
+    }
+}
+
+/// Reading symbol tables is paid for by the host that is profiled: it rests this many times as long as it took.
+const NAMING_REST: u32 = 50;
+
+/// When names may be looked up again. Symbol tables are not kept meanwhile.
+struct NamingBudget {
+    next: Instant,
+}
+
+impl Default for NamingBudget {
+    fn default() -> Self {
+        Self { next: Instant::now() }
+    }
+}
+
+impl NamingBudget {
+    fn is_affordable(&self) -> bool {
+        Instant::now() >= self.next
+    }
+
+    fn spent(&mut self, begin: Instant) {
+        self.next = Instant::now() + begin.elapsed() * NAMING_REST;
     }
 }
 

@@ -17,7 +17,7 @@ pub struct Name {
     pub line: Option<u32>,
 }
 
-/// Names addresses. Keeps what it has parsed.
+/// Names addresses. Keeps the symbol tables that it has parsed, which can be tens of megabytes: drop it between uses.
 pub struct Namer {
     symbolizer: Symbolizer,
     kernel: Option<Kernel>,
