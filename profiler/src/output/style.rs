@@ -133,8 +133,8 @@ pub(crate) fn cut_middle(text: &str, columns: usize) -> Cow<'_, str> {
     format!("{}…{}", beginning(text, kept - kept / 2), end(text, kept / 2)).into()
 }
 
-/// A function's name or a path that fits. First its parameter list goes, then its beginning: what tells functions apart,
-/// and files, is the end.
+/// A function's name or a path that fits. First its parameter list goes, then its type arguments, then its beginning:
+/// what tells functions apart, and files, is the end.
 pub(crate) fn cut_name(name: &str, columns: usize) -> Cow<'_, str> {
     if columns_of(name) <= columns {
         return name.into();
@@ -143,11 +143,38 @@ pub(crate) fn cut_name(name: &str, columns: usize) -> Cow<'_, str> {
     if columns_of(&short) <= columns {
         return short;
     }
+    let short = without_type_arguments(&short).map_or(short, Cow::Owned);
+    if columns_of(&short) <= columns {
+        return short.into_owned().into();
+    }
     let tail = end(&short, columns.saturating_sub(1));
     // A whole last part reads better than half of one more, unless that costs much of the space.
     let part = tail.char_indices().find(|(_, c)| matches!(c, ':' | '/' | '.')).map_or(0, |(start, _)| start);
     let tail = if part <= columns / 3 { &tail[part..] } else { tail };
     format!("…{tail}").into()
+}
+
+/// `a<b>::c<d>` as `a<…>::c<…>`. `None` when there are none, or brackets that are something else (`operator<`).
+fn without_type_arguments(name: &str) -> Option<String> {
+    let mut short = String::new();
+    let mut depth = 0_usize;
+    let mut previous = ' ';
+    for c in name.chars() {
+        match c {
+            // The bracket of `<T as Trait>::f` opens no arguments: it follows no name.
+            '<' if depth > 0 || previous.is_alphanumeric() || "_:".contains(previous) => depth += 1,
+            '>' if depth > 0 && previous != '-' => {
+                depth -= 1;
+                if depth == 0 {
+                    short.push_str("<…>");
+                }
+            }
+            _ if depth == 0 => short.push(c),
+            _ => {}
+        }
+        previous = c;
+    }
+    (depth == 0 && short.len() < name.len()).then_some(short)
 }
 
 /// `f(int, char)` as `f(…)`.
@@ -194,6 +221,16 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    /// Type arguments are left out as a whole; other angle brackets stay.
+    #[test]
+    fn type_arguments() {
+        let short = |name| without_type_arguments(name).unwrap_or_else(|| name.to_owned());
+        assert_eq!(short("a::b<c<d>, e>::f<g>"), "a::b<…>::f<…>");
+        assert_eq!(short("<Vec<T> as Trait>::f::<fn() -> u8>"), "<Vec<…> as Trait>::f::<…>");
+        assert_eq!(short("operator<(a, b)"), "operator<(a, b)");
+        assert_eq!(short("operator->(a)"), "operator->(a)");
+    }
 
     /// Names of several languages keep what tells them apart.
     #[test]
