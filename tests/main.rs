@@ -1,1 +1,11 @@
-//! Whole-program tests.
+//! Whole-program tests: the built profiler on live servers and on workloads with known answers.
+//! Run them with `cargo xtask test`, as root.
+
+mod program {
+    mod failures;
+    mod formats;
+    mod interruptions;
+    mod known_answers;
+    mod namespaces;
+    mod servers;
+}

@@ -1,2 +1,53 @@
+//! The kernel half: a table of contents. Each program tests the target set first, and counts what it had to drop.
+
 #![no_std]
 #![no_main]
+#![expect(missing_docs, unreachable_pub, reason = "the macros make public entry points without docs")]
+
+mod cpu;
+mod output;
+mod targets;
+mod unwind;
+
+use aya_ebpf::macros::{perf_event, raw_tracepoint};
+use aya_ebpf::programs::{PerfEventContext, RawTracePointContext};
+
+/// A thread is on a CPU: cpu-clock or hardware cycles.
+#[perf_event]
+pub fn cpu_sample(context: PerfEventContext) -> u32 {
+    cpu::sample(&context);
+    0
+}
+
+/// A process or a thread is being made: `sched_process_fork(parent, child)`.
+#[raw_tracepoint(tracepoint = "sched_process_fork")]
+pub fn target_fork(context: RawTracePointContext) -> i32 {
+    targets::fork(&context);
+    0
+}
+
+/// A process runs another program: `sched_process_exec(task, old_pid, bprm)`.
+#[raw_tracepoint(tracepoint = "sched_process_exec")]
+pub fn target_exec(_context: RawTracePointContext) -> i32 {
+    targets::exec();
+    0
+}
+
+/// A thread ends: `sched_process_exit(task)`.
+#[raw_tracepoint(tracepoint = "sched_process_exit")]
+pub fn target_exit(context: RawTracePointContext) -> i32 {
+    targets::exit(&context);
+    0
+}
+
+// The kernel lends its tracing helpers only to programs with a licence that it knows as compatible with the GPL.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+#[cfg(target_arch = "bpf")]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo) -> ! {
+    // The verifier refuses a program in which this could be reached.
+    loop {}
+}

@@ -10,6 +10,7 @@ pub mod analysis;
 pub mod capture;
 pub mod cli;
 pub mod demo;
+pub mod doctor;
 pub mod load;
 pub mod output;
 pub mod recording;

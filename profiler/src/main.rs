@@ -1,3 +1,5 @@
 //! The `mcp-profiler` binary: everything is in the library.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    mcp_profiler::cli::main()
+}

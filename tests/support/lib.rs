@@ -1,1 +1,17 @@
-//! What the whole-program tests share.
+//! What the whole-program tests share: the profiler as a user runs it, servers, load and workloads.
+
+mod mcp;
+mod process;
+mod profiler;
+mod report;
+mod servers;
+mod tools;
+mod workload;
+
+pub use mcp::{Client, Load};
+pub use process::{Process, wait_until};
+pub use profiler::{Outcome, Profiler, Running};
+pub use report::{Function, Report};
+pub use servers::{HttpServer, everything, everything_over_http, go_time, python_time, stress, under_load};
+pub use tools::{go, node_package, node_program, require, require_root, speedscope_import};
+pub use workload::Workload;

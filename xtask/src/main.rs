@@ -2,6 +2,11 @@
 
 mod bench;
 mod command;
+mod ebpf;
+mod man;
+mod packages;
+mod servers;
+mod test;
 
 use std::process::ExitCode;
 
@@ -13,11 +18,26 @@ use clap::Parser;
 enum Task {
     /// Measure what the profiler costs (as root, on a quiet machine).
     Bench(bench::Options),
+    /// Build the kernel object that the profiler embeds: profiler/ebpf/mcp-profiler.bpf.o.
+    Ebpf(ebpf::Options),
+    /// Install a toolchain that can build the kernel object (Debian, as root).
+    SetupEbpf,
+    /// Install the pinned servers that the tests talk to, into target/servers.
+    Servers,
+    /// Run every test, whole-program tests included (as root).
+    Test(test::Options),
+    /// Write the manual page and the shell completions: docs/man.
+    Man(man::Options),
 }
 
 fn main() -> ExitCode {
     let done = match Task::parse() {
         Task::Bench(options) => bench::bench(&options),
+        Task::Ebpf(options) => ebpf::ebpf(&options),
+        Task::SetupEbpf => ebpf::setup(),
+        Task::Servers => servers::servers(),
+        Task::Test(options) => test::test(&options),
+        Task::Man(options) => man::man(&options),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,1 +1,20 @@
 //! From a recording to plain values: pure functions, no clock, no files, no root.
+
+pub mod call_tree;
+pub mod completeness;
+pub mod diff;
+pub mod functions;
+pub mod hot_paths;
+pub mod report;
+#[cfg(test)]
+pub(crate) mod testing;
+
+/// `part / whole`, and 0 where there is no whole.
+pub(crate) fn ratio(part: u64, whole: u64) -> f64 {
+    if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
+}
+
+/// Nanoseconds as seconds.
+pub(crate) fn seconds(nanoseconds: u64) -> f64 {
+    nanoseconds as f64 / 1e9
+}

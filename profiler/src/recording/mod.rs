@@ -1,8 +1,89 @@
 //! The recording: its model, and the SQLite file that holds it.
 
 mod model;
+mod reader;
+mod writer;
+
+use std::path::PathBuf;
 
 pub use model::{
     Frame, FrameIndex, FrameKind, Gauge, GaugeKind, Line, Meta, Process, ProcessIndex, Recording, Runtime,
     Sample, StackEnd, StackIndex, StackNode, Thread,
 };
+pub use reader::read;
+pub use writer::{FrameId, ProcessId, RowId, StackId, ThreadId, Writer};
+
+const SCHEMA: &str = include_str!("schema.sql");
+/// Version of the schema that this program writes and reads.
+const SCHEMA_VERSION: i64 = 1;
+/// `PRAGMA application_id` of our files: "mcpp".
+const APPLICATION_ID: i64 = 0x6d63_7070;
+/// The only kind of sample so far.
+const SAMPLE_ON_CPU: u8 = 1;
+
+/// A recording could not be written or read.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is no such file, or it can't be opened.
+    #[error("cannot open {path}: {source}")]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The file is something else.
+    #[error("{0} is not a recording of mcp-profiler")]
+    NotARecording(PathBuf),
+    /// The file was written by a later version.
+    #[error(
+        "{path} has format version {found}, this program reads up to version {SCHEMA_VERSION}: \
+         read it with the mcp-profiler that wrote it, or a newer one"
+    )]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        found: i64,
+    },
+    /// The file is damaged.
+    #[error("{path} is damaged: {what}")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        what: String,
+    },
+    /// There is already a file of another kind.
+    #[error("{0} exists and is not a recording of mcp-profiler: it is left as it is; choose another name")]
+    WouldOverwrite(PathBuf),
+    /// No space left.
+    #[error(
+        "the disk is full: {0} holds what was recorded until then; free some space, or write elsewhere with --output"
+    )]
+    DiskFull(PathBuf),
+    /// Anything else that SQLite reports.
+    #[error("{path}: {source}")]
+    Sqlite {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite said.
+        source: rusqlite::Error,
+    },
+}
+
+impl Error {
+    fn from_sqlite(path: &std::path::Path, source: rusqlite::Error) -> Self {
+        use rusqlite::ErrorCode;
+        let path = path.to_owned();
+        match source.sqlite_error_code() {
+            Some(ErrorCode::DiskFull) => Self::DiskFull(path),
+            Some(ErrorCode::NotADatabase) => Self::NotARecording(path),
+            Some(ErrorCode::DatabaseCorrupt) => Self::Damaged { path, what: source.to_string() },
+            _ => Self::Sqlite { path, source },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

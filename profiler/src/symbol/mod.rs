@@ -1,1 +1,10 @@
-//! From addresses to names.
+//! From addresses to names. [`Modules`] knows which file an address came from, [`Namer`] asks blazesym and perf maps.
+
+mod kernel;
+mod module;
+mod namer;
+mod perf_map;
+
+pub use module::{ElfImage, Image, Module, ModuleId, Modules};
+pub use namer::{Name, Namer};
+pub use perf_map::PerfMap;

@@ -1,1 +1,17 @@
 //! From a name, a process ID or a command line to the processes that are the server.
+
+pub mod command;
+pub mod config;
+pub(crate) mod elf;
+mod expand;
+mod go_build;
+pub mod launch;
+pub(crate) mod listening;
+pub mod process;
+pub mod resolve;
+pub mod runtime;
+
+pub use config::{Configurations, Surroundings};
+pub use launch::{Caller, LaunchError, LaunchPlan, Launched};
+pub use process::{Process, ProcessError, ProcessTable};
+pub use resolve::{Request, ResolveError, Server, Target, resolve};

@@ -1,0 +1,88 @@
+//! On-CPU samples.
+
+use core::mem::size_of;
+
+use aya_ebpf::EbpfContext;
+use aya_ebpf::helpers::{bpf_get_current_comm, bpf_get_stack, bpf_ringbuf_output};
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::PerCpuArray;
+use aya_ebpf::programs::PerfEventContext;
+use profiler_common::{EventKind, Failure, MAX_KERNEL_FRAMES, MAX_USER_FRAMES, SampleEvent};
+
+use crate::output::{EVENTS, NO_WAKEUP, count, header};
+use crate::targets::{self, Current};
+use crate::unwind;
+
+/// A sample while it is put together: too large for the BPF stack.
+#[repr(C)]
+pub(crate) struct Scratch {
+    pub(crate) event: SampleEvent,
+    pub(crate) frames: [u64; MAX_KERNEL_FRAMES + MAX_USER_FRAMES],
+    /// Where the next user frame goes. It lives here, not on the BPF stack, so that the verifier forgets its value
+    /// and takes one step of a walk for all of them.
+    pub(crate) slot: u64,
+}
+
+/// Sampling programs of one CPU do not interrupt each other, so one slot a CPU is enough.
+#[map]
+static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+
+#[inline(always)]
+pub(crate) fn sample(context: &PerfEventContext) {
+    let Some(Current { pid, tid }) = targets::current() else { return };
+    let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return };
+    // SAFETY: the slot is this CPU's own while the program runs.
+    let scratch = unsafe { &mut *scratch };
+    scratch.event.header = header(EventKind::Sample, pid);
+    scratch.event.comm = bpf_get_current_comm().unwrap_or_default();
+    scratch.event.tid = tid;
+    scratch.event.reserved = 0;
+
+    let kernel_frames = kernel_stack(context, scratch);
+    let walk = unwind::user_stack(scratch, kernel_frames);
+    scratch.event.kernel_frames = kernel_frames as u16;
+    scratch.event.user_frames = walk.frames as u16;
+    scratch.event.stack_end = walk.end as u32;
+
+    let frames = (kernel_frames + walk.frames) as u64;
+    if frames > (MAX_KERNEL_FRAMES + MAX_USER_FRAMES) as u64 {
+        return; // tells the verifier; the two walks are bounded
+    }
+    let bytes = size_of::<SampleEvent>() as u64 + frames * size_of::<u64>() as u64;
+    // SAFETY: `bytes` is at most the size of the scratch slot.
+    let outcome = unsafe {
+        bpf_ringbuf_output(
+            core::ptr::addr_of!(EVENTS).cast_mut().cast(),
+            core::ptr::from_mut(scratch).cast(),
+            bytes,
+            NO_WAKEUP,
+        )
+    };
+    if outcome != 0 {
+        count(Failure::SampleRingFull);
+    }
+}
+
+/// Puts the kernel's own frames first and returns how many there are.
+#[inline(always)]
+fn kernel_stack(context: &PerfEventContext, scratch: &mut Scratch) -> u32 {
+    // SAFETY: the helper writes at most that many bytes into the slot.
+    let bytes = unsafe {
+        bpf_get_stack(
+            context.as_ptr(),
+            scratch.frames.as_mut_ptr().cast(),
+            (MAX_KERNEL_FRAMES * size_of::<u64>()) as u32,
+            0,
+        )
+    };
+    // -EFAULT: the sample hit user code, so that there is no kernel stack.
+    const EFAULT: i64 = 14;
+    if bytes < 0 {
+        if bytes != -EFAULT {
+            count(Failure::KernelStackUnreadable);
+        }
+        return 0;
+    }
+    let frames = bytes as u64 / size_of::<u64>() as u64;
+    if frames > MAX_KERNEL_FRAMES as u64 { MAX_KERNEL_FRAMES as u32 } else { frames as u32 }
+}

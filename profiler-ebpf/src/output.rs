@@ -1,0 +1,41 @@
+//! The way out: one ring buffer for events, one counter for each cause of loss.
+
+use aya_ebpf::bindings::BPF_RB_NO_WAKEUP;
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{PerCpuArray, RingBuf};
+use profiler_common::{EventHeader, EventKind, Failure};
+
+/// Resized by the loader to what the sampling rate and the number of CPUs ask for.
+#[map]
+pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
+
+#[map]
+static FAILURES: PerCpuArray<u64> = PerCpuArray::with_max_entries(Failure::ALL.len() as u32, 0);
+
+/// User space drains the ring by the clock: an event wakes nobody.
+pub(crate) const NO_WAKEUP: u64 = BPF_RB_NO_WAKEUP as u64;
+
+/// Counts a loss.
+#[inline(always)]
+pub(crate) fn count(failure: Failure) {
+    if let Some(counter) = FAILURES.get_ptr_mut(failure as u32) {
+        // SAFETY: a live per-CPU slot. A program that interrupts this one on the same CPU may cost one count.
+        unsafe { *counter += 1 };
+    }
+}
+
+/// Emits an event of fixed size about the life of a process.
+#[inline(always)]
+pub(crate) fn emit_lifecycle<T: 'static>(event: &T) {
+    if EVENTS.output::<T>(event, NO_WAKEUP).is_err() {
+        count(Failure::LifecycleRingFull);
+    }
+}
+
+/// The start of an event about a process, now.
+#[inline(always)]
+pub(crate) fn header(kind: EventKind, pid: u32) -> EventHeader {
+    // SAFETY: the helper has no preconditions.
+    let timestamp_ns = unsafe { aya_ebpf::helpers::bpf_ktime_get_ns() };
+    EventHeader { kind: kind as u32, pid, timestamp_ns }
+}

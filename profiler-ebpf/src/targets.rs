@@ -1,0 +1,88 @@
+//! Which processes are watched. User space puts the first ones in; fork, exec and exit keep the set current.
+
+use aya_ebpf::Global;
+use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_probe_read_kernel};
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::HashMap;
+use aya_ebpf::programs::RawTracePointContext;
+use profiler_common::{EventKind, Failure, ForkEvent, KernelOffsets, MAX_TARGETS};
+
+use crate::output::{count, emit_lifecycle, header};
+
+/// Process IDs of the watched processes. The value says nothing: being there is all.
+#[map]
+static TARGETS: HashMap<u32, u8> = HashMap::with_max_entries(MAX_TARGETS, 0);
+
+#[unsafe(no_mangle)]
+static KERNEL_OFFSETS: Global<KernelOffsets> =
+    Global::new(KernelOffsets { task_tgid: 0, task_signal: 0, signal_live: 0 });
+
+/// The process that runs on this CPU, if it is watched.
+#[inline(always)]
+pub(crate) fn current() -> Option<Current> {
+    let pid_tgid = bpf_get_current_pid_tgid();
+    let pid = (pid_tgid >> 32) as u32;
+    is_watched(pid).then_some(Current { pid, tid: pid_tgid as u32 })
+}
+
+/// A watched process and the thread of it that runs now.
+pub(crate) struct Current {
+    pub(crate) pid: u32,
+    pub(crate) tid: u32,
+}
+
+#[inline(always)]
+fn is_watched(pid: u32) -> bool {
+    TARGETS.get_ptr(pid).is_some()
+}
+
+/// Children of targets are targets.
+#[inline(always)]
+pub(crate) fn fork(context: &RawTracePointContext) {
+    let Some(Current { pid, .. }) = current() else { return };
+    let child: *const u8 = context.arg(1);
+    // SAFETY: the helper checks the address; the offset is that of a `u32` field of this kernel.
+    let Ok(child_pid) =
+        (unsafe { bpf_probe_read_kernel(child.add(KERNEL_OFFSETS.load().task_tgid as usize).cast::<u32>()) })
+    else {
+        count(Failure::ForkUnreadable);
+        return;
+    };
+    if child_pid == pid {
+        return; // a thread
+    }
+    if TARGETS.insert(child_pid, 1, 0).is_err() {
+        count(Failure::TargetSetFull);
+        return;
+    }
+    emit_lifecycle(&ForkEvent { header: header(EventKind::Fork, pid), child_pid, reserved: 0 });
+}
+
+/// Tells user space to read the new program's names.
+#[inline(always)]
+pub(crate) fn exec() {
+    let Some(Current { pid, .. }) = current() else { return };
+    emit_lifecycle(&header(EventKind::Exec, pid));
+}
+
+/// Forgets a process when its last thread ends, before its ID can be used again.
+#[inline(always)]
+pub(crate) fn exit(context: &RawTracePointContext) {
+    let Some(Current { pid, .. }) = current() else { return };
+    let task: *const u8 = context.arg(0);
+    // SAFETY: the helper checks both addresses; the offsets are those of this kernel.
+    let live = unsafe {
+        let offsets = KERNEL_OFFSETS.load();
+        match bpf_probe_read_kernel(task.add(offsets.task_signal as usize).cast::<*const u8>()) {
+            Ok(signal) => {
+                bpf_probe_read_kernel(signal.add(offsets.signal_live as usize).cast::<i32>()).unwrap_or(0)
+            }
+            Err(_) => 0,
+        }
+    };
+    if live > 0 {
+        return; // other threads go on
+    }
+    let _ = TARGETS.remove(pid);
+    emit_lifecycle(&header(EventKind::Exit, pid));
+}

@@ -1,0 +1,257 @@
+//! The functions of a recording, each told once.
+//!
+//! A function is its name, its module and its source file: `parse` of two libraries, or two static
+//! functions of one name, stay apart. An address without a name is a function of its own, called
+//! `module+0xoffset`.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::recording::{Frame, FrameIndex, FrameKind, Recording};
+
+/// Index of a [`Function`] in [`Functions`].
+pub type FunctionIndex = usize;
+
+/// Stands for the stack of a sample in which not one frame was found.
+pub const NO_STACK: FunctionIndex = 0;
+
+/// A function, as views show it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Function {
+    /// Demangled name, or `module+0xoffset`.
+    pub name: Arc<str>,
+    /// Path of the file it comes from, or `[kernel]`, `[vdso]`, `[jit]`, `[unknown]`.
+    pub module: Arc<str>,
+    /// Source file, when known.
+    pub file: Option<Arc<str>>,
+    /// The line of it that holds the most time, when known.
+    pub line: Option<u32>,
+    /// What sort of code it is.
+    pub kind: FrameKind,
+    /// It was only ever seen inlined into another function.
+    pub inlined: bool,
+}
+
+/// A function at an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FrameFunction {
+    /// The function.
+    pub function: FunctionIndex,
+    /// The line of it at this address, when known.
+    pub line: Option<u32>,
+    /// It was inlined into the function before it.
+    pub inlined: bool,
+}
+
+/// The functions of a recording, and which of them each frame stands for.
+#[derive(Clone, Debug)]
+pub struct Functions {
+    functions: Vec<Function>,
+    frames: Vec<Vec<FrameFunction>>,
+}
+
+impl Functions {
+    /// Tells the functions of a recording apart.
+    pub fn new(recording: &Recording) -> Self {
+        let mut interner = Interner::default();
+        let no_stack = Identity { name: "[no stack]".into(), module: "[unknown]".into(), file: None };
+        interner.intern(no_stack, FrameKind::Native, None, false);
+        let frames: Vec<_> = recording.frames.iter().map(|frame| interner.frame(frame)).collect();
+        let mut functions = interner.functions;
+        for (function, line) in most_sampled_lines(recording, &frames) {
+            functions[function].line = Some(line);
+        }
+        Self { functions, frames }
+    }
+
+    /// All functions. Index 0 is [`NO_STACK`].
+    pub fn all(&self) -> &[Function] {
+        &self.functions
+    }
+
+    /// A function; [`NO_STACK`] for an index that is not one of these functions'.
+    pub fn get(&self, function: FunctionIndex) -> &Function {
+        self.functions.get(function).unwrap_or(&self.functions[NO_STACK])
+    }
+
+    /// The functions at the address of a frame, outermost first: one, or more where calls were inlined.
+    /// Empty for an index that is not one of the recording's.
+    pub fn of_frame(&self, frame: FrameIndex) -> &[FrameFunction] {
+        self.frames.get(frame).map_or(&[], Vec::as_slice)
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Identity {
+    name: Arc<str>,
+    module: Arc<str>,
+    file: Option<Arc<str>>,
+}
+
+#[derive(Default)]
+struct Interner {
+    functions: Vec<Function>,
+    known: HashMap<Identity, FunctionIndex>,
+}
+
+impl Interner {
+    fn frame(&mut self, frame: &Frame) -> Vec<FrameFunction> {
+        if frame.lines.is_empty() {
+            let name = format!("{}+{:#x}", basename(&frame.module), frame.offset).into();
+            let identity = Identity { name, module: frame.module.clone(), file: None };
+            return vec![self.intern(identity, frame.kind, None, false)];
+        }
+        let lines = frame.lines.iter().enumerate().map(|(depth, line)| {
+            let identity = Identity {
+                name: line.function.clone(),
+                module: frame.module.clone(),
+                file: line.file.clone(),
+            };
+            self.intern(identity, frame.kind, line.line, depth > 0)
+        });
+        lines.collect()
+    }
+
+    fn intern(
+        &mut self,
+        identity: Identity,
+        kind: FrameKind,
+        line: Option<u32>,
+        inlined: bool,
+    ) -> FrameFunction {
+        let function = *self.known.entry(identity).or_insert_with_key(|identity| {
+            let Identity { name, module, file } = identity.clone();
+            self.functions.push(Function { name, module, file, line, kind, inlined });
+            self.functions.len() - 1
+        });
+        self.functions[function].inlined &= inlined;
+        FrameFunction { function, line, inlined }
+    }
+}
+
+/// The last part of a path.
+pub(crate) fn basename(path: &str) -> &str {
+    path.rsplit('/').find(|part| !part.is_empty()).unwrap_or(path)
+}
+
+/// For each function with sampled lines: the line through which the most time went; of equal ones the first.
+fn most_sampled_lines(recording: &Recording, frames: &[Vec<FrameFunction>]) -> HashMap<FunctionIndex, u32> {
+    let mut weights: HashMap<(FunctionIndex, u32), u64> = HashMap::new();
+    for (frame, weight) in frame_weights(recording).into_iter().enumerate() {
+        for at in frames.get(frame).into_iter().flatten() {
+            if let (Some(line), true) = (at.line, weight > 0) {
+                let sum = weights.entry((at.function, line)).or_default();
+                *sum = sum.saturating_add(weight);
+            }
+        }
+    }
+    let mut best: HashMap<FunctionIndex, (u64, u32)> = HashMap::new();
+    for ((function, line), weight) in weights {
+        let leader = best.entry(function).or_insert((weight, line));
+        if weight > leader.0 || (weight == leader.0 && line < leader.1) {
+            *leader = (weight, line);
+        }
+    }
+    best.into_iter().map(|(function, (_, line))| (function, line)).collect()
+}
+
+/// Time of the samples that hold each frame, in nanoseconds. Linear, as a parent precedes its children in the trie.
+fn frame_weights(recording: &Recording) -> Vec<u64> {
+    let mut nodes = vec![0_u64; recording.stacks.len()];
+    for sample in &recording.samples {
+        if let Some(weight) = sample.stack.and_then(|stack| nodes.get_mut(stack)) {
+            *weight = weight.saturating_add(sample.weight_ns);
+        }
+    }
+    let mut frames = vec![0_u64; recording.frames.len()];
+    for (index, node) in recording.stacks.iter().enumerate().rev() {
+        let weight = nodes[index];
+        if let Some(sum) = frames.get_mut(node.frame) {
+            *sum = sum.saturating_add(weight);
+        }
+        if let Some(parent) = node.parent.filter(|parent| *parent < index) {
+            nodes[parent] = nodes[parent].saturating_add(weight);
+        }
+    }
+    frames
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::analysis::testing::{Builder, line};
+
+    /// One name in two modules is two functions; two addresses of one function are one.
+    #[test]
+    fn identity_is_name_module_and_file() {
+        let mut builder = Builder::new();
+        let first = builder.frame(FrameKind::Native, "/lib/one.so", 0x10, vec![line("parse", None, None)]);
+        let again = builder.frame(FrameKind::Native, "/lib/one.so", 0x20, vec![line("parse", None, None)]);
+        let other = builder.frame(FrameKind::Native, "/lib/two.so", 0x10, vec![line("parse", None, None)]);
+        let file =
+            builder.frame(FrameKind::Native, "/lib/two.so", 0x30, vec![line("parse", Some("p.c"), None)]);
+        let functions = Functions::new(&builder.recording);
+        let of = |frame| functions.of_frame(frame)[0].function;
+        assert_eq!(of(first), of(again));
+        assert_ne!(of(first), of(other));
+        assert_ne!(of(other), of(file));
+        assert_eq!(functions.all().len(), 4);
+    }
+
+    /// Addresses without a name are called by module and offset, the kernel's too.
+    #[test]
+    fn unnamed_addresses_show_module_and_offset() {
+        let mut builder = Builder::new();
+        let user = builder.frame(FrameKind::Native, "/usr/lib/libc.so.6", 0x2a1f0, Vec::new());
+        let kernel = builder.frame(FrameKind::Kernel, "[kernel]", 0xffff_ffff_8100_0000, Vec::new());
+        let functions = Functions::new(&builder.recording);
+        let name = |frame| functions.get(functions.of_frame(frame)[0].function).name.to_string();
+        assert_eq!(name(user), "libc.so.6+0x2a1f0");
+        assert_eq!(name(kernel), "[kernel]+0xffffffff81000000");
+    }
+
+    /// Inlined functions follow the one they were inlined into; a function that also stands alone is not "inlined".
+    #[test]
+    fn inlined_functions_are_marked() {
+        let mut builder = Builder::new();
+        let frame = builder.frame(
+            FrameKind::Native,
+            "/bin/server",
+            1,
+            vec![line("outer", None, Some(3)), line("small", None, Some(9)), line("tiny", None, None)],
+        );
+        builder.frame(FrameKind::Native, "/bin/server", 2, vec![line("small", None, Some(10))]);
+        let functions = Functions::new(&builder.recording);
+        let at = functions.of_frame(frame);
+        let marks: Vec<_> = at.iter().map(|at| (at.inlined, functions.get(at.function).inlined)).collect();
+        assert_eq!(marks, [(false, false), (true, false), (true, true)]);
+        assert_eq!(at[1].line, Some(9));
+    }
+
+    /// The line shown for a function is the one that most time went through.
+    #[test]
+    fn line_is_the_most_sampled_one() {
+        let mut builder = Builder::new();
+        let thread = builder.thread(0, 100, "server");
+        for (offset, number, count) in [(1, 10, 1), (2, 20, 5), (3, 30, 2)] {
+            let frame = builder.frame(
+                FrameKind::Native,
+                "/bin/server",
+                offset,
+                vec![line("work", Some("w.c"), Some(number))],
+            );
+            let stack = builder.node(None, frame);
+            builder.samples(thread, Some(stack), count);
+        }
+        let functions = Functions::new(&builder.recording);
+        assert_eq!(functions.get(functions.of_frame(0)[0].function).line, Some(20));
+    }
+
+    /// Indices that are not the recording's give the placeholder, not a panic.
+    #[test]
+    fn foreign_indices_are_harmless() {
+        let functions = Functions::new(&Recording::default());
+        assert_eq!(&*functions.get(77).name, "[no stack]");
+        assert!(functions.of_frame(77).is_empty());
+    }
+}

@@ -1,0 +1,94 @@
+//! Records of the ring buffer, decoded.
+
+use profiler_common::{COMM_LEN, EventHeader, EventKind, ForkEvent, SampleEvent};
+
+/// What happened to a watched process.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Event {
+    Sample { sample: SampleEvent, addresses: Vec<u64> },
+    Fork { timestamp_ns: u64, parent: u32, child: u32 },
+    Exec { timestamp_ns: u64, pid: u32 },
+    Exit { timestamp_ns: u64, pid: u32 },
+}
+
+impl Event {
+    pub(super) fn timestamp_ns(&self) -> u64 {
+        match self {
+            Self::Sample { sample, .. } => sample.header.timestamp_ns,
+            Self::Fork { timestamp_ns, .. }
+            | Self::Exec { timestamp_ns, .. }
+            | Self::Exit { timestamp_ns, .. } => *timestamp_ns,
+        }
+    }
+
+    /// `None` when the bytes are not a record of this version of the kernel half.
+    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+        let header: EventHeader = read(bytes)?;
+        let EventHeader { pid, timestamp_ns, .. } = header;
+        Some(match EventKind::from_number(header.kind)? {
+            EventKind::Sample => {
+                let sample: SampleEvent = read(bytes)?;
+                let count = usize::from(sample.kernel_frames) + usize::from(sample.user_frames);
+                let addresses = bytes.get(size_of::<SampleEvent>()..)?;
+                let addresses: Vec<u64> = addresses
+                    .chunks_exact(size_of::<u64>())
+                    .take(count)
+                    .map(bytemuck::pod_read_unaligned)
+                    .collect();
+                if addresses.len() != count {
+                    return None;
+                }
+                Self::Sample { sample, addresses }
+            }
+            EventKind::Fork => {
+                Self::Fork { timestamp_ns, parent: pid, child: read::<ForkEvent>(bytes)?.child_pid }
+            }
+            EventKind::Exec => Self::Exec { timestamp_ns, pid },
+            EventKind::Exit => Self::Exit { timestamp_ns, pid },
+        })
+    }
+}
+
+/// A thread name as text.
+pub(super) fn thread_name(comm: &[u8; COMM_LEN]) -> String {
+    let length = comm.iter().position(|&byte| byte == 0).unwrap_or(comm.len());
+    String::from_utf8_lossy(&comm[..length]).into_owned()
+}
+
+fn read<T: bytemuck::AnyBitPattern>(bytes: &[u8]) -> Option<T> {
+    bytes.get(..size_of::<T>()).map(bytemuck::pod_read_unaligned)
+}
+
+#[cfg(test)]
+mod tests {
+    use bytemuck::Zeroable;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A sample comes back with its addresses; one that is cut short does not.
+    #[test]
+    fn decodes_samples() {
+        let mut sample = SampleEvent::zeroed();
+        sample.header.kind = EventKind::Sample as u32;
+        sample.kernel_frames = 1;
+        sample.user_frames = 1;
+        let mut bytes = bytemuck::bytes_of(&sample).to_vec();
+        bytes.extend(7_u64.to_ne_bytes());
+        assert_eq!(Event::decode(&bytes), None);
+        bytes.extend(8_u64.to_ne_bytes());
+        assert_eq!(Event::decode(&bytes), Some(Event::Sample { sample, addresses: vec![7, 8] }));
+    }
+
+    proptest! {
+        /// No bytes make the decoder panic.
+        #[test]
+        fn survives_any_bytes(bytes in proptest::collection::vec(any::<u8>(), 0..128), kind in 0..6_u8) {
+            let mut bytes = bytes;
+            if let Some(first) = bytes.first_mut() {
+                *first = kind;
+            }
+            let _ = Event::decode(&bytes);
+        }
+    }
+}

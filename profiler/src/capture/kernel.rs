@@ -1,0 +1,127 @@
+//! The kernel half, loaded: its programs, its maps and its counters.
+
+use aya::maps::{HashMap, MapData, PerCpuArray, RingBuf};
+use aya::programs::{PerfEvent, RawTracePoint};
+use aya::{Ebpf, EbpfLoader};
+use profiler_common::Failure;
+
+use super::cpu::Sampling;
+use super::{Error, offsets};
+
+/// The compiled kernel object: `cargo xtask ebpf` makes it from `profiler-ebpf`.
+pub const OBJECT: &[u8] = aya::include_bytes_aligned!("../../ebpf/mcp-profiler.bpf.o");
+
+/// The raw tracepoints that keep the target set current, and their programs.
+const LIFECYCLE: [(&str, &str); 3] = [
+    ("target_fork", "sched_process_fork"),
+    ("target_exec", "sched_process_exec"),
+    ("target_exit", "sched_process_exit"),
+];
+
+/// The loaded kernel half. Dropping it detaches everything.
+pub(super) struct Kernel {
+    ebpf: Ebpf,
+    pub(super) events: RingBuf<MapData>,
+    targets: HashMap<MapData, u32, u8>,
+    failures: PerCpuArray<MapData, u64>,
+}
+
+impl Kernel {
+    /// Loads the object with a ring of `ring_bytes`, and follows the life of targets from now on.
+    pub(super) fn load(ring_bytes: u32) -> Result<Self, Error> {
+        let offsets = offsets::read()?;
+        let mut ebpf = EbpfLoader::new()
+            .btf(None)
+            .override_global("KERNEL_OFFSETS", &offsets, true)
+            .map_max_entries("EVENTS", ring_bytes)
+            .load(OBJECT)?;
+        #[cfg(feature = "ebpf-log")]
+        let _ = aya_log::EbpfLogger::init(&mut ebpf);
+        for (name, tracepoint) in LIFECYCLE {
+            let program: &mut RawTracePoint = program(&mut ebpf, name)?;
+            program.load()?;
+            program.attach(tracepoint)?;
+        }
+        let events = RingBuf::try_from(take_map(&mut ebpf, "EVENTS")?)?;
+        let targets = HashMap::try_from(take_map(&mut ebpf, "TARGETS")?)?;
+        let failures = PerCpuArray::try_from(take_map(&mut ebpf, "FAILURES")?)?;
+        Ok(Self { ebpf, events, targets, failures })
+    }
+
+    /// Watches a process and, from now on, what it forks.
+    pub(super) fn watch(&mut self, pid: u32) -> Result<(), Error> {
+        Ok(self.targets.insert(pid, 1, 0)?)
+    }
+
+    /// Watched processes that have not ended.
+    pub(super) fn watched(&self) -> Vec<u32> {
+        self.targets.keys().filter_map(Result::ok).collect()
+    }
+
+    /// Samples every CPU.
+    pub(super) fn attach_sampling(&mut self, sampling: &Sampling) -> Result<(), Error> {
+        let program: &mut PerfEvent = program(&mut self.ebpf, "cpu_sample")?;
+        program.load()?;
+        sampling.attach(program)
+    }
+
+    /// Ends sampling; the ring can be drained to its end afterwards.
+    pub(super) fn detach(&mut self) {
+        // What can't be unloaded goes with this value at the latest.
+        for (name, _) in LIFECYCLE {
+            if let Ok(program) = program::<RawTracePoint>(&mut self.ebpf, name) {
+                let _ = program.unload();
+            }
+        }
+        if let Ok(program) = program::<PerfEvent>(&mut self.ebpf, "cpu_sample") {
+            let _ = program.unload();
+        }
+    }
+
+    /// Losses counted by the kernel half so far.
+    pub(super) fn losses(&self) -> Result<Vec<(Failure, u64)>, Error> {
+        Failure::ALL
+            .into_iter()
+            .map(|failure| Ok((failure, self.failures.get(&(failure as u32), 0)?.iter().sum())))
+            .collect()
+    }
+}
+
+/// Loads every program of an object into the running kernel and drops it again.
+///
+/// Returns how many programs there were.
+///
+/// # Errors
+/// [`Error`] when the kernel refuses one of them.
+pub fn try_load(object: &[u8]) -> Result<usize, Error> {
+    let offsets = offsets::read()?;
+    let mut ebpf =
+        EbpfLoader::new().btf(None).override_global("KERNEL_OFFSETS", &offsets, true).load(object)?;
+    for (name, _) in LIFECYCLE {
+        program::<RawTracePoint>(&mut ebpf, name)?.load()?;
+    }
+    program::<PerfEvent>(&mut ebpf, "cpu_sample")?.load()?;
+    Ok(ebpf.programs().count())
+}
+
+fn program<'ebpf, P>(ebpf: &'ebpf mut Ebpf, name: &'static str) -> Result<&'ebpf mut P, Error>
+where
+    &'ebpf mut P: TryFrom<&'ebpf mut aya::programs::Program, Error = aya::programs::ProgramError>,
+{
+    Ok(ebpf.program_mut(name).ok_or(Error::MissingInObject(name))?.try_into()?)
+}
+
+fn take_map(ebpf: &mut Ebpf, name: &'static str) -> Result<aya::maps::Map, Error> {
+    ebpf.take_map(name).ok_or(Error::MissingInObject(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The running kernel accepts every program (needs root).
+    #[test]
+    fn kernel_accepts_the_committed_object() {
+        assert_eq!(try_load(OBJECT).unwrap(), LIFECYCLE.len() + 1);
+    }
+}

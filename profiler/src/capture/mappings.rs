@@ -1,0 +1,253 @@
+//! Which file is mapped where, at any moment: from `/proc/PID/maps` when a process is first seen, from then on
+//! from the kernel's own `MMAP2` and `COMM` (exec) records, which carry timestamps.
+//!
+//! The records come for the whole host; those of processes that are not watched are dropped here. There is no
+//! record for an unmapping: nothing runs there until something else is mapped, and that one replaces it.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use perf_event::data::Record;
+use perf_event::events::Software;
+use perf_event::{Builder, Clock, SampleFlag, Sampler};
+
+/// Room for records of one CPU between two drains.
+const RING_BYTES: usize = 64 << 10;
+/// `PERF_RECORD_MISC_COMM_EXEC` of `include/uapi/linux/perf_event.h`.
+const MISC_COMM_EXEC: u16 = 1 << 13;
+const PROT_EXEC: u32 = 4;
+
+/// A change of the mappings of some process on this host.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum MappingEvent {
+    /// The process mapped executable memory.
+    Mapped { timestamp_ns: u64, pid: u32, mapping: NewMapping },
+    /// The process starts another program: all its mappings are gone.
+    Exec { timestamp_ns: u64, pid: u32 },
+    /// The kernel dropped this many records: mappings of any process may be stale.
+    Lost { timestamp_ns: u64, count: u64 },
+}
+
+impl MappingEvent {
+    pub(super) fn timestamp_ns(&self) -> u64 {
+        match self {
+            Self::Mapped { timestamp_ns, .. }
+            | Self::Exec { timestamp_ns, .. }
+            | Self::Lost { timestamp_ns, .. } => *timestamp_ns,
+        }
+    }
+}
+
+/// Executable memory as the kernel describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct NewMapping {
+    pub(crate) start: u64,
+    pub(crate) end: u64,
+    pub(crate) file_offset: u64,
+    pub(crate) file: FileIdentity,
+    /// Path as the process sees it, or a label such as `[vdso]` or `//anon`.
+    pub(crate) path: String,
+}
+
+/// What tells one file from another while both exist. All zero: no file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct FileIdentity {
+    pub(crate) major: u32,
+    pub(crate) minor: u32,
+    pub(crate) inode: u64,
+}
+
+/// The kernel's records of mappings, of all CPUs.
+pub(super) struct MappingRecords {
+    samplers: Vec<Sampler>,
+}
+
+impl MappingRecords {
+    pub(super) fn open(cpus: &[u32]) -> io::Result<Self> {
+        let open = |&cpu: &u32| {
+            let mut counter = Builder::new(Software::DUMMY)
+                .any_pid()
+                .one_cpu(cpu as usize)
+                .mmap(true)
+                .mmap2(true)
+                .comm(true)
+                .comm_exec(true)
+                .sample_id_all(true)
+                .sample(SampleFlag::TIME)
+                .clockid(Clock::MONOTONIC)
+                .build()?;
+            counter.enable()?;
+            counter.sampled(RING_BYTES)
+        };
+        Ok(Self { samplers: cpus.iter().map(open).collect::<io::Result<_>>()? })
+    }
+
+    /// All records so far, in no order.
+    pub(super) fn drain(&mut self, into: &mut Vec<MappingEvent>) {
+        for sampler in &mut self.samplers {
+            while let Some(record) = sampler.next_record() {
+                // With `SampleFlag::TIME` alone, the trailer of each record is its timestamp.
+                let bytes = record.to_contiguous();
+                let Some(timestamp_ns) = bytes.last_chunk().map(|time| u64::from_ne_bytes(*time)) else {
+                    continue;
+                };
+                let is_exec = record.misc() & MISC_COMM_EXEC != 0;
+                match record.parse_record() {
+                    Ok(Record::Mmap2(mmap)) if mmap.prot & PROT_EXEC != 0 => {
+                        into.push(MappingEvent::Mapped {
+                            timestamp_ns,
+                            pid: mmap.pid,
+                            mapping: NewMapping {
+                                start: mmap.addr,
+                                end: mmap.addr.saturating_add(mmap.len),
+                                file_offset: mmap.pgoff,
+                                file: FileIdentity {
+                                    major: mmap.maj().unwrap_or(0),
+                                    minor: mmap.min().unwrap_or(0),
+                                    inode: mmap.ino().unwrap_or(0),
+                                },
+                                path: text(&mmap.filename),
+                            },
+                        })
+                    }
+                    Ok(Record::Comm(comm)) if is_exec => {
+                        into.push(MappingEvent::Exec { timestamp_ns, pid: comm.pid });
+                    }
+                    Ok(Record::Lost(lost)) => {
+                        into.push(MappingEvent::Lost { timestamp_ns, count: lost.lost })
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    let length = bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len());
+    String::from_utf8_lossy(&bytes[..length]).into_owned()
+}
+
+/// The executable mappings of a process now.
+pub(crate) fn read_maps(pid: u32) -> io::Result<Vec<NewMapping>> {
+    let text = std::fs::read(format!("/proc/{pid}/maps"))?;
+    Ok(String::from_utf8_lossy(&text).lines().filter_map(parse_maps_line).collect())
+}
+
+/// A line of `/proc/PID/maps`, when it is about executable memory (`proc_pid_maps(5)`).
+fn parse_maps_line(line: &str) -> Option<NewMapping> {
+    let mut fields = line.splitn(6, ' ');
+    let (start, end) = fields.next()?.split_once('-')?;
+    if fields.next()?.as_bytes().get(2) != Some(&b'x') {
+        return None;
+    }
+    let hex = |text: &str| u64::from_str_radix(text, 16).ok();
+    let file_offset = hex(fields.next()?)?;
+    let (major, minor) = fields.next()?.split_once(':')?;
+    let inode = fields.next()?.parse().ok()?;
+    Some(NewMapping {
+        start: hex(start)?,
+        end: hex(end)?,
+        file_offset,
+        file: FileIdentity {
+            major: u32::from_str_radix(major, 16).ok()?,
+            minor: u32::from_str_radix(minor, 16).ok()?,
+            inode,
+        },
+        path: fields.next().unwrap_or("").trim_start().to_owned(),
+    })
+}
+
+/// The executable mappings of one process: never overlapping.
+#[derive(Clone, Debug, Default)]
+pub(super) struct AddressSpace {
+    by_start: BTreeMap<u64, Mapped>,
+}
+
+/// A mapping that is in place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Mapped {
+    pub(super) start: u64,
+    pub(super) end: u64,
+    pub(super) file_offset: u64,
+    pub(super) module: crate::symbol::ModuleId,
+}
+
+impl AddressSpace {
+    pub(super) fn clear(&mut self) {
+        self.by_start.clear();
+    }
+
+    pub(super) fn find(&self, address: u64) -> Option<Mapped> {
+        let (_, mapped) = self.by_start.range(..=address).next_back()?;
+        (address < mapped.end).then_some(*mapped)
+    }
+
+    /// Puts a mapping in place; what it covers of earlier ones is gone.
+    pub(super) fn insert(&mut self, new: Mapped) {
+        if new.start >= new.end {
+            return;
+        }
+        let first = self.by_start.range(..new.start).next_back().filter(|(_, old)| old.end > new.start);
+        let covered: Vec<Mapped> =
+            first.into_iter().chain(self.by_start.range(new.start..new.end)).map(|(_, old)| *old).collect();
+        for old in covered {
+            self.by_start.remove(&old.start);
+            if old.start < new.start {
+                self.by_start.insert(old.start, Mapped { end: new.start, ..old });
+            }
+            if old.end > new.end {
+                let file_offset = old.file_offset + (new.end - old.start);
+                self.by_start.insert(new.end, Mapped { start: new.end, file_offset, ..old });
+            }
+        }
+        self.by_start.insert(new.start, new);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::symbol::ModuleId;
+
+    /// Executable lines are read, with and without a path; others are not.
+    #[test]
+    fn parses_maps_lines() {
+        let mapping =
+            parse_maps_line("7f00-7f10 r-xp 00001000 fe:02 77    /usr/lib/a b.so (deleted)").unwrap();
+        assert_eq!((mapping.start, mapping.end, mapping.file_offset), (0x7f00, 0x7f10, 0x1000));
+        assert_eq!(mapping.file, FileIdentity { major: 0xfe, minor: 2, inode: 77 });
+        assert_eq!(mapping.path, "/usr/lib/a b.so (deleted)");
+        assert_eq!(parse_maps_line("1000-2000 rwxp 00000000 00:00 0").unwrap().path, "");
+        assert_eq!(parse_maps_line("1000-2000 rw-p 00000000 00:00 0"), None);
+        assert_eq!(parse_maps_line("nonsense"), None);
+    }
+
+    proptest! {
+        /// After any sequence of mappings, an address belongs to the last one that covered it.
+        #[test]
+        fn the_last_mapping_wins(ranges in proptest::collection::vec((0..100_u64, 1..30_u64), 1..30)) {
+            let mut space = AddressSpace::default();
+            for (module, &(start, length)) in ranges.iter().enumerate() {
+                let module = ModuleId::from_index(module);
+                space.insert(Mapped { start, end: start + length, file_offset: start, module });
+            }
+            for address in 0..140 {
+                let expected = ranges.iter().rposition(|&(start, length)| (start..start + length).contains(&address));
+                let found = space.find(address);
+                prop_assert_eq!(found.map(|found| found.module), expected.map(ModuleId::from_index));
+                if let Some(found) = found {
+                    prop_assert_eq!(address - found.start + found.file_offset, address);
+                }
+            }
+        }
+
+        /// No text makes the parser panic.
+        #[test]
+        fn survives_any_line(line in ".*") {
+            let _ = parse_maps_line(&line);
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! Where the running kernel keeps the fields that the kernel half reads, from its own BTF.
+//!
+//! Layout: `include/uapi/linux/btf.h`. Reads only what is asked for, and never past the end of the data.
+
+use std::path::Path;
+
+use profiler_common::KernelOffsets;
+
+use super::Error;
+
+/// BTF of the running kernel.
+pub(super) const VMLINUX_BTF: &str = "/sys/kernel/btf/vmlinux";
+
+/// The offsets of the running kernel.
+pub(super) fn read() -> Result<KernelOffsets, Error> {
+    let data = std::fs::read(Path::new(VMLINUX_BTF)).map_err(Error::NoBtf)?;
+    let btf = Btf::parse(&data).ok_or(Error::MalformedBtf)?;
+    let offset = |structure: &'static str, member: &'static str| {
+        btf.member_offset(structure, member).ok_or(Error::MissingKernelField { structure, member })
+    };
+    Ok(KernelOffsets {
+        task_tgid: offset("task_struct", "tgid")?,
+        task_signal: offset("task_struct", "signal")?,
+        signal_live: offset("signal_struct", "live")?,
+    })
+}
+
+const KIND_INT: u32 = 1;
+const KIND_ARRAY: u32 = 3;
+const KIND_STRUCT: u32 = 4;
+const KIND_UNION: u32 = 5;
+const KIND_ENUM: u32 = 6;
+const KIND_FUNC_PROTO: u32 = 13;
+const KIND_VAR: u32 = 14;
+const KIND_DATASEC: u32 = 15;
+const KIND_DECL_TAG: u32 = 17;
+const KIND_ENUM64: u32 = 19;
+const HIGHEST_KIND: u32 = KIND_ENUM64;
+
+/// Anonymous members are searched this deep.
+const MAX_NESTING: u32 = 8;
+
+/// BTF, split into its types and its strings.
+struct Btf<'data> {
+    types: &'data [u8],
+    strings: &'data [u8],
+}
+
+/// One type: its common start, and where what follows starts.
+#[derive(Clone, Copy)]
+struct Type {
+    name: u32,
+    kind: u32,
+    members: u32,
+    has_bitfields: bool,
+    body: usize,
+}
+
+fn read_u32(data: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_ne_bytes(data.get(at..at.checked_add(4)?)?.try_into().ok()?))
+}
+
+impl<'data> Btf<'data> {
+    fn parse(data: &'data [u8]) -> Option<Self> {
+        const MAGIC: [u8; 2] = 0xeb9f_u16.to_ne_bytes();
+        if data.get(..2)? != MAGIC {
+            return None;
+        }
+        let field = |index: usize| read_u32(data, 4 + 4 * index).map(|value| value as usize);
+        let header = field(0)?;
+        let section = |offset: usize, length: usize| {
+            let start = header.checked_add(offset)?;
+            data.get(start..start.checked_add(length)?)
+        };
+        Some(Self { types: section(field(1)?, field(2)?)?, strings: section(field(3)?, field(4)?)? })
+    }
+
+    /// The type that starts at `at`, and where the next one starts.
+    fn type_at(&self, at: usize) -> Option<(Type, usize)> {
+        let info = read_u32(self.types, at + 4)?;
+        let (count, kind) = ((info & 0xffff) as usize, (info >> 24) & 0x1f);
+        let body = at + 12;
+        let body_length = match kind {
+            KIND_INT | KIND_VAR | KIND_DECL_TAG => 4,
+            KIND_ARRAY => 12,
+            KIND_STRUCT | KIND_UNION | KIND_DATASEC | KIND_ENUM64 => 12 * count,
+            KIND_ENUM | KIND_FUNC_PROTO => 8 * count,
+            kind if kind <= HIGHEST_KIND => 0,
+            _ => return None,
+        };
+        let name = read_u32(self.types, at)?;
+        let ty = Type { name, kind, members: count as u32, has_bitfields: info >> 31 == 1, body };
+        Some((ty, body + body_length))
+    }
+
+    fn types(&self) -> impl Iterator<Item = Type> {
+        let mut at = 0;
+        std::iter::from_fn(move || {
+            let (ty, next) = self.type_at(at)?;
+            at = next;
+            Some(ty)
+        })
+    }
+
+    fn is_named(&self, offset: u32, name: &str) -> bool {
+        self.strings
+            .get(offset as usize..)
+            .and_then(|rest| rest.get(..=name.len()))
+            .is_some_and(|text| text.split_last() == Some((&0, name.as_bytes())))
+    }
+
+    /// Offset of a member in bytes, through anonymous structures and unions.
+    fn member_offset(&self, structure: &str, member: &str) -> Option<u32> {
+        let ty = self.types().find(|ty| ty.kind == KIND_STRUCT && self.is_named(ty.name, structure))?;
+        Some(self.find_member(ty, member, MAX_NESTING)? / 8)
+    }
+
+    /// Offset in bits.
+    fn find_member(&self, ty: Type, name: &str, nesting: u32) -> Option<u32> {
+        (0..ty.members as usize).find_map(|index| {
+            let at = ty.body + 12 * index;
+            let member_name = read_u32(self.types, at)?;
+            let raw_offset = read_u32(self.types, at + 8)?;
+            let offset = if ty.has_bitfields { raw_offset & 0xff_ffff } else { raw_offset };
+            if self.is_named(member_name, name) {
+                return Some(offset);
+            }
+            if member_name != 0 || nesting == 0 {
+                return None;
+            }
+            // Type IDs count from 1: 0 is `void`.
+            let id = read_u32(self.types, at + 4)?.checked_sub(1)?;
+            let inner = self.types().nth(id as usize)?;
+            if inner.kind != KIND_STRUCT && inner.kind != KIND_UNION {
+                return None;
+            }
+            offset.checked_add(self.find_member(inner, name, nesting - 1)?)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// This kernel's BTF names the fields that the kernel half needs.
+    #[test]
+    fn finds_the_fields_of_the_running_kernel() {
+        let offsets = read().unwrap();
+        assert_ne!(offsets.task_tgid, 0);
+        assert_ne!(offsets.task_signal, offsets.task_tgid);
+    }
+
+    /// A member inside an anonymous union is found with the union's offset added.
+    #[test]
+    fn finds_members_of_anonymous_unions() {
+        let strings = b"\0outer\0inner\0";
+        let mut types = Vec::new();
+        let mut push = |words: &[u32]| words.iter().for_each(|word| types.extend(word.to_ne_bytes()));
+        push(&[0, KIND_INT << 24, 4, 32]); // 1: an integer
+        push(&[0, KIND_UNION << 24 | 1, 4, 7, 1, 0]); // 2: union { inner }
+        push(&[1, KIND_STRUCT << 24 | 2, 8, 0, 2, 64, 0, 1, 0]); // 3: struct outer { union at bit 64; ... }
+        let header = [24_u32, 0, types.len() as u32, types.len() as u32, strings.len() as u32];
+        let mut data = vec![];
+        data.extend(0xeb9f_u16.to_ne_bytes());
+        data.extend([1, 0]);
+        header.iter().for_each(|word| data.extend(word.to_ne_bytes()));
+        data.extend(&types);
+        data.extend(strings);
+        assert_eq!(Btf::parse(&data).unwrap().member_offset("outer", "inner"), Some(8));
+        assert_eq!(Btf::parse(&data).unwrap().member_offset("outer", "none"), None);
+    }
+
+    proptest! {
+        /// No bytes make the parser panic or run on.
+        #[test]
+        fn survives_any_bytes(mut data in proptest::collection::vec(any::<u8>(), 0..400)) {
+            if let Some(start) = data.first_chunk_mut::<2>() {
+                *start = 0xeb9f_u16.to_ne_bytes();
+            }
+            if let Some(btf) = Btf::parse(&data) {
+                let _ = btf.member_offset("a", "b");
+            }
+        }
+    }
+}

@@ -1,0 +1,354 @@
+//! What is attached, from its start to its end.
+
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use caps::{CapSet, Capability};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+use super::Error;
+use super::cpu::Sampling;
+use super::event::Event;
+use super::kernel::Kernel;
+use super::mappings::{MappingEvent, MappingRecords};
+use super::timeline::Timeline;
+use crate::recording::{Meta, Writer};
+use crate::target::{Process, ProcessTable};
+
+/// Batches that may wait for a slow disk or a large symbol table. Behind that, events wait in the ring.
+const WAITING_BATCHES: usize = 64;
+/// An event may be in a ring this long after its timestamp was taken. Later ones wait for the next batch, so that
+/// no mapping overtakes a sample.
+const SETTLE_NS: u64 = 5_000_000;
+/// How often names are looked up and the recording is committed.
+const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What is to be recorded, and where to.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The server, as the user calls it.
+    pub target_name: String,
+    /// The process that does the work.
+    pub pid: u32,
+    /// All processes to watch; their descendants are watched too.
+    pub pids: Vec<u32>,
+    /// Samples a second of CPU time, within [`FREQUENCY_RANGE_HZ`](super::FREQUENCY_RANGE_HZ).
+    pub frequency_hz: u64,
+    /// The file to write.
+    pub output: PathBuf,
+}
+
+/// How far a recording is.
+#[derive(Clone, Debug, Default)]
+pub struct Progress {
+    /// Samples written.
+    pub samples: u64,
+    /// Samples whose stack was walked to the end of its chain.
+    pub whole_stacks: u64,
+    /// Everything lost, by cause; without causes that did not happen.
+    pub losses: Vec<(&'static str, u64)>,
+}
+
+impl Progress {
+    /// Everything lost.
+    pub fn lost(&self) -> u64 {
+        self.losses.iter().map(|(_, count)| count).sum()
+    }
+}
+
+/// How a recording ended.
+#[derive(Clone, Debug)]
+pub struct Summary {
+    /// What was recorded.
+    pub progress: Progress,
+    /// From the first to the last moment of sampling.
+    pub duration: Duration,
+}
+
+/// A running recording. Dropping it detaches everything, and leaves what was committed.
+pub struct Session {
+    kernel: Kernel,
+    mapping_records: MappingRecords,
+    recorder: Option<(SyncSender<Batch>, JoinHandle<Result<(), Error>>)>,
+    progress: Arc<Mutex<Progress>>,
+    waiting: Option<Batch>,
+    held_events: Vec<Event>,
+    held_mappings: Vec<MappingEvent>,
+    start_ns: u64,
+    last_losses: Instant,
+    output: PathBuf,
+}
+
+/// What was drained at one time.
+#[derive(Default)]
+struct Batch {
+    events: Vec<Event>,
+    mappings: Vec<MappingEvent>,
+    now_ns: u64,
+    /// Losses of the kernel half until now; empty when they were not read this time.
+    losses: Vec<(&'static str, u64)>,
+    /// Why it is the last batch, if it is.
+    end: Option<String>,
+}
+
+impl Session {
+    /// Attaches to running processes and starts recording.
+    ///
+    /// # Errors
+    /// [`Error::TargetEnded`], [`Error::Recording`], or whatever keeps the kernel half from being loaded.
+    pub fn start(options: &Options) -> Result<Self, Error> {
+        raise_file_limit();
+        let sampling = Sampling::best(options.frequency_hz)?;
+        let mut kernel = Kernel::load(sampling.ring_bytes())?;
+        let mapping_records = MappingRecords::open(&sampling.cpus).map_err(Error::Mappings)?;
+        let pids = watch(&mut kernel, options)?;
+
+        let start_ns = now_ns();
+        let meta = meta(options, &sampling, start_ns);
+        let writer = Writer::create(&options.output, &meta)?;
+        kernel.attach_sampling(&sampling)?;
+
+        let progress = Arc::new(Mutex::new(Progress::default()));
+        let (sender, receiver) = sync_channel(WAITING_BATCHES);
+        let recorder = Recorder { writer, pids, start_ns, period_ns: sampling.period_ns(), receiver };
+        let shared = Arc::clone(&progress);
+        drop_capabilities();
+        let thread = std::thread::Builder::new()
+            .name("recorder".to_owned())
+            .spawn(move || recorder.run(&shared))
+            .map_err(|_| Error::RecorderFailed(options.output.clone()))?;
+        Ok(Self {
+            kernel,
+            mapping_records,
+            recorder: Some((sender, thread)),
+            progress,
+            waiting: None,
+            held_events: Vec::new(),
+            held_mappings: Vec::new(),
+            start_ns,
+            last_losses: Instant::now(),
+            output: options.output.clone(),
+        })
+    }
+
+    /// Drains what has come in. To be called about twenty times a second.
+    ///
+    /// # Errors
+    /// When the recording can't be written any more: [`Self::finish`] says why.
+    pub fn tick(&mut self) -> Result<(), Error> {
+        if self.waiting.is_none() {
+            let batch = self.drain(false)?;
+            self.waiting = Some(batch);
+        }
+        let Some((sender, _)) = &self.recorder else { return Ok(()) };
+        match self.waiting.take().map(|batch| sender.try_send(batch)) {
+            Some(Err(TrySendError::Full(batch))) => self.waiting = Some(batch),
+            Some(Err(TrySendError::Disconnected(_))) => return Err(self.recorder_error()),
+            Some(Ok(())) | None => {}
+        }
+        Ok(())
+    }
+
+    /// Whether any watched process is left.
+    pub fn targets_alive(&self) -> bool {
+        !self.kernel.watched().is_empty()
+    }
+
+    /// How far the recording is.
+    pub fn progress(&self) -> Progress {
+        self.progress.lock().map(|progress| progress.clone()).unwrap_or_default()
+    }
+
+    /// Since when it samples.
+    pub fn elapsed(&self) -> Duration {
+        Duration::from_nanos(now_ns().saturating_sub(self.start_ns))
+    }
+
+    /// Detaches, writes what is left and ends the recording.
+    ///
+    /// # Errors
+    /// When the recording can't be written to its end: what was committed stays readable.
+    pub fn finish(mut self, reason: &str) -> Result<Summary, Error> {
+        let duration = self.elapsed();
+        // The counters go with the programs' maps, which we still hold.
+        self.kernel.detach();
+        let mut last = self.drain(true)?;
+        last.end = Some(reason.to_owned());
+        if let Some((sender, thread)) = self.recorder.take() {
+            let sent = self.waiting.take().into_iter().chain([last]).try_for_each(|batch| sender.send(batch));
+            drop(sender);
+            match thread.join() {
+                Ok(outcome) => outcome?,
+                Err(_) => return Err(Error::RecorderFailed(self.output.clone())),
+            }
+            if sent.is_err() {
+                return Err(Error::RecorderFailed(self.output.clone()));
+            }
+        }
+        Ok(Summary { progress: self.progress(), duration })
+    }
+
+    fn recorder_error(&mut self) -> Error {
+        match self.recorder.take().map(|(_, thread)| thread.join()) {
+            Some(Ok(Err(error))) => error,
+            _ => Error::RecorderFailed(self.output.clone()),
+        }
+    }
+
+    fn drain(&mut self, is_last: bool) -> Result<Batch, Error> {
+        let now_ns = now_ns();
+        let settled_ns = if is_last { u64::MAX } else { now_ns.saturating_sub(SETTLE_NS) };
+        let mut events = std::mem::take(&mut self.held_events);
+        while let Some(record) = self.kernel.events.next() {
+            events.extend(Event::decode(&record));
+        }
+        let mut mappings = std::mem::take(&mut self.held_mappings);
+        self.mapping_records.drain(&mut mappings);
+        self.held_events = events.extract_if(.., |event| event.timestamp_ns() > settled_ns).collect();
+        self.held_mappings = mappings.extract_if(.., |mapping| mapping.timestamp_ns() > settled_ns).collect();
+
+        let mut losses = Vec::new();
+        if is_last || self.last_losses.elapsed() >= COMMIT_INTERVAL {
+            self.last_losses = Instant::now();
+            losses =
+                self.kernel.losses()?.into_iter().map(|(failure, count)| (failure.name(), count)).collect();
+        }
+        Ok(Batch { events, mappings, now_ns, losses, end: None })
+    }
+}
+
+/// Puts the processes and all their descendants into the target set, the server itself first, each with its parent.
+fn watch(kernel: &mut Kernel, options: &Options) -> Result<Vec<(u32, Option<u32>)>, Error> {
+    let mut roots = vec![options.pid];
+    roots.extend(options.pids.iter().filter(|pid| **pid != options.pid));
+    let mut watched = Vec::new();
+    // Until a pass finds nobody new: whoever is forked by a watched process is put in by the kernel half.
+    loop {
+        let table = ProcessTable::read().unwrap_or_default();
+        let new: Vec<u32> = table
+            .descendants(&roots)
+            .into_iter()
+            .filter(|pid| !watched.iter().any(|(old, _)| old == pid))
+            .collect();
+        if new.is_empty() {
+            break;
+        }
+        for pid in new {
+            kernel.watch(pid)?;
+            let parent = table.processes.get(&pid).map(|entry| entry.parent);
+            watched.push((pid, parent));
+        }
+    }
+    // One that ended before it was watched is never taken out by its exit.
+    watched.retain(|(pid, _)| {
+        Process::open(*pid).is_ok_and(|process| process.stat().is_ok_and(|stat| !stat.ended()))
+    });
+    if !watched.iter().any(|(pid, _)| *pid == options.pid) {
+        return Err(Error::TargetEnded(options.pid));
+    }
+    Ok(watched)
+}
+
+fn meta(options: &Options, sampling: &Sampling, start_ns: u64) -> Meta {
+    let kernel_release = nix::sys::utsname::uname()
+        .map(|name| name.release().to_string_lossy().into_owned())
+        .unwrap_or_default();
+    Meta {
+        profiler_version: env!("CARGO_PKG_VERSION").to_owned(),
+        target_name: options.target_name.clone(),
+        started_unix_ms: jiff::Timestamp::now().as_millisecond(),
+        start_ns,
+        end_ns: start_ns,
+        end_reason: None,
+        sampling_event: sampling.event_name().to_owned(),
+        frequency_hz: options.frequency_hz,
+        kernel_release,
+        cpus: sampling.cpus.len() as u64,
+    }
+}
+
+/// What the recorder thread starts from.
+struct Recorder {
+    writer: Writer,
+    /// Processes that were running at the start, each with its parent.
+    pids: Vec<(u32, Option<u32>)>,
+    start_ns: u64,
+    period_ns: u64,
+    receiver: Receiver<Batch>,
+}
+
+impl Recorder {
+    /// Writes until the last batch, or until the recording can't be written.
+    fn run(self, shared: &Mutex<Progress>) -> Result<(), Error> {
+        let mut timeline = Timeline::new(self.writer, self.period_ns)?;
+        for (pid, parent) in self.pids {
+            timeline.adopt(pid, parent, self.start_ns)?;
+        }
+        timeline.gauges(now_ns())?;
+        timeline.commit(self.start_ns, &[])?;
+        let mut last_commit = Instant::now();
+        let mut losses = Vec::new();
+        while let Ok(batch) = self.receiver.recv() {
+            timeline.apply(batch.events, batch.mappings)?;
+            if !batch.losses.is_empty() {
+                losses = batch.losses;
+            }
+            if batch.end.is_some() || last_commit.elapsed() >= COMMIT_INTERVAL {
+                timeline.name()?;
+                timeline.gauges(batch.now_ns)?;
+                timeline.commit(batch.now_ns, &losses)?;
+                last_commit = Instant::now();
+            }
+            if let Ok(mut progress) = shared.lock() {
+                progress.samples = timeline.samples;
+                progress.whole_stacks = timeline.whole_stacks;
+                progress.losses = timeline.losses(&losses).filter(|(_, count)| *count > 0).collect();
+            }
+            if let Some(reason) = batch.end {
+                timeline.finish(batch.now_ns, &reason)?;
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Each module is kept open, and so is a perf event for each CPU.
+fn raise_file_limit() {
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        // Without it, modules that can't be opened are counted.
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
+}
+
+/// Gives up what is not needed any more once everything is attached. What stays: reading the files of targets,
+/// the kernel's symbols and our own maps, writing where the user asks, and signalling what we launched.
+fn drop_capabilities() {
+    const KEPT: [Capability; 9] = [
+        Capability::CAP_BPF,
+        Capability::CAP_PERFMON,
+        Capability::CAP_SYS_PTRACE,
+        Capability::CAP_DAC_READ_SEARCH,
+        Capability::CAP_DAC_OVERRIDE,
+        Capability::CAP_CHECKPOINT_RESTORE,
+        Capability::CAP_SYSLOG,
+        Capability::CAP_KILL,
+        Capability::CAP_CHOWN,
+    ];
+    let Ok(permitted) = caps::read(None, CapSet::Permitted) else { return };
+    let kept: caps::CapsHashSet =
+        permitted.into_iter().filter(|capability| KEPT.contains(capability)).collect();
+    // Giving up a capability is always permitted; an old kernel that does not know one keeps what it has.
+    let _ = caps::set(None, CapSet::Effective, &kept);
+    let _ = caps::set(None, CapSet::Permitted, &kept);
+}
+
+/// Now, on the clock of all timestamps.
+fn now_ns() -> u64 {
+    nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)
+        .map(|time| time.tv_sec().cast_unsigned() * 1_000_000_000 + time.tv_nsec().cast_unsigned())
+        .unwrap_or(0)
+}

@@ -1,0 +1,384 @@
+//! The watched processes at every moment, rebuilt from events in the order of their timestamps, and written down.
+
+use std::collections::HashMap;
+
+use profiler_common::{SampleEvent, StackEnd};
+
+use super::event::{Event, thread_name};
+use super::mappings::{AddressSpace, Mapped, MappingEvent, NewMapping, read_maps};
+use crate::recording::{
+    Error, FrameId, FrameKind, GaugeKind, ProcessId, RowId, Runtime, StackId, ThreadId, Writer,
+};
+use crate::symbol::{Image, ModuleId, Modules, Name, Namer, PerfMap};
+use crate::target::process::command_line;
+use crate::target::{Process, runtime};
+
+/// Losses that are known here.
+const MAPPING_RECORDS_LOST: &str = "mapping_records_lost";
+const MODULE_UNREADABLE: &str = "module_unreadable";
+
+/// Writes events into a recording, with the names and mappings of the moment at which they happened.
+pub(super) struct Timeline {
+    writer: Writer,
+    modules: Modules,
+    module_rows: HashMap<ModuleId, RowId>,
+    namer: Namer,
+    processes: HashMap<u32, ProcessState>,
+    kernel_module: RowId,
+    unknown_module: RowId,
+    period_ns: u64,
+    unnamed: Unnamed,
+    mapping_records_lost: u64,
+    /// Samples written.
+    pub(super) samples: u64,
+    /// Samples whose stack was walked to its end.
+    pub(super) whole_stacks: u64,
+}
+
+struct ProcessState {
+    id: ProcessId,
+    space: AddressSpace,
+    threads: HashMap<u32, (ThreadId, [u8; profiler_common::COMM_LEN])>,
+    /// Where frames of this process's own JIT code belong.
+    jit_module: Option<RowId>,
+    perf_map: PerfMap,
+    command: String,
+    runtime: Runtime,
+}
+
+/// Frames that have no name yet, with their addresses, by where names come from.
+#[derive(Default)]
+struct Unnamed {
+    elf: HashMap<ModuleId, Vec<(FrameId, u64)>>,
+    jit: HashMap<u32, Vec<(FrameId, u64)>>,
+    kernel: Vec<(FrameId, u64)>,
+}
+
+impl Timeline {
+    pub(super) fn new(mut writer: Writer, period_ns: u64) -> Result<Self, Error> {
+        let kernel_module = writer.module("[kernel]", None)?;
+        let unknown_module = writer.module("[unknown]", None)?;
+        Ok(Self {
+            writer,
+            modules: Modules::default(),
+            module_rows: HashMap::new(),
+            namer: Namer::default(),
+            processes: HashMap::new(),
+            kernel_module,
+            unknown_module,
+            period_ns,
+            unnamed: Unnamed::default(),
+            mapping_records_lost: 0,
+            samples: 0,
+            whole_stacks: 0,
+        })
+    }
+
+    /// Takes up a process that is already running.
+    pub(super) fn adopt(&mut self, pid: u32, parent: Option<u32>, now_ns: u64) -> Result<(), Error> {
+        if self.processes.contains_key(&pid) {
+            return Ok(());
+        }
+        let (command, runtime) = describe(pid);
+        let parent = parent.and_then(|parent| self.processes.get(&parent)).map(|parent| parent.id);
+        let id = self.writer.process(pid, parent, &command, &runtime, now_ns)?;
+        let state = ProcessState {
+            id,
+            space: AddressSpace::default(),
+            threads: HashMap::new(),
+            jit_module: None,
+            perf_map: PerfMap::default(),
+            command,
+            runtime,
+        };
+        self.processes.insert(pid, state);
+        self.read_mappings(pid);
+        Ok(())
+    }
+
+    fn read_mappings(&mut self, pid: u32) {
+        for mapping in read_maps(pid).unwrap_or_default() {
+            self.map(pid, &mapping);
+        }
+    }
+
+    fn map(&mut self, pid: u32, new: &NewMapping) {
+        let Some(process) = self.processes.get_mut(&pid) else { return };
+        let module = self.modules.resolve(pid, new.file, &new.path, new.start, new.end);
+        let NewMapping { start, end, file_offset, .. } = *new;
+        process.space.insert(Mapped { start, end, file_offset, module });
+    }
+
+    /// Writes a batch. Both lists are put in order by their timestamps here.
+    pub(super) fn apply(
+        &mut self,
+        mut events: Vec<Event>,
+        mut mappings: Vec<MappingEvent>,
+    ) -> Result<(), Error> {
+        events.sort_by_key(Event::timestamp_ns);
+        mappings.sort_by_key(MappingEvent::timestamp_ns);
+        let mut mappings = mappings.into_iter().peekable();
+        for event in events {
+            while let Some(mapping) =
+                mappings.next_if(|mapping| mapping.timestamp_ns() <= event.timestamp_ns())
+            {
+                self.apply_mapping(&mapping)?;
+            }
+            self.apply_event(event)?;
+        }
+        for mapping in mappings {
+            self.apply_mapping(&mapping)?;
+        }
+        Ok(())
+    }
+
+    fn apply_mapping(&mut self, event: &MappingEvent) -> Result<(), Error> {
+        match event {
+            MappingEvent::Mapped { pid, mapping, .. } => self.map(*pid, mapping),
+            MappingEvent::Exec { pid, .. } => {
+                self.forget_jit(*pid)?;
+                if let Some(process) = self.processes.get_mut(pid) {
+                    process.space.clear();
+                    process.jit_module = None;
+                    process.perf_map = PerfMap::default();
+                }
+            }
+            MappingEvent::Lost { count, .. } => {
+                self.mapping_records_lost += count;
+                let pids: Vec<u32> = self.processes.keys().copied().collect();
+                for pid in pids {
+                    self.read_mappings(pid);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn apply_event(&mut self, event: Event) -> Result<(), Error> {
+        match event {
+            Event::Sample { sample, addresses } => self.sample(&sample, &addresses),
+            Event::Fork { timestamp_ns, parent, child } => self.fork(timestamp_ns, parent, child),
+            Event::Exec { pid, .. } => self.exec(pid),
+            Event::Exit { timestamp_ns, pid } => match self.processes.get(&pid) {
+                Some(process) => {
+                    self.writer.process_exit(process.id, timestamp_ns)?;
+                    self.forget_jit(pid)?;
+                    self.processes.remove(&pid);
+                    Ok(())
+                }
+                None => Ok(()),
+            },
+        }
+    }
+
+    /// A child starts as a copy of its parent.
+    fn fork(&mut self, timestamp_ns: u64, parent: u32, child: u32) -> Result<(), Error> {
+        let Some(origin) = self.processes.get(&parent) else { return self.adopt(child, None, timestamp_ns) };
+        let (parent_id, space) = (origin.id, origin.space.clone());
+        let (command, runtime) = (origin.command.clone(), origin.runtime.clone());
+        // The ID may have been one that we know, if its exit was lost.
+        self.processes.remove(&child);
+        let id = self.writer.process(child, Some(parent_id), &command, &runtime, timestamp_ns)?;
+        let state = ProcessState {
+            id,
+            space,
+            threads: HashMap::new(),
+            jit_module: None,
+            perf_map: PerfMap::default(),
+            command,
+            runtime,
+        };
+        self.processes.insert(child, state);
+        Ok(())
+    }
+
+    fn exec(&mut self, pid: u32) -> Result<(), Error> {
+        let Some(process) = self.processes.get_mut(&pid) else { return Ok(()) };
+        (process.command, process.runtime) = describe(pid);
+        self.writer.process_program(process.id, &process.command, &process.runtime)
+    }
+
+    fn sample(&mut self, sample: &SampleEvent, addresses: &[u64]) -> Result<(), Error> {
+        let pid = sample.header.pid;
+        if !self.processes.contains_key(&pid) {
+            // Its fork event was lost.
+            self.adopt(pid, None, sample.header.timestamp_ns)?;
+        }
+        let (kernel, user) = addresses.split_at(usize::from(sample.kernel_frames).min(addresses.len()));
+        let mut stack: Option<StackId> = None;
+        for (depth, &address) in user.iter().enumerate().rev() {
+            // A return address is behind its call; look up the call itself.
+            let address = if depth == 0 { address } else { address.wrapping_sub(1) };
+            let frame = self.user_frame(pid, address)?;
+            stack = Some(self.writer.stack(stack, frame)?);
+        }
+        for (depth, &address) in kernel.iter().enumerate().rev() {
+            let address = if depth == 0 { address } else { address.wrapping_sub(1) };
+            let (frame, is_new) = self.writer.frame(FrameKind::Kernel, self.kernel_module, address)?;
+            if is_new {
+                self.unnamed.kernel.push((frame, address));
+            }
+            stack = Some(self.writer.stack(stack, frame)?);
+        }
+        let stack_end = StackEnd::from_number(sample.stack_end).unwrap_or(StackEnd::NoUserStack);
+        let thread = self.thread(pid, sample)?;
+        self.writer.sample(sample.header.timestamp_ns, thread, stack, self.period_ns, stack_end)?;
+        self.samples += 1;
+        self.whole_stacks += u64::from(stack_end == StackEnd::ChainEnd);
+        Ok(())
+    }
+
+    /// A thread ID that is used again, with another name, is another thread.
+    fn thread(&mut self, pid: u32, sample: &SampleEvent) -> Result<ThreadId, Error> {
+        let process = self.processes.get_mut(&pid).expect("taken up just before");
+        match process.threads.get(&sample.tid) {
+            Some((id, comm)) if *comm == sample.comm => Ok(*id),
+            _ => {
+                let id = self.writer.thread(process.id, sample.tid, &thread_name(&sample.comm))?;
+                process.threads.insert(sample.tid, (id, sample.comm));
+                Ok(id)
+            }
+        }
+    }
+
+    fn user_frame(&mut self, pid: u32, address: u64) -> Result<FrameId, Error> {
+        let process = self.processes.get_mut(&pid).expect("taken up before its samples");
+        let Some(mapped) = process.space.find(address) else {
+            return Ok(self.writer.frame(FrameKind::Native, self.unknown_module, address)?.0);
+        };
+        let module = self.modules.get(mapped.module).expect("a mapping has a module");
+        let offset = module.address(address, mapped.start, mapped.file_offset);
+        if let Image::Jit = module.image {
+            let row = match process.jit_module {
+                Some(row) => row,
+                None => *process.jit_module.insert(self.writer.module(&module.path, None)?),
+            };
+            let (frame, is_new) = self.writer.frame(FrameKind::Jit, row, offset)?;
+            if is_new {
+                self.unnamed.jit.entry(pid).or_default().push((frame, offset));
+            }
+            return Ok(frame);
+        }
+        let row = match self.module_rows.get(&mapped.module) {
+            Some(row) => *row,
+            None => {
+                let row = self.writer.module(&module.path, module.build_id())?;
+                self.module_rows.insert(mapped.module, row);
+                row
+            }
+        };
+        let (frame, is_new) = self.writer.frame(FrameKind::Native, row, offset)?;
+        if is_new && matches!(module.image, Image::Elf(_)) {
+            self.unnamed.elf.entry(mapped.module).or_default().push((frame, offset));
+        }
+        Ok(frame)
+    }
+
+    /// Names all frames that are new since the last call.
+    pub(super) fn name(&mut self) -> Result<(), Error> {
+        for (module, frames) in std::mem::take(&mut self.unnamed.elf) {
+            if let Some(Image::Elf(image)) = self.modules.get(module).map(|module| &module.image) {
+                let names = self.namer.elf(image, &addresses(&frames));
+                write_names(&mut self.writer, &frames, &names)?;
+            }
+        }
+        let frames = std::mem::take(&mut self.unnamed.kernel);
+        if !frames.is_empty() {
+            let names = self.namer.kernel(&addresses(&frames));
+            write_names(&mut self.writer, &frames, &names)?;
+        }
+        let pids: Vec<u32> = self.unnamed.jit.keys().copied().collect();
+        pids.into_iter().try_for_each(|pid| self.name_jit(pid))
+    }
+
+    /// JIT code that no perf map names yet is asked for again: runtimes write late.
+    fn name_jit(&mut self, pid: u32) -> Result<(), Error> {
+        let (Some(process), Some(frames)) = (self.processes.get_mut(&pid), self.unnamed.jit.get_mut(&pid))
+        else {
+            return Ok(());
+        };
+        if let Ok(target) = Process::open(pid) {
+            process.perf_map.refresh(&target);
+        }
+        let mut outcome = Ok(());
+        frames.retain(|&(frame, address)| match process.perf_map.find(address) {
+            Some(name) if outcome.is_ok() => {
+                outcome = self.writer.line(frame, 0, name, None, None);
+                false
+            }
+            _ => true,
+        });
+        outcome
+    }
+
+    /// A perf map may be gone as soon as its process is: names what can still be named, and gives up on the rest.
+    fn forget_jit(&mut self, pid: u32) -> Result<(), Error> {
+        self.name_jit(pid)?;
+        self.unnamed.jit.remove(&pid);
+        Ok(())
+    }
+
+    /// Notes CPU time and memory of each process as the kernel counts them.
+    pub(super) fn gauges(&self, now_ns: u64) -> Result<(), Error> {
+        for (&pid, process) in &self.processes {
+            if let Some(cpu_ns) = process_cpu_time_ns(pid) {
+                self.writer.gauge(process.id, GaugeKind::CpuTimeNs, now_ns, cpu_ns)?;
+            }
+            if let Ok(stat) = Process::open(pid).and_then(|process| process.stat()) {
+                self.writer.gauge(process.id, GaugeKind::RssBytes, now_ns, stat.rss_bytes)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the batch durable, with all losses so far.
+    pub(super) fn commit(&mut self, now_ns: u64, kernel_losses: &[(&'static str, u64)]) -> Result<(), Error> {
+        for (cause, count) in self.losses(kernel_losses) {
+            self.writer.loss(cause, count)?;
+        }
+        self.writer.commit_until(now_ns)
+    }
+
+    /// All losses so far.
+    pub(super) fn losses<'all>(
+        &self,
+        kernel_losses: &'all [(&'static str, u64)],
+    ) -> impl Iterator<Item = (&'static str, u64)> + use<'all> {
+        let own = [
+            (MAPPING_RECORDS_LOST, self.mapping_records_lost),
+            (MODULE_UNREADABLE, self.modules.unreadable()),
+        ];
+        kernel_losses.iter().copied().chain(own)
+    }
+
+    pub(super) fn finish(self, now_ns: u64, reason: &str) -> Result<(), Error> {
+        self.writer.finish(now_ns, reason)
+    }
+}
+
+fn addresses(frames: &[(FrameId, u64)]) -> Vec<u64> {
+    frames.iter().map(|(_, address)| *address).collect()
+}
+
+fn write_names(writer: &mut Writer, frames: &[(FrameId, u64)], names: &[Vec<Name>]) -> Result<(), Error> {
+    for ((frame, _), names) in frames.iter().zip(names) {
+        for (position, name) in names.iter().enumerate() {
+            writer.line(*frame, position, &name.function, name.file.as_deref(), name.line)?;
+        }
+    }
+    Ok(())
+}
+
+/// Command line and runtime of a process; empty when it is already gone.
+fn describe(pid: u32) -> (String, Runtime) {
+    let Ok(process) = Process::open(pid) else { return Default::default() };
+    let command = process.arguments().map(|arguments| command_line(&arguments)).unwrap_or_default();
+    (command, runtime::detect(&process).unwrap_or_default())
+}
+
+/// CPU time of a process since its start, from its own CPU clock (`clock_getcpuclockid(3)`).
+fn process_cpu_time_ns(pid: u32) -> Option<u64> {
+    let clock = nix::time::clock_getcpuclockid(nix::unistd::Pid::from_raw(pid.cast_signed())).ok()?;
+    let time = nix::time::clock_gettime(clock).ok()?;
+    u64::try_from(time.tv_sec()).ok()?.checked_mul(1_000_000_000)?.checked_add(time.tv_nsec().cast_unsigned())
+}

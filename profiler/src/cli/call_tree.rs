@@ -1,0 +1,43 @@
+//! `call-tree`: who calls whom.
+
+use std::io::{self, Write};
+
+use clap::Args;
+
+use super::recording::{Source, parse_share};
+use super::terminal::{print, style};
+use crate::analysis::call_tree::{CallTree, Filter, Grouping};
+use crate::analysis::functions::Functions;
+use crate::output::call_tree::{CallTreeOptions, write_call_tree};
+use crate::recording::Recording;
+
+/// Options of `call-tree`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  mcp-profiler call-tree server.mcpprof
+  mcp-profiler call-tree server.mcpprof --min-share 0.002 --max-depth 40
+  sudo mcp-profiler call-tree --pid 4711 --duration 30s")]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    source: Source,
+    /// Leave out calls with less than this share of all time
+    #[arg(long, value_name = "SHARE", default_value_t = CallTreeOptions::default().min_share, value_parser = parse_share)]
+    min_share: f64,
+    /// Leave out calls deeper than this
+    #[arg(long, value_name = "N")]
+    max_depth: Option<usize>,
+}
+
+pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let recorded = arguments.source.open()?;
+    let options = CallTreeOptions { max_depth: arguments.max_depth, min_share: arguments.min_share };
+    print(|out| write(out, &recorded.recording, options))
+}
+
+/// Writes the call tree of a recording.
+pub(super) fn write(out: impl Write, recording: &Recording, options: CallTreeOptions) -> io::Result<()> {
+    let functions = Functions::new(recording);
+    let tree = CallTree::new(recording, &functions, Filter::All, Grouping::None);
+    write_call_tree(out, &tree, &functions, options, style())
+}

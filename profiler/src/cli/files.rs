@@ -1,0 +1,85 @@
+//! Files that commands write: they belong to the user who called sudo, and never replace something else by accident.
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use crate::target::Caller;
+
+/// Gives a file that was written to the user who called sudo.
+pub(super) fn give_to_caller(path: &Path) {
+    if let Some(caller) = Caller::from_sudo()
+        && std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_file() && metadata.uid() == 0)
+    {
+        // It stays readable for root in any case.
+        let _ = std::os::unix::fs::lchown(path, Some(caller.uid), Some(caller.gid));
+    }
+}
+
+/// Writes a file through `write`.
+pub(super) fn write<E: std::fmt::Display>(
+    path: &Path,
+    write: impl FnOnce(&mut dyn Write) -> Result<(), E>,
+) -> anyhow::Result<()> {
+    let cannot = |error: &dyn std::fmt::Display| anyhow::anyhow!("cannot write {}: {error}", path.display());
+    let mut file = BufWriter::new(File::create(path).map_err(|error| cannot(&error))?);
+    let outcome = write(&mut file).map_err(|error| cannot(&error));
+    let outcome = outcome.and_then(|()| file.flush().map_err(|error| cannot(&error)));
+    if outcome.is_err() {
+        // Half a file would be taken for a whole one.
+        drop(file);
+        let _ = std::fs::remove_file(path);
+        return outcome;
+    }
+    give_to_caller(path);
+    Ok(())
+}
+
+/// Fails early if a file can't be written later.
+pub(super) fn check_writable(path: &Path) -> anyhow::Result<()> {
+    let existed = path.exists();
+    std::fs::OpenOptions::new()
+        .append(true)
+        .create(true)
+        .open(path)
+        .map_err(|error| anyhow::anyhow!("cannot write {}: {error}", path.display()))?;
+    if !existed {
+        let _ = std::fs::remove_file(path);
+    }
+    Ok(())
+}
+
+/// A file name in the current folder with the server, its process and the time: `everything-4711-20260131-235959`.
+pub(super) fn default_name(target: &str, pid: u32, extension: &str) -> PathBuf {
+    let safe: String = target
+        .rsplit('/')
+        .next()
+        .unwrap_or(target)
+        .chars()
+        .map(
+            |character| {
+                if character.is_ascii_alphanumeric() || "-_.".contains(character) { character } else { '-' }
+            },
+        )
+        .take(60)
+        .collect();
+    let safe = safe.trim_start_matches(['-', '.']);
+    let name = if safe.is_empty() { "server" } else { safe };
+    let time = jiff::Zoned::now().strftime("%Y%m%d-%H%M%S");
+    PathBuf::from(format!("{name}-{pid}-{time}.{extension}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whatever a server is called, its recordings have a plain name in the current folder.
+    #[test]
+    fn default_names_are_plain() {
+        let name = |target| default_name(target, 7, "mcpprof").display().to_string();
+        assert!(name("@scope/server everything").starts_with("server-everything-7-"));
+        assert!(name("../../..").starts_with("server-7-"));
+        assert!(name("").starts_with("server-7-"));
+    }
+}

@@ -1,0 +1,346 @@
+//! `record`: from a target to a recording. Every command that records first comes through here.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+use nix::sys::signal::Signal;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::Usage;
+use super::background::StateFile;
+use super::files::{default_name, give_to_caller};
+use super::terminal::{ProgressLine, note};
+use crate::analysis::completeness::Completeness;
+use crate::analysis::functions::Functions;
+use crate::capture::{FREQUENCY_RANGE_HZ, Options, Session, Summary};
+use crate::output::units::{count, duration, percent};
+use crate::recording::Recording;
+use crate::target::{Caller, Launched, Request, Target, resolve};
+
+/// How often the ring is drained.
+const TICK: Duration = Duration::from_millis(50);
+/// How often progress is shown, and the targets are looked after.
+const TICKS_PER_LOOK: u32 = 10;
+/// How long a launched command may take to end after SIGTERM.
+const TERMINATION_LIMIT: Duration = Duration::from_secs(3);
+
+/// Which server.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct TargetArguments {
+    /// Server of this name: from the configuration of your MCP client, or as `list` shows it
+    #[arg(long, value_name = "NAME", help_heading = "Target")]
+    pub(crate) mcp: Option<String>,
+    /// Process with this ID, and its children
+    #[arg(long, value_name = "PID", conflicts_with = "mcp", help_heading = "Target",
+          value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) pid: Option<u32>,
+    /// Also read this client configuration (JSON, of any client's shape)
+    #[arg(long, value_name = "FILE", requires = "mcp", help_heading = "Target")]
+    pub(crate) config: Option<PathBuf>,
+    /// Start the server if it is not running
+    #[arg(long, requires = "mcp", help_heading = "Target")]
+    pub(crate) launch: bool,
+    /// Command to start and record, as the user who called sudo
+    #[arg(last = true, value_name = "COMMAND", conflicts_with_all = ["mcp", "pid"])]
+    pub(crate) command: Vec<OsString>,
+}
+
+impl TargetArguments {
+    /// What is asked for; `None` when no target is named.
+    pub(crate) fn request(&self) -> Option<Request> {
+        if let Some(pid) = self.pid {
+            return Some(Request::Pid(pid));
+        }
+        if let Some(name) = &self.mcp {
+            let (name, config, launch) = (name.clone(), self.config.clone(), self.launch);
+            return Some(Request::Name { name, config, launch });
+        }
+        (!self.command.is_empty()).then(|| Request::Command(self.command.clone()))
+    }
+}
+
+/// How to record.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct SamplingArguments {
+    /// End after this time, such as 30s or 5m [default: at Ctrl-C, or when the server ends]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, help_heading = "Recording")]
+    pub(crate) duration: Option<Duration>,
+    /// Samples a second of CPU time
+    #[arg(long, value_name = "HZ", default_value_t = 99, help_heading = "Recording",
+          value_parser = clap::value_parser!(u64).range(*FREQUENCY_RANGE_HZ.start()..=*FREQUENCY_RANGE_HZ.end()))]
+    pub(crate) frequency: u64,
+}
+
+/// A duration of at least a millisecond and at most ten years.
+pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
+    const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+    let duration =
+        humantime::parse_duration(text).map_err(|error| format!("{error}; write it as 30s, 5m or 1h30m"))?;
+    if duration < Duration::from_millis(1) || duration > LONGEST {
+        return Err("it must be between 1ms and 10 years".to_owned());
+    }
+    Ok(duration)
+}
+
+/// Options of `record`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  sudo mcp-profiler record --mcp filesystem --duration 60s
+  sudo mcp-profiler record --pid 4711 --frequency 999 -o before.mcpprof
+  sudo mcp-profiler record -- node server.js
+
+Children of the server are recorded too. Ctrl-C ends the recording and keeps it.
+A command that was started by mcp-profiler has its standard streams as they
+are, and is ended with the recording.")]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    target: TargetArguments,
+    #[command(flatten)]
+    sampling: SamplingArguments,
+    /// File to write [default: NAME-PID-TIME.mcpprof in the current folder]
+    #[arg(short, long, value_name = "FILE", help_heading = "Recording")]
+    output: Option<PathBuf>,
+    /// Tells `status` how far the recording is
+    #[arg(long, hide = true, value_name = "FILE")]
+    state: Option<PathBuf>,
+}
+
+/// Records, and says how to look at it.
+pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let request = arguments.target.request().ok_or_else(no_target)?;
+    let plan = Plan {
+        request,
+        duration: arguments.sampling.duration,
+        frequency_hz: arguments.sampling.frequency,
+        output: arguments.output.clone(),
+        state: arguments.state.clone(),
+    };
+    let path = record(&plan)?.path;
+    note(&format!("look at it with: mcp-profiler report {}", shell_word(&path)));
+    Ok(())
+}
+
+pub(super) fn no_target() -> anyhow::Error {
+    let message = "no target is given: name a server with --mcp NAME, a process with --pid PID, or a command after --; \
+                   `mcp-profiler list` shows what is running";
+    Usage(message.to_owned()).into()
+}
+
+/// What to record.
+#[derive(Clone, Debug)]
+pub(super) struct Plan {
+    pub(super) request: Request,
+    pub(super) duration: Option<Duration>,
+    pub(super) frequency_hz: u64,
+    pub(super) output: Option<PathBuf>,
+    pub(super) state: Option<PathBuf>,
+}
+
+/// A recording that was just made.
+#[derive(Debug)]
+pub(super) struct Recorded {
+    pub(super) path: PathBuf,
+    pub(super) recording: Recording,
+}
+
+/// Resolves the target, launches it if it is to be launched, and records until the end.
+pub(super) fn record(plan: &Plan) -> anyhow::Result<Recorded> {
+    let (name, pid, pids, launched) = match resolve(&plan.request)? {
+        Target::Running(server) => (server.name, server.pid, server.pids, None),
+        Target::Launch(launch) => {
+            let launched = Launched::spawn(&launch, Caller::from_sudo().as_ref())?;
+            let pid = launched.pid();
+            (launch.name, pid, vec![pid], Some(launched))
+        }
+    };
+    let output = plan.output.clone().unwrap_or_else(|| default_name(&name, pid, "mcpprof"));
+    let options =
+        Options { target_name: name, pid, pids, frequency_hz: plan.frequency_hz, output: output.clone() };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let until = plan.duration;
+    runtime.block_on(async {
+        let mut recorder = Recorder::start(&options, launched, plan.state.as_deref())?;
+        recorder.run(until, std::future::pending::<()>()).await?;
+        recorder.finish()
+    })
+}
+
+/// A recording that goes on, with the command that it launched, if it did.
+pub(super) struct Recorder {
+    session: Session,
+    launched: Option<Launched>,
+    state: Option<StateFile>,
+    output: PathBuf,
+    pid: u32,
+    end: &'static str,
+}
+
+impl Recorder {
+    /// Attaches, then lets a launched command go.
+    pub(super) fn start(
+        options: &Options,
+        mut launched: Option<Launched>,
+        state: Option<&Path>,
+    ) -> anyhow::Result<Self> {
+        let session = Session::start(options)?;
+        give_to_caller(&options.output);
+        if let Some(launched) = &mut launched
+            && let Err(error) = launched.release()
+        {
+            drop(session);
+            let _ = std::fs::remove_file(&options.output);
+            for suffix in ["-wal", "-shm"] {
+                let mut name = options.output.clone().into_os_string();
+                name.push(suffix);
+                let _ = std::fs::remove_file(name);
+            }
+            return Err(error.into());
+        }
+        let state = state.map(|path| StateFile::create(path, options)).transpose()?;
+        note(&format!(
+            "recording {} (process {}) at {} Hz into {}",
+            options.target_name,
+            options.pid,
+            options.frequency_hz,
+            options.output.display()
+        ));
+        Ok(Self { session, launched, state, output: options.output.clone(), pid: options.pid, end: "" })
+    }
+
+    /// Records until `duration` is over, the targets have ended, the user or `done` ends it.
+    pub(super) async fn run<T>(
+        &mut self,
+        duration: Option<Duration>,
+        done: impl Future<Output = T>,
+    ) -> anyhow::Result<Option<T>> {
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut hang_up = signal(SignalKind::hangup())?;
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let deadline = async {
+            match duration {
+                Some(duration) => tokio::time::sleep(duration).await,
+                None => std::future::pending().await,
+            }
+        };
+        let mut progress = ProgressLine::new();
+        let mut ticks = 0_u32;
+        let mut value = None;
+        tokio::pin!(deadline, done);
+        self.end = loop {
+            tokio::select! {
+                _ = interrupt.recv() => break "interrupted",
+                _ = terminate.recv() => break "terminated",
+                _ = hang_up.recv() => break "terminal closed",
+                () = &mut deadline => break "time is up",
+                result = &mut done => {
+                    value = Some(result);
+                    break "done";
+                }
+                _ = tick.tick() => {
+                    self.session.tick()?;
+                    ticks = ticks.wrapping_add(1);
+                    if ticks.is_multiple_of(TICKS_PER_LOOK) {
+                        // Reaps a launched command that ended.
+                        if let Some(launched) = &mut self.launched {
+                            let _ = launched.try_wait();
+                        }
+                        if !self.session.targets_alive() {
+                            break "target ended";
+                        }
+                        let now = self.session.progress();
+                        progress.show(self.session.elapsed(), now.samples, now.lost());
+                        if let Some(state) = &mut self.state {
+                            state.update(&now);
+                        }
+                    }
+                }
+            }
+        };
+        progress.clear();
+        Ok(value)
+    }
+
+    /// Ends the recording, and says what it holds.
+    pub(super) fn finish(mut self) -> anyhow::Result<Recorded> {
+        let summary = self.session.finish(self.end)?;
+        if let Some(launched) = &mut self.launched {
+            end_launched(launched);
+        }
+        if let Some(state) = &mut self.state {
+            state.end(self.end, &summary.progress);
+        }
+        let recording = crate::recording::read(&self.output)?;
+        let ended_early = self.end == "target ended";
+        if ended_early {
+            note(&format!("process {} ended after {}", self.pid, duration(summary.duration.as_secs_f64())));
+        }
+        note(&end_line(&recording, &summary, &self.output));
+        Ok(Recorded { path: self.output, recording })
+    }
+}
+
+/// Samples, complete stacks, losses, and where it is.
+fn end_line(recording: &Recording, summary: &Summary, path: &Path) -> String {
+    let completeness = Completeness::new(recording, &Functions::new(recording));
+    let complete = completeness
+        .complete_ratio()
+        .map_or_else(String::new, |ratio| format!(", {} with complete stacks", percent(ratio)));
+    let lost = summary.progress.lost();
+    let causes: Vec<String> =
+        summary.progress.losses.iter().map(|(cause, lost)| format!("{cause} {lost}")).collect();
+    let causes = if causes.is_empty() { String::new() } else { format!(" ({})", causes.join(", ")) };
+    format!(
+        "{} samples in {}{complete}, {} lost{causes}: {}",
+        count(summary.progress.samples),
+        duration(summary.duration.as_secs_f64()),
+        count(lost),
+        path.display()
+    )
+}
+
+/// A command that we started does not outlive its recording.
+fn end_launched(launched: &mut Launched) {
+    let _ = launched.terminate(Signal::SIGTERM);
+    let start = std::time::Instant::now();
+    while start.elapsed() < TERMINATION_LIMIT {
+        match launched.try_wait() {
+            Ok(None) => std::thread::sleep(Duration::from_millis(5)),
+            _ => return,
+        }
+    }
+    let _ = launched.terminate(Signal::SIGKILL);
+    let _ = launched.wait();
+}
+
+/// A path as a shell reads it.
+pub(super) fn shell_word(path: &Path) -> String {
+    let text = path.to_string_lossy();
+    let is_plain = |character: char| character.is_ascii_alphanumeric() || "-_./+,:@%=".contains(character);
+    if text.chars().all(is_plain) { text.into_owned() } else { format!("'{}'", text.replace('\'', r"'\''")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Durations are read as people write them; absurd ones are refused with a reason.
+    #[test]
+    fn durations() {
+        assert_eq!(parse_duration("1m 30s"), Ok(Duration::from_secs(90)));
+        for text in ["0s", "99y", "soon", "-3s", "99999999999999y", ""] {
+            assert!(parse_duration(text).is_err(), "{text}");
+        }
+    }
+
+    /// A path with a quote survives a shell.
+    #[test]
+    fn shell_words() {
+        assert_eq!(shell_word(Path::new("a/b-1.mcpprof")), "a/b-1.mcpprof");
+        assert_eq!(shell_word(Path::new("it's here")), r"'it'\''s here'");
+    }
+}

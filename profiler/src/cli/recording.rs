@@ -1,0 +1,64 @@
+//! The recording that a view shows: a file, or one that is made first.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::Usage;
+use super::record::{Plan, Recorded, SamplingArguments, TargetArguments, record};
+
+/// Where a view takes its recording from.
+#[derive(Args, Debug)]
+pub(super) struct Source {
+    /// Recording to show; without it, name a target to record first
+    #[arg(value_name = "RECORDING", conflicts_with_all = ["mcp", "pid", "duration", "recording"])]
+    file: Option<PathBuf>,
+    #[command(flatten)]
+    target: TargetArguments,
+    #[command(flatten)]
+    sampling: SamplingArguments,
+    /// Where to keep the recording [default: NAME-PID-TIME.mcpprof in the current folder]
+    #[arg(long, value_name = "FILE", help_heading = "Recording")]
+    recording: Option<PathBuf>,
+}
+
+impl Source {
+    /// Whether something is to be recorded first.
+    pub(super) fn is_target(&self) -> bool {
+        self.target.request().is_some()
+    }
+
+    /// Reads the file, or records the target.
+    pub(super) fn open(&self) -> anyhow::Result<Recorded> {
+        match (&self.file, self.target.request()) {
+            (Some(path), None) => {
+                Ok(Recorded { path: path.clone(), recording: crate::recording::read(path)? })
+            }
+            (None, Some(request)) => record(&Plan {
+                request,
+                duration: self.sampling.duration,
+                frequency_hz: self.sampling.frequency,
+                output: self.recording.clone(),
+                state: None,
+            }),
+            (Some(path), Some(_)) => {
+                let message =
+                    format!("both a recording ({}) and a target are given: name one of them", path.display());
+                Err(Usage(message).into())
+            }
+            (None, None) => {
+                let message = "nothing to show: name a recording, or a target to record (--mcp NAME, --pid PID, or a \
+                               command after --); `mcp-profiler list` shows what is running";
+                Err(Usage(message.to_owned()).into())
+            }
+        }
+    }
+}
+
+/// A share of all time, from 0 to 1.
+pub(super) fn parse_share(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
+        _ => Err("it must be a share between 0 and 1, such as 0.05".to_owned()),
+    }
+}

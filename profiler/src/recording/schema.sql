@@ -1,0 +1,57 @@
+-- One recording. `PRAGMA user_version` tells the version of this schema.
+-- Times are nanoseconds on CLOCK_MONOTONIC unless a name says otherwise. IDs count from 1.
+
+CREATE TABLE meta (key TEXT PRIMARY KEY, value NOT NULL) WITHOUT ROWID;
+CREATE TABLE strings (id INTEGER PRIMARY KEY, text TEXT NOT NULL);
+CREATE TABLE processes (
+    id INTEGER PRIMARY KEY,
+    pid INTEGER NOT NULL,
+    parent INTEGER REFERENCES processes,
+    command TEXT NOT NULL,
+    runtime TEXT NOT NULL,
+    runtime_version TEXT,
+    first_ns INTEGER NOT NULL,
+    exit_ns INTEGER
+);
+CREATE TABLE threads (
+    id INTEGER PRIMARY KEY,
+    process INTEGER NOT NULL REFERENCES processes,
+    tid INTEGER NOT NULL,
+    name TEXT NOT NULL
+);
+CREATE TABLE modules (id INTEGER PRIMARY KEY, path TEXT NOT NULL, build_id TEXT);
+CREATE TABLE frames (
+    id INTEGER PRIMARY KEY,
+    kind INTEGER NOT NULL,          -- FrameKind
+    module INTEGER NOT NULL REFERENCES modules,
+    offset INTEGER NOT NULL
+);
+-- The functions at a frame's address: position 0 is the outermost one, later ones are inlined into it.
+CREATE TABLE lines (
+    frame INTEGER NOT NULL REFERENCES frames,
+    position INTEGER NOT NULL,
+    function INTEGER NOT NULL REFERENCES strings,
+    file INTEGER REFERENCES strings,
+    line INTEGER,
+    PRIMARY KEY (frame, position)
+) WITHOUT ROWID;
+CREATE TABLE stacks (
+    id INTEGER PRIMARY KEY,
+    parent INTEGER REFERENCES stacks,  -- the caller; always a smaller id
+    frame INTEGER NOT NULL REFERENCES frames
+);
+CREATE TABLE samples (
+    ts INTEGER NOT NULL,
+    thread INTEGER NOT NULL REFERENCES threads,
+    kind INTEGER NOT NULL,          -- 1: on a CPU
+    stack INTEGER REFERENCES stacks,
+    weight_ns INTEGER NOT NULL,
+    stack_end INTEGER NOT NULL      -- StackEnd
+);
+CREATE TABLE gauges (
+    ts INTEGER NOT NULL,
+    process INTEGER NOT NULL REFERENCES processes,
+    kind INTEGER NOT NULL,          -- GaugeKind
+    value INTEGER NOT NULL
+);
+CREATE TABLE losses (cause TEXT PRIMARY KEY, count INTEGER NOT NULL) WITHOUT ROWID;

@@ -1,0 +1,134 @@
+//! Tests of the store: what goes in comes out, and no file makes the reader panic.
+
+use std::path::PathBuf;
+
+use rusqlite::Connection;
+
+use super::*;
+
+fn write(path: &std::path::Path) -> Writer {
+    let meta = Meta { target_name: "server".into(), frequency_hz: 99, start_ns: 5, ..Meta::default() };
+    let mut writer = Writer::create(path, &meta).unwrap();
+    let runtime = Runtime { name: "node".into(), version: Some("20".into()) };
+    let process = writer.process(42, None, "node server.js", &runtime, 6).unwrap();
+    let thread = writer.thread(process, 43, "main").unwrap();
+    let module = writer.module("/usr/bin/node", Some("abcd")).unwrap();
+    let (outer, _) = writer.frame(FrameKind::Native, module, u64::MAX).unwrap();
+    let (inner, is_new) = writer.frame(FrameKind::Native, module, 2).unwrap();
+    assert!(is_new && !writer.frame(FrameKind::Native, module, 2).unwrap().1);
+    writer.line(inner, 0, "f", Some("a.c"), Some(3)).unwrap();
+    writer.line(inner, 1, "g", None, None).unwrap();
+    let root = writer.stack(None, outer).unwrap();
+    let leaf = writer.stack(Some(root), inner).unwrap();
+    assert_eq!(writer.stack(Some(root), inner).unwrap(), leaf);
+    writer.sample(7, thread, Some(leaf), 10, StackEnd::ChainEnd).unwrap();
+    writer.gauge(process, GaugeKind::RssBytes, 7, 4096).unwrap();
+    writer.loss("ring_full", 2).unwrap();
+    writer.commit_until(8).unwrap();
+    writer
+}
+
+fn scratch() -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("r.mcpprof");
+    (folder, path)
+}
+
+/// A finished recording is one file, and reads back as it was written.
+#[test]
+fn reads_back_what_was_written() {
+    let (folder, path) = scratch();
+    write(&path).finish(9, "time is up").unwrap();
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    let recording = read(&path).unwrap();
+    assert_eq!((recording.meta.end_ns, recording.meta.end_reason.as_deref()), (9, Some("time is up")));
+    assert_eq!(recording.processes[0].runtime.version.as_deref(), Some("20"));
+    assert_eq!(recording.threads[0].tid, 43);
+    assert_eq!(recording.frames[0].offset, u64::MAX);
+    let functions: Vec<&str> = recording.frames[1].lines.iter().map(|line| &*line.function).collect();
+    assert_eq!(functions, ["f", "g"]);
+    assert_eq!(recording.stacks[1], StackNode { parent: Some(0), frame: 1 });
+    assert_eq!(recording.samples[0].stack, Some(1));
+    assert_eq!(recording.losses["ring_full"], 2);
+    assert_eq!(recording.gauges[0].value, 4096);
+}
+
+/// A recording can be read while it is written, and after its writer was cut off.
+#[test]
+fn reads_unfinished_recordings() {
+    let (_folder, path) = scratch();
+    let writer = write(&path);
+    assert_eq!(read(&path).unwrap().samples.len(), 1);
+    writer.sample(8, 1, None, 10, StackEnd::NoUserStack).unwrap();
+    std::mem::forget(writer); // as a kill would: no clean-up
+    let recording = read(&path).unwrap();
+    assert_eq!((recording.samples.len(), recording.meta.end_reason), (1, None));
+}
+
+/// Another program's file is neither read nor overwritten; an older recording is replaced.
+#[test]
+fn leaves_other_files_alone() {
+    let (_folder, path) = scratch();
+    std::fs::write(&path, "precious").unwrap();
+    assert!(matches!(read(&path), Err(Error::NotARecording(_))));
+    assert!(matches!(Writer::create(&path, &Meta::default()), Err(Error::WouldOverwrite(_))));
+    assert_eq!(std::fs::read(&path).unwrap(), b"precious");
+    std::fs::remove_file(&path).unwrap();
+    Connection::open(&path).unwrap().execute_batch("CREATE TABLE t (a)").unwrap();
+    assert!(matches!(read(&path), Err(Error::NotARecording(_))));
+    assert!(matches!(Writer::create(&path, &Meta::default()), Err(Error::WouldOverwrite(_))));
+    std::fs::remove_file(&path).unwrap();
+    write(&path).finish(9, "first").unwrap();
+    write(&path).finish(9, "second").unwrap();
+    assert_eq!(read(&path).unwrap().meta.end_reason.as_deref(), Some("second"));
+}
+
+/// A newer format and every kind of broken reference is an error that says so.
+#[test]
+fn refuses_what_it_cannot_trust() {
+    let broken = [
+        "PRAGMA user_version = 2",
+        "UPDATE samples SET stack = 99",
+        "UPDATE samples SET thread = 0",
+        "UPDATE samples SET weight_ns = -1",
+        "UPDATE samples SET stack_end = 77",
+        "UPDATE stacks SET parent = 2 WHERE id = 1",
+        "UPDATE stacks SET frame = -5",
+        "UPDATE frames SET module = 9",
+        "UPDATE frames SET kind = 200",
+        "UPDATE frames SET offset = 'text'",
+        "UPDATE lines SET function = 9",
+        "UPDATE threads SET process = 9223372036854775807",
+        "UPDATE processes SET parent = 1",
+        "UPDATE processes SET pid = -9223372036854775808",
+        "UPDATE gauges SET process = 3",
+        "DELETE FROM strings WHERE id = 1",
+        "DROP TABLE samples",
+    ];
+    let (_folder, path) = scratch();
+    for sql in broken {
+        write(&path).finish(9, "").unwrap();
+        Connection::open(&path).unwrap().execute_batch(&format!("PRAGMA foreign_keys = off; {sql}")).unwrap();
+        match read(&path) {
+            Err(Error::Newer { found: 2, .. } | Error::Damaged { .. }) => {}
+            other => panic!("{sql}: {other:?}"),
+        }
+        // A newer recording is still one of ours: it can be replaced.
+    }
+}
+
+/// Whatever byte of a recording is flipped, and wherever it is cut, the reader answers without a panic.
+#[test]
+fn survives_damage() {
+    let (_folder, path) = scratch();
+    write(&path).finish(9, "").unwrap();
+    let whole = std::fs::read(&path).unwrap();
+    for at in (0..whole.len()).step_by(97) {
+        let mut damaged = whole.clone();
+        damaged[at] ^= 0xff;
+        std::fs::write(&path, &damaged).unwrap();
+        let _ = read(&path);
+        std::fs::write(&path, &whole[..at]).unwrap();
+        let _ = read(&path);
+    }
+}

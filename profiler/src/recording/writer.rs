@@ -1,0 +1,306 @@
+//! Writes a recording while it is made. What was committed survives the death of the writer.
+
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use rusqlite::{Connection, params};
+
+use super::model::{FrameKind, GaugeKind, Meta, Runtime, StackEnd};
+use super::{APPLICATION_ID, Error, SAMPLE_ON_CPU, SCHEMA, SCHEMA_VERSION};
+
+/// A row of some table.
+pub type RowId = i64;
+/// A row of `processes`.
+pub type ProcessId = RowId;
+/// A row of `threads`.
+pub type ThreadId = RowId;
+/// A row of `frames`.
+pub type FrameId = RowId;
+/// A row of `stacks`.
+pub type StackId = RowId;
+
+/// Distinct stack nodes that are remembered. Behind that the memory is emptied, and nodes may be written twice:
+/// readers merge them.
+const MAX_REMEMBERED_STACKS: usize = 1 << 20;
+
+/// A recording that is being written.
+pub struct Writer {
+    path: PathBuf,
+    connection: Connection,
+    strings: HashMap<Box<str>, RowId>,
+    frames: HashMap<(RowId, u64), FrameId>,
+    stacks: HashMap<(Option<StackId>, FrameId), StackId>,
+    losses: HashMap<String, u64>,
+    next: NextIds,
+}
+
+#[derive(Default)]
+struct NextIds {
+    string: RowId,
+    process: ProcessId,
+    thread: ThreadId,
+    module: RowId,
+    frame: FrameId,
+    stack: StackId,
+}
+
+fn take_id(next: &mut RowId) -> RowId {
+    *next += 1;
+    *next
+}
+
+impl Writer {
+    /// Makes a new recording. An older recording of that name is replaced; any other file is left alone.
+    ///
+    /// # Errors
+    /// [`Error::WouldOverwrite`], [`Error::Open`], [`Error::DiskFull`] or [`Error::Sqlite`].
+    pub fn create(path: &Path, meta: &Meta) -> Result<Self, Error> {
+        make_room(path)?;
+        let connection = Connection::open(path).map_err(|error| Error::from_sqlite(path, error))?;
+        let writer = Self {
+            path: path.to_owned(),
+            connection,
+            strings: HashMap::new(),
+            frames: HashMap::new(),
+            stacks: HashMap::new(),
+            losses: HashMap::new(),
+            next: NextIds::default(),
+        };
+        writer.run(|connection| {
+            // A write-ahead log lets others read while we write. A crash of this process loses nothing that was
+            // committed; only a crash of the whole machine could, and is not worth an fsync a second.
+            connection.pragma_update(None, "journal_mode", "wal")?;
+            connection.pragma_update(None, "synchronous", "off")?;
+            connection.pragma_update(None, "cache_size", -1024)?;
+            connection.pragma_update(None, "application_id", APPLICATION_ID)?;
+            connection.execute_batch("BEGIN")?;
+            connection.execute_batch(SCHEMA)?;
+            connection.pragma_update(None, "user_version", SCHEMA_VERSION)
+        })?;
+        writer.write_meta(meta)?;
+        writer.commit()?;
+        Ok(writer)
+    }
+
+    fn run<T>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, Error> {
+        work(&self.connection).map_err(|error| Error::from_sqlite(&self.path, error))
+    }
+
+    fn insert(&self, sql: &str, values: impl rusqlite::Params) -> Result<(), Error> {
+        self.run(|connection| connection.prepare_cached(sql)?.execute(values).map(drop))
+    }
+
+    fn write_meta(&self, meta: &Meta) -> Result<(), Error> {
+        let text = |key: &str, value: &str| {
+            self.insert("INSERT OR REPLACE INTO meta VALUES (?, ?)", params![key, value])
+        };
+        let number = |key: &str, value: i64| {
+            self.insert("INSERT OR REPLACE INTO meta VALUES (?, ?)", params![key, value])
+        };
+        text("profiler_version", &meta.profiler_version)?;
+        text("target_name", &meta.target_name)?;
+        text("sampling_event", &meta.sampling_event)?;
+        text("kernel_release", &meta.kernel_release)?;
+        if let Some(reason) = &meta.end_reason {
+            text("end_reason", reason)?;
+        }
+        number("started_unix_ms", meta.started_unix_ms)?;
+        number("start_ns", meta.start_ns as i64)?;
+        number("end_ns", meta.end_ns as i64)?;
+        number("frequency_hz", meta.frequency_hz as i64)?;
+        number("cpus", meta.cpus as i64)
+    }
+
+    /// A process that is watched from now on.
+    pub fn process(
+        &mut self,
+        pid: u32,
+        parent: Option<ProcessId>,
+        command: &str,
+        runtime: &Runtime,
+        first_ns: u64,
+    ) -> Result<ProcessId, Error> {
+        let id = take_id(&mut self.next.process);
+        let values =
+            params![id, pid, parent, command, runtime.name, runtime.version, first_ns as i64, None::<i64>];
+        self.insert("INSERT INTO processes VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values)?;
+        Ok(id)
+    }
+
+    /// The process now runs another program.
+    pub fn process_program(&self, id: ProcessId, command: &str, runtime: &Runtime) -> Result<(), Error> {
+        self.insert(
+            "UPDATE processes SET command = ?2, runtime = ?3, runtime_version = ?4 WHERE id = ?1",
+            params![id, command, runtime.name, runtime.version],
+        )
+    }
+
+    /// The process ended.
+    pub fn process_exit(&self, id: ProcessId, exit_ns: u64) -> Result<(), Error> {
+        self.insert("UPDATE processes SET exit_ns = ?2 WHERE id = ?1", params![id, exit_ns as i64])
+    }
+
+    /// A thread that was sampled for the first time.
+    pub fn thread(&mut self, process: ProcessId, tid: u32, name: &str) -> Result<ThreadId, Error> {
+        let id = take_id(&mut self.next.thread);
+        self.insert("INSERT INTO threads VALUES (?, ?, ?, ?)", params![id, process, tid, name])?;
+        Ok(id)
+    }
+
+    /// Something that code comes from.
+    pub fn module(&mut self, path: &str, build_id: Option<&str>) -> Result<RowId, Error> {
+        let id = take_id(&mut self.next.module);
+        self.insert("INSERT INTO modules VALUES (?, ?, ?)", params![id, path, build_id])?;
+        Ok(id)
+    }
+
+    /// The frame of an address in a module, and whether it is new: then its names are still to be written.
+    pub fn frame(&mut self, kind: FrameKind, module: RowId, offset: u64) -> Result<(FrameId, bool), Error> {
+        if let Some(id) = self.frames.get(&(module, offset)) {
+            return Ok((*id, false));
+        }
+        let id = take_id(&mut self.next.frame);
+        self.insert(
+            "INSERT INTO frames VALUES (?, ?, ?, ?)",
+            params![id, kind as u8, module, offset as i64],
+        )?;
+        self.frames.insert((module, offset), id);
+        Ok((id, true))
+    }
+
+    /// A function at a frame's address; position 0 is the outermost one.
+    pub fn line(
+        &mut self,
+        frame: FrameId,
+        position: usize,
+        function: &str,
+        file: Option<&str>,
+        line: Option<u32>,
+    ) -> Result<(), Error> {
+        let function = self.string(function)?;
+        let file = file.map(|file| self.string(file)).transpose()?;
+        self.insert(
+            "INSERT OR REPLACE INTO lines VALUES (?, ?, ?, ?, ?)",
+            params![frame, position as i64, function, file, line],
+        )
+    }
+
+    fn string(&mut self, text: &str) -> Result<RowId, Error> {
+        if let Some(id) = self.strings.get(text) {
+            return Ok(*id);
+        }
+        let id = take_id(&mut self.next.string);
+        self.insert("INSERT INTO strings VALUES (?, ?)", params![id, text])?;
+        self.strings.insert(text.into(), id);
+        Ok(id)
+    }
+
+    /// The stack that has `frame` below `parent`.
+    pub fn stack(&mut self, parent: Option<StackId>, frame: FrameId) -> Result<StackId, Error> {
+        if let Some(id) = self.stacks.get(&(parent, frame)) {
+            return Ok(*id);
+        }
+        if self.stacks.len() >= MAX_REMEMBERED_STACKS {
+            self.stacks.clear();
+        }
+        let id = take_id(&mut self.next.stack);
+        self.insert("INSERT INTO stacks VALUES (?, ?, ?)", params![id, parent, frame])?;
+        self.stacks.insert((parent, frame), id);
+        Ok(id)
+    }
+
+    /// A thread was seen on a CPU.
+    pub fn sample(
+        &self,
+        timestamp_ns: u64,
+        thread: ThreadId,
+        stack: Option<StackId>,
+        weight_ns: u64,
+        stack_end: StackEnd,
+    ) -> Result<(), Error> {
+        self.insert(
+            "INSERT INTO samples VALUES (?, ?, ?, ?, ?, ?)",
+            params![timestamp_ns as i64, thread, SAMPLE_ON_CPU, stack, weight_ns as i64, stack_end as u32],
+        )
+    }
+
+    /// A figure that the kernel keeps for a process.
+    pub fn gauge(
+        &self,
+        process: ProcessId,
+        kind: GaugeKind,
+        timestamp_ns: u64,
+        value: u64,
+    ) -> Result<(), Error> {
+        self.insert(
+            "INSERT INTO gauges VALUES (?, ?, ?, ?)",
+            params![timestamp_ns as i64, process, kind as u8, value as i64],
+        )
+    }
+
+    /// Everything lost so far for a cause; zero is not written.
+    pub fn loss(&mut self, cause: &str, count: u64) -> Result<(), Error> {
+        if count == self.losses.get(cause).copied().unwrap_or(0) {
+            return Ok(());
+        }
+        self.losses.insert(cause.to_owned(), count);
+        self.insert("INSERT OR REPLACE INTO losses VALUES (?, ?)", params![cause, count as i64])
+    }
+
+    /// Makes everything so far durable, with the time until which the recording is complete.
+    ///
+    /// # Errors
+    /// [`Error::DiskFull`] when there is no space: what was committed before stays.
+    pub fn commit_until(&self, end_ns: u64) -> Result<(), Error> {
+        self.insert("INSERT OR REPLACE INTO meta VALUES ('end_ns', ?)", params![end_ns as i64])?;
+        self.commit()
+    }
+
+    fn commit(&self) -> Result<(), Error> {
+        self.run(|connection| connection.execute_batch("COMMIT; BEGIN"))
+    }
+
+    /// Ends the recording: one file, nothing beside it.
+    pub fn finish(self, end_ns: u64, end_reason: &str) -> Result<(), Error> {
+        self.insert("INSERT OR REPLACE INTO meta VALUES ('end_reason', ?)", params![end_reason])?;
+        self.commit_until(end_ns)?;
+        self.run(|connection| {
+            connection.execute_batch("COMMIT")?;
+            connection.pragma_update(None, "journal_mode", "delete")
+        })
+    }
+}
+
+/// Removes an older recording of that name, and refuses to touch anything else.
+fn make_room(path: &Path) -> Result<(), Error> {
+    let open_error = |source| Error::Open { path: path.to_owned(), source };
+    match File::open(path) {
+        Ok(mut file) => {
+            // https://sqlite.org/fileformat2.html#the_database_header
+            let mut header = [0; 72];
+            let is_ours = file.metadata().map_err(open_error)?.is_file()
+                && file.read_exact(&mut header).is_ok()
+                && header.starts_with(b"SQLite format 3\0")
+                && header[68..] == (APPLICATION_ID as u32).to_be_bytes();
+            if !is_ours {
+                return Err(Error::WouldOverwrite(path.to_owned()));
+            }
+            for suffix in ["", "-wal", "-shm", "-journal"] {
+                let mut name = path.as_os_str().to_owned();
+                name.push(suffix);
+                match std::fs::remove_file(PathBuf::from(name)) {
+                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                        return Err(open_error(error));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(open_error(error)),
+    }
+    // SQLite says "unable to open database file" and no more: ask the system for the reason.
+    OpenOptions::new().write(true).create_new(true).open(path).map(drop).map_err(open_error)
+}

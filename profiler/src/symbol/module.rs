@@ -1,0 +1,303 @@
+//! The files that code came from. Each is opened when it is first seen mapped and kept open, so that it can be
+//! read later even if it was deleted or replaced meanwhile.
+
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use object::read::{Object, ObjectSegment, ReadCache};
+
+use crate::capture::FileIdentity;
+use crate::target::Process;
+
+/// Index of a [`Module`] in [`Modules`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ModuleId(u32);
+
+impl ModuleId {
+    /// The ID with this index.
+    pub fn from_index(index: usize) -> Self {
+        Self(u32::try_from(index).unwrap_or(u32::MAX))
+    }
+
+    /// Its index.
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// Something that code came from.
+#[derive(Debug)]
+pub struct Module {
+    /// Path as the process saw it, or a label such as `[vdso]`.
+    pub path: String,
+    /// What can be known of it.
+    pub image: Image,
+}
+
+/// What a module's code can be named by.
+#[derive(Debug)]
+pub enum Image {
+    /// An ELF file.
+    Elf(ElfImage),
+    /// Memory without a file, filled by a runtime: names come from perf maps.
+    Jit,
+    /// Nothing: the file could not be opened, or is no ELF file.
+    Opaque,
+}
+
+/// An ELF file, kept open.
+#[derive(Debug)]
+pub struct ElfImage {
+    file: File,
+    debug_file: Option<File>,
+    segments: Vec<LoadSegment>,
+    /// Its GNU build ID, in hexadecimal.
+    pub build_id: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct LoadSegment {
+    file_start: u64,
+    file_end: u64,
+    address: u64,
+}
+
+impl ElfImage {
+    fn open(file: File, pid: u32) -> Option<Self> {
+        let cache = ReadCache::new(&file);
+        let object = object::File::parse(&cache).ok()?;
+        let segments = object
+            .segments()
+            .map(|segment| {
+                let (offset, length) = segment.file_range();
+                LoadSegment {
+                    file_start: offset,
+                    file_end: offset.saturating_add(length),
+                    address: segment.address(),
+                }
+            })
+            .collect();
+        let build_id = object.build_id().ok().flatten().map(<[u8]>::to_vec);
+        let debug_file = build_id.as_deref().and_then(|id| find_debug_file(id, pid));
+        drop(object);
+        Some(Self { debug_file, segments, build_id: build_id.as_deref().map(hex), file })
+    }
+
+    /// Where an offset in the file is in the file's own address space (`p_vaddr` of its program headers).
+    fn address(&self, file_offset: u64) -> Option<u64> {
+        self.segments
+            .iter()
+            .find(|segment| (segment.file_start..segment.file_end).contains(&file_offset))
+            .map(|segment| segment.address.wrapping_add(file_offset - segment.file_start))
+    }
+
+    /// A path under which the best source of names can be opened while this value lives.
+    pub fn names_path(&self) -> PathBuf {
+        let file = self.debug_file.as_ref().unwrap_or(&self.file);
+        PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
+    }
+}
+
+impl Module {
+    /// The address by which frames of this module are known: in its file's own address space where there is a
+    /// file, else as the process sees it.
+    pub fn address(&self, address: u64, mapping_start: u64, file_offset: u64) -> u64 {
+        match &self.image {
+            Image::Elf(elf) => {
+                let in_file = address - mapping_start + file_offset;
+                elf.address(in_file).unwrap_or(in_file)
+            }
+            Image::Jit => address,
+            Image::Opaque => address - mapping_start + file_offset,
+        }
+    }
+
+    /// Its GNU build ID, in hexadecimal.
+    pub fn build_id(&self) -> Option<&str> {
+        match &self.image {
+            Image::Elf(elf) => elf.build_id.as_deref(),
+            Image::Jit | Image::Opaque => None,
+        }
+    }
+}
+
+/// All modules seen so far.
+#[derive(Debug, Default)]
+pub struct Modules {
+    modules: Vec<Module>,
+    by_file: HashMap<FileIdentity, ModuleId>,
+    by_label: HashMap<String, ModuleId>,
+    unreadable: u64,
+}
+
+impl Modules {
+    /// The module with this ID.
+    pub fn get(&self, id: ModuleId) -> Option<&Module> {
+        self.modules.get(id.index())
+    }
+
+    /// How many mapped files could not be opened, so that their code has no names.
+    pub fn unreadable(&self) -> u64 {
+        self.unreadable
+    }
+
+    /// The module that a process just mapped.
+    pub(crate) fn resolve(
+        &mut self,
+        pid: u32,
+        file: FileIdentity,
+        path: &str,
+        start: u64,
+        end: u64,
+    ) -> ModuleId {
+        if path == "[vdso]" {
+            return self.labelled(path, vdso);
+        }
+        if is_memory_only(path, file) {
+            return self.labelled("[jit]", || Image::Jit);
+        }
+        if file == FileIdentity::default() {
+            return self.labelled(path, || Image::Opaque);
+        }
+        if let Some(id) = self.by_file.get(&file) {
+            return *id;
+        }
+        let path = path.strip_suffix(" (deleted)").unwrap_or(path);
+        let image = match open_mapped_file(pid, file, path, start, end) {
+            Some(file) => ElfImage::open(file, pid).map_or(Image::Opaque, Image::Elf),
+            None => {
+                self.unreadable += 1;
+                Image::Opaque
+            }
+        };
+        let id = self.push(Module { path: path.to_owned(), image });
+        // While the file is open its inode can't be given to another one. One that could not be opened is tried
+        // again when it is next mapped.
+        if matches!(self.modules[id.index()].image, Image::Elf(_)) {
+            self.by_file.insert(file, id);
+        }
+        id
+    }
+
+    fn labelled(&mut self, label: &str, image: impl FnOnce() -> Image) -> ModuleId {
+        if let Some(id) = self.by_label.get(label) {
+            return *id;
+        }
+        let id = self.push(Module { path: label.to_owned(), image: image() });
+        self.by_label.insert(label.to_owned(), id);
+        id
+    }
+
+    fn push(&mut self, module: Module) -> ModuleId {
+        self.modules.push(module);
+        ModuleId::from_index(self.modules.len() - 1)
+    }
+}
+
+/// Anonymous memory, and the kinds of files that runtimes use in its place.
+fn is_memory_only(path: &str, file: FileIdentity) -> bool {
+    const LABELS: [&str; 8] =
+        ["//anon", "/memfd:", "/dev/zero", "/anon_hugepage", "[anon", "[heap]", "[stack", "/SYSV"];
+    (path.is_empty() && file == FileIdentity::default()) || LABELS.iter().any(|label| path.starts_with(label))
+}
+
+/// The file behind a mapping: through the mapping itself, or by its path while that is still the same file.
+fn open_mapped_file(pid: u32, identity: FileIdentity, path: &str, start: u64, end: u64) -> Option<File> {
+    if let Ok(file) = open_on_host(&format!("/proc/{pid}/map_files/{start:x}-{end:x}")) {
+        return Some(file);
+    }
+    let same = |file: &File| {
+        file.metadata().is_ok_and(|metadata| {
+            metadata.ino() == identity.inode
+                && nix::sys::stat::major(metadata.dev()) == u64::from(identity.major)
+                && nix::sys::stat::minor(metadata.dev()) == u64::from(identity.minor)
+        })
+    };
+    open_in_root(pid, path).ok().filter(same).or_else(|| open_on_host(path).ok().filter(same))
+}
+
+fn open_in_root(pid: u32, path: &str) -> io::Result<File> {
+    Process::open(pid).map_err(io::Error::other)?.open_in_root(Path::new(path))
+}
+
+fn open_on_host(path: &str) -> io::Result<File> {
+    // Without blocking: it could be a pipe.
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
+    if file.metadata()?.is_file() { Ok(file) } else { Err(io::ErrorKind::InvalidInput.into()) }
+}
+
+/// A separate debug file, where distributions put it.
+fn find_debug_file(build_id: &[u8], pid: u32) -> Option<File> {
+    let (first, rest) = build_id.split_first()?;
+    let path = format!("/usr/lib/debug/.build-id/{}/{}.debug", hex(&[*first]), hex(rest));
+    let file = open_in_root(pid, &path).or_else(|_| open_on_host(&path)).ok()?;
+    let cache = ReadCache::new(&file);
+    let matches = object::File::parse(&cache).ok()?.build_id().ok()? == Some(build_id);
+    matches.then_some(file)
+}
+
+/// This host's vDSO, which is the same in every process: copied from our own memory.
+fn vdso() -> Image {
+    // SAFETY: asks for a value of the auxiliary vector, which has no preconditions.
+    let start = unsafe { libc::getauxval(libc::AT_SYSINFO_EHDR) };
+    let copy = || -> Option<File> {
+        let maps = std::fs::read_to_string("/proc/self/maps").ok()?;
+        let line = maps.lines().find(|line| line.ends_with("[vdso]"))?;
+        let (first, last) = line.split(' ').next()?.split_once('-')?;
+        let (first, last) = (u64::from_str_radix(first, 16).ok()?, u64::from_str_radix(last, 16).ok()?);
+        if first != start {
+            return None;
+        }
+        // SAFETY: the range is a readable mapping of this process, which is never unmapped.
+        let bytes = unsafe { std::slice::from_raw_parts(first as *const u8, (last - first) as usize) };
+        let memory = nix::sys::memfd::memfd_create(c"vdso", nix::sys::memfd::MFdFlags::MFD_CLOEXEC).ok()?;
+        let mut file = File::from(memory);
+        file.write_all(bytes).ok()?;
+        Some(file)
+    };
+    copy().and_then(|file| ElfImage::open(file, std::process::id())).map_or(Image::Opaque, Image::Elf)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The vDSO is an ELF file in memory, and its functions can be named.
+    #[test]
+    fn vdso_is_readable() {
+        assert!(matches!(vdso(), Image::Elf(_)));
+    }
+
+    /// What runtimes write code into counts as JIT; labels and files do not.
+    #[test]
+    fn tells_memory_from_files() {
+        let none = FileIdentity::default();
+        assert!(is_memory_only("", none) && is_memory_only("//anon", none));
+        assert!(is_memory_only("/memfd:doublemapper (deleted)", FileIdentity { inode: 5, ..none }));
+        assert!(!is_memory_only("/usr/bin/node", FileIdentity { inode: 5, ..none }));
+        assert!(!is_memory_only("[vsyscall]", none));
+    }
+
+    /// This test's own binary is found through its mapping, with its build ID when it has one.
+    #[test]
+    fn opens_a_mapped_file() {
+        let pid = std::process::id();
+        let mapping = crate::capture::read_maps(pid)
+            .unwrap()
+            .into_iter()
+            .find(|map| map.path.contains("mcp_profiler"))
+            .unwrap();
+        let mut modules = Modules::default();
+        let id = modules.resolve(pid, mapping.file, &mapping.path, mapping.start, mapping.end);
+        assert!(matches!(modules.get(id).unwrap().image, Image::Elf(_)));
+        assert_eq!(modules.resolve(pid, mapping.file, &mapping.path, 0, 0), id);
+    }
+}

@@ -1,0 +1,73 @@
+//! Names for addresses of ELF files and of the kernel, by blazesym.
+
+use blazesym::MaybeDefault;
+use blazesym::symbolize::source::{Elf, Kernel, Source};
+use blazesym::symbolize::{CodeInfo, Input, Symbolized, Symbolizer};
+
+use super::module::ElfImage;
+
+/// A function at an address, for the first time of asking.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Name {
+    /// Demangled function name.
+    pub function: String,
+    /// Source file, when debug information tells it.
+    pub file: Option<String>,
+    /// Line in that file.
+    pub line: Option<u32>,
+}
+
+/// Names addresses. Keeps what it has parsed.
+pub struct Namer {
+    symbolizer: Symbolizer,
+    kernel: Option<Kernel>,
+}
+
+impl Default for Namer {
+    fn default() -> Self {
+        let kernel = Kernel { vmlinux: MaybeDefault::None, debug_syms: false, ..Kernel::default() };
+        Self {
+            symbolizer: Symbolizer::builder().enable_code_info(true).enable_inlined_fns(true).build(),
+            kernel: super::kernel::addresses_are_visible().then_some(kernel),
+        }
+    }
+}
+
+impl Namer {
+    /// For each address in the file's own address space: its functions, outermost first; empty when unknown.
+    pub fn elf(&self, image: &ElfImage, addresses: &[u64]) -> Vec<Vec<Name>> {
+        let source = Source::Elf(Elf::new(image.names_path()));
+        self.names(&source, Input::VirtOffset(addresses), addresses.len())
+    }
+
+    /// For each kernel address: its functions.
+    pub fn kernel(&self, addresses: &[u64]) -> Vec<Vec<Name>> {
+        match &self.kernel {
+            Some(kernel) => {
+                let source = Source::Kernel(kernel.clone());
+                self.names(&source, Input::AbsAddr(addresses), addresses.len())
+            }
+            None => vec![Vec::new(); addresses.len()],
+        }
+    }
+
+    fn names(&self, source: &Source<'_>, input: Input<&[u64]>, count: usize) -> Vec<Vec<Name>> {
+        let Ok(symbols) = self.symbolizer.symbolize(source, input) else { return vec![Vec::new(); count] };
+        symbols.iter().map(functions).collect()
+    }
+}
+
+fn functions(symbolized: &Symbolized<'_>) -> Vec<Name> {
+    let Some(symbol) = symbolized.as_sym() else { return Vec::new() };
+    let outermost = name(&symbol.name, symbol.code_info.as_deref());
+    let inlined = symbol.inlined.iter().map(|inlined| name(&inlined.name, inlined.code_info.as_ref()));
+    std::iter::once(outermost).chain(inlined).collect()
+}
+
+fn name(function: &str, code: Option<&CodeInfo<'_>>) -> Name {
+    Name {
+        function: function.to_owned(),
+        file: code.map(|code| code.to_path().to_string_lossy().into_owned()),
+        line: code.and_then(|code| code.line),
+    }
+}

@@ -1,0 +1,144 @@
+//! Outputs, read back by programs of others.
+
+use anyhow::{Context as _, Result, ensure};
+use tests::{Profiler, Report, Workload, go, speedscope_import};
+
+/// A recording of 3 parts `a` and 1 part `b`, and its report.
+fn recorded(profiler: &Profiler) -> Result<Report> {
+    let target = Workload::compile("shares")?.start()?;
+    profiler.record_and_report(4, 499, &["--pid", &target.pid().to_string()])
+}
+
+/// `go tool pprof` reads the same shares as the report.
+#[test]
+fn pprof() -> Result<()> {
+    let profiler = Profiler::new()?;
+    let report = recorded(&profiler)?;
+    profiler.succeed(&["export", "recording.mcpprof", "--format", "pprof", "--output", "cpu.pb.gz"])?;
+    let output = go(profiler.folder())?
+        .args(["tool", "pprof", "-top", "-nodefraction=0", "-symbolize=none"])
+        .arg(profiler.path("cpu.pb.gz"))
+        .output()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    for name in ["a", "b"] {
+        // Columns: flat, flat%, sum%, cum, cum%, name.
+        let columns: Vec<&str> = text
+            .lines()
+            .map(|line| line.split_whitespace().collect::<Vec<_>>())
+            .find(|columns| columns.len() == 6 && columns[5] == name)
+            .with_context(|| format!("no {name} in {text}"))?;
+        let expected = report.function(name)?;
+        for (column, ratio) in [(columns[1], expected.self_ratio), (columns[4], expected.total_ratio)] {
+            let percent: f64 = column.trim_end_matches('%').parse()?;
+            assert!((percent / 100.0 - ratio).abs() < 0.001, "{columns:?} instead of {expected:?}");
+        }
+    }
+    Ok(())
+}
+
+/// speedscope's own importer reads the same shares as the report.
+#[test]
+fn speedscope() -> Result<()> {
+    let profiler = Profiler::new()?;
+    let report = recorded(&profiler)?;
+    let file = "cpu.speedscope.json";
+    profiler.succeed(&["export", "recording.mcpprof", "--format", "speedscope", "--output", file])?;
+    let imported = speedscope_import(&profiler.path(file))?;
+    let profiles = imported["profiles"].as_array().context("profiles")?;
+    let number = |value: &serde_json::Value| value.as_f64().expect("a weight");
+    let total: f64 = profiles.iter().map(|profile| number(&profile["total"])).sum();
+    for name in ["a", "b"] {
+        let frames = profiles.iter().flat_map(|profile| profile["frames"].as_array().expect("frames"));
+        let own: f64 = frames.filter(|frame| frame["name"] == name).map(|frame| number(&frame["self"])).sum();
+        let expected = report.function(name)?;
+        assert!(
+            (own / total - expected.self_ratio).abs() < 0.001,
+            "{own} of {total} instead of {expected:?}"
+        );
+    }
+    for profile in profiles {
+        let (unit, seconds) = (profile["unit"].as_str().context("unit")?, number(&profile["total"]));
+        assert!(
+            ["nanoseconds", "microseconds", "milliseconds", "seconds"].contains(&unit),
+            "{unit}: {seconds}"
+        );
+    }
+    Ok(())
+}
+
+/// The weights of the folded stacks add up to the samples of the report, and give its shares.
+#[test]
+fn folded() -> Result<()> {
+    let profiler = Profiler::new()?;
+    let report = recorded(&profiler)?;
+    let stacks = profiler.folded("recording.mcpprof")?;
+    let total: u64 = stacks.iter().map(|(_, weight)| weight).sum();
+    assert_eq!(total, report.samples(), "a weight is a number of samples");
+    let own = |name: &str| -> u64 {
+        let ends = |stack: &str| stack.rsplit(';').next() == Some(name);
+        stacks.iter().filter(|(stack, _)| ends(stack)).map(|(_, weight)| weight).sum()
+    };
+    for name in ["a", "b"] {
+        let expected = report.function(name)?;
+        let ratio = own(name) as f64 / total as f64;
+        assert!((ratio - expected.self_ratio).abs() < 0.001, "{ratio} instead of {expected:?}");
+    }
+    Ok(())
+}
+
+/// A recording tells the same elsewhere, when the program that it shows is gone.
+#[test]
+fn copied_recording() -> Result<()> {
+    let profiler = Profiler::new()?;
+    let report = recorded(&profiler)?;
+    let text = profiler.succeed(&["report", "recording.mcpprof"])?.stdout;
+    let elsewhere = Profiler::new()?;
+    std::fs::copy(profiler.path("recording.mcpprof"), elsewhere.path("recording.mcpprof"))?;
+    assert_eq!(elsewhere.report("recording.mcpprof")?, report);
+    assert_eq!(elsewhere.succeed(&["report", "recording.mcpprof"])?.stdout, text);
+    Ok(())
+}
+
+/// Flame graphs are SVG with the functions in them; two recordings give a difference.
+#[test]
+fn flame_graphs() -> Result<()> {
+    let profiler = Profiler::new()?;
+    recorded(&profiler)?;
+    std::fs::copy(profiler.path("recording.mcpprof"), profiler.path("before.mcpprof"))?;
+    recorded(&profiler)?;
+    profiler.succeed(&["flame-graph", "recording.mcpprof", "--output", "cpu.svg"])?;
+    let difference = [
+        "flame-graph",
+        "--baseline",
+        "before.mcpprof",
+        "--current",
+        "recording.mcpprof",
+        "--diff",
+        "--output",
+    ];
+    profiler.succeed(&[difference.as_slice(), &["difference.svg"]].concat())?;
+    for file in ["cpu.svg", "difference.svg"] {
+        let svg = std::fs::read_to_string(profiler.path(file))?;
+        assert!(svg.contains("<svg") && svg.trim_end().ends_with("</svg>"), "{file} is no SVG");
+        assert!(svg.contains("<title>a (") && svg.contains("<title>b ("), "{file} has no functions");
+    }
+    Ok(())
+}
+
+/// A text report fits 80 columns and has no colour when it is not for a terminal.
+#[test]
+fn text_report() -> Result<()> {
+    let profiler = Profiler::new()?;
+    recorded(&profiler)?;
+    for arguments in
+        [["report", "recording.mcpprof"], ["call-tree", "recording.mcpprof"], ["cpu", "recording.mcpprof"]]
+    {
+        let text = profiler.succeed(&arguments)?.stdout;
+        assert!(text.contains("main") || text.contains('a'), "{text}");
+        assert!(!text.contains('\u{1b}'), "colour in {text}");
+        let long: Vec<&str> = text.lines().filter(|line| line.chars().count() > 80).collect();
+        assert!(long.is_empty(), "{arguments:?}: {long:#?}");
+    }
+    Ok(())
+}

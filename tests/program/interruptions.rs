@@ -1,0 +1,104 @@
+//! Recordings that end in another way than by their duration.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use nix::sys::signal::Signal;
+use tests::{Process, Profiler, Workload, wait_until};
+
+/// A profiler that has recorded for a while, and its target.
+fn recording(duration: &str) -> Result<(Profiler, tests::Running, Process)> {
+    let target = Workload::compile("spin")?.start()?;
+    let profiler = Profiler::new()?;
+    let pid = target.pid().to_string();
+    let running =
+        profiler.start(&["record", "--pid", &pid, "--duration", duration, "-o", "recording.mcpprof"])?;
+    wait_until("the recording has samples", Duration::from_secs(30), || {
+        let size = |name: &str| std::fs::metadata(profiler.path(name)).map_or(0, |file| file.len());
+        (size("recording.mcpprof") + size("recording.mcpprof-wal") > 0).then_some(())
+    })?;
+    std::thread::sleep(Duration::from_secs(3));
+    Ok((profiler, running, target))
+}
+
+/// A killed profiler leaves a file that can be read, and the target as it was.
+#[test]
+fn killed() -> Result<()> {
+    let (profiler, running, mut target) = recording("60s")?;
+    running.signal(Signal::SIGKILL)?;
+    let outcome = running.finish()?;
+    assert_eq!(outcome.signal, Some(9));
+    outcome.assert_clean();
+    let report = profiler.report("recording.mcpprof")?;
+    assert!(report.samples() > 50, "{} samples in 3 s", report.samples());
+    assert!(report.function("spin_work")?.self_ratio > 0.9);
+    assert!(target.runs(), "the target ended with the profiler");
+    Ok(())
+}
+
+/// Ctrl-C, or a service manager's signal, ends the recording early and keeps it.
+#[test]
+fn interrupted() -> Result<()> {
+    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+        let (profiler, running, mut target) = recording("60s")?;
+        running.signal(signal)?;
+        let outcome = running.finish()?;
+        assert_eq!(outcome.code, Some(0), "{outcome:#?}");
+        outcome.assert_clean();
+        assert!(outcome.stderr.contains("recording.mcpprof"), "where it is: {}", outcome.stderr);
+        let report = profiler.report("recording.mcpprof")?;
+        let seconds = report.json["window"]["seconds"].as_f64().context("window.seconds")?;
+        assert!((2.0..50.0).contains(&seconds), "{seconds} s");
+        assert!(report.samples() > 50, "{} samples", report.samples());
+        assert!(target.runs(), "the target ended with the profiler");
+    }
+    Ok(())
+}
+
+/// A target that ends while it is recorded gives a good recording of what there was.
+#[test]
+fn the_target_ends() -> Result<()> {
+    let (profiler, running, target) = recording("60s")?;
+    target.signal(Signal::SIGKILL)?;
+    drop(target);
+    let outcome = running.finish()?;
+    assert_eq!(outcome.code, Some(0), "{outcome:#?}");
+    outcome.assert_clean();
+    let report = profiler.report("recording.mcpprof")?;
+    assert!(report.function("spin_work")?.self_ratio > 0.9, "names outlive the process");
+    assert_eq!(report.lost(), 0);
+    Ok(())
+}
+
+/// A command that ends at once: its end is said, with or without a sample of it.
+#[test]
+fn the_target_ends_at_once() -> Result<()> {
+    let profiler = Profiler::new()?;
+    let outcome = profiler.run(&["record", "-o", "recording.mcpprof", "--duration", "30s", "--", "true"])?;
+    outcome.assert_clean();
+    match outcome.code {
+        Some(0) => assert!(profiler.report("recording.mcpprof")?.samples() < 10),
+        Some(1) => assert!(outcome.stderr.contains("ended"), "{outcome:#?}"),
+        _ => panic!("{outcome:#?}"),
+    }
+    Ok(())
+}
+
+/// A recording in the background outlives what started it; `stop` ends it and keeps it.
+#[test]
+fn start_status_stop() -> Result<()> {
+    let target = Workload::compile("spin")?.start()?;
+    let profiler = Profiler::new()?;
+    profiler.succeed(&["start", "--pid", &target.pid().to_string(), "-o", "background.mcpprof"])?;
+    // Whatever goes wrong from here, it has to be stopped.
+    std::thread::sleep(Duration::from_secs(2));
+    let status = profiler.run(&["status"]);
+    let stopped = profiler.succeed(&["stop"]);
+    let status = status?;
+    assert_eq!(status.code, Some(0), "{status:#?}");
+    assert!(status.stdout.contains(&target.pid().to_string()), "{status:#?}");
+    stopped?;
+    let report = profiler.report("background.mcpprof")?;
+    assert!(report.function("spin_work")?.self_ratio > 0.9);
+    Ok(())
+}

@@ -1,0 +1,196 @@
+//! Workloads whose profile is known beforehand.
+
+use std::io::{BufRead as _, BufReader};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use nix::sys::signal::Signal;
+use tests::{Process, Profiler, Report, Workload};
+
+/// Records a running workload and reports it.
+fn profile(process: &Process, seconds: u32) -> Result<Report> {
+    Profiler::new()?.record_and_report(seconds, 199, &["--pid", &process.pid().to_string()])
+}
+
+/// Three parts in `a` and one in `b` are reported as 75 % and 25 %, within 3 points of what the program measured itself.
+#[test]
+fn shares_are_true() -> Result<()> {
+    let workload = Workload::compile("shares")?;
+    let mut process = workload.start()?;
+    let mut output = BufReader::new(process.child().stdout.take().context("stdout is a pipe")?).lines();
+    assert_eq!(output.next().context("no line")??, "ready");
+    let profiler = Profiler::new()?;
+    let report = profiler.record_and_report(8, 499, &["--pid", &process.pid().to_string()])?;
+    process.signal(Signal::SIGTERM)?;
+    process.wait(Duration::from_secs(10))?;
+    let line = output.next().context("no result")??;
+    let (a_ns, b_ns) = line.split_once(' ').context("two numbers")?;
+    let (a_ns, b_ns): (f64, f64) = (a_ns.parse()?, b_ns.parse()?);
+    let truth = a_ns / (a_ns + b_ns);
+    assert!((truth - 0.75).abs() < 0.02, "the workload itself is off: {truth}");
+
+    let (a, b, main) = (report.function("a")?, report.function("b")?, report.function("main")?);
+    assert_eq!(report.lost(), 0);
+    for (ratio, expected) in [
+        (a.self_ratio, truth),
+        (a.total_ratio, truth),
+        (b.self_ratio, 1.0 - truth),
+        (b.total_ratio, 1.0 - truth),
+    ] {
+        assert!((ratio - expected).abs() < 0.03, "{ratio} instead of {expected}: {a:?} {b:?}");
+    }
+    assert!(main.total_ratio > 0.97 && main.self_ratio < 0.03, "{main:?}");
+    Ok(())
+}
+
+/// Samples add up to the CPU time that the process used, at two frequencies.
+#[test]
+fn cpu_time_is_true() -> Result<()> {
+    let process = Workload::compile("spin")?.start()?;
+    for frequency in [99, 999] {
+        let before = cpu_seconds(process.pid())?;
+        let report =
+            Profiler::new()?.record_and_report(4, frequency, &["--pid", &process.pid().to_string()])?;
+        // The process also ran while the profiler started and ended: an upper bound.
+        let most = cpu_seconds(process.pid())? - before;
+        let seconds = report.cpu_seconds();
+        assert!(seconds <= most + 0.1, "{seconds} s reported of at most {most} s");
+        let window = report.json["window"]["seconds"].as_f64().context("window.seconds")?;
+        assert!(seconds <= window * 1.05, "one thread, {seconds} s of CPU in {window} s");
+        let counted = report.samples() as f64 / f64::from(frequency);
+        assert!((counted - seconds).abs() <= seconds * 0.05, "{counted} s of samples, {seconds} s reported");
+    }
+    Ok(())
+}
+
+/// User and system time of a process, as the kernel counts it.
+fn cpu_seconds(pid: u32) -> Result<f64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let fields = stat.rsplit_once(')').context("no name in stat")?.1;
+    let ticks = |index: usize| -> Result<f64> {
+        Ok(fields.split_whitespace().nth(index).context("short stat")?.parse()?)
+    };
+    // Fields 14 and 15 of proc(5), in ticks of 10 ms.
+    Ok((ticks(11)? + ticks(12)?) / 100.0)
+}
+
+/// Threads and processes that start and end meanwhile are seen from their first samples.
+#[test]
+fn short_lives_are_seen() -> Result<()> {
+    let process = Workload::compile("churn")?.start()?;
+    let report = profile(&process, 4)?;
+    let (thread, child) = (report.function("thread_work")?, report.function("process_work")?);
+    for function in [&thread, &child] {
+        assert!((function.self_ratio - 0.5).abs() < 0.15, "{function:?}");
+    }
+    assert!(thread.self_ratio + child.self_ratio > 0.85, "{thread:?} {child:?}");
+    assert_eq!(report.lost(), 0);
+    Ok(())
+}
+
+/// Two libraries that take turns at one address keep their own names.
+#[test]
+fn libraries_at_one_address_are_told_apart() -> Result<()> {
+    let workload = Workload::compile("libraries")?;
+    workload.add_library("library", "lib_one.so", "FUNCTION=one_work")?;
+    workload.add_library("library", "lib_two.so", "FUNCTION=two_work")?;
+    let mut process = workload.start()?;
+    let mut line = String::new();
+    BufReader::new(process.child().stdout.take().context("stdout is a pipe")?).read_line(&mut line)?;
+    assert_eq!(line.trim(), "same address", "the loader put the libraries elsewhere");
+
+    let profiler = Profiler::new()?;
+    let report = profiler.record_and_report(4, 199, &["--pid", &process.pid().to_string()])?;
+    for (name, library) in [("one_work", "lib_one.so"), ("two_work", "lib_two.so")] {
+        let function = report.function(name)?;
+        assert!((function.self_ratio - 0.5).abs() < 0.1, "{function:?}");
+        assert!(function.module.ends_with(library), "{function:?}");
+    }
+    for (stack, _) in profiler.folded("recording.mcpprof")? {
+        assert!(!(stack.contains("run_one") && stack.contains("two_work")), "wrong name in {stack}");
+        assert!(!(stack.contains("run_two") && stack.contains("one_work")), "wrong name in {stack}");
+    }
+    Ok(())
+}
+
+/// A child that becomes another program is named by that program.
+#[test]
+fn children_that_execute_are_followed() -> Result<()> {
+    let workload = Workload::compile("executes")?;
+    workload.add_program("other")?;
+    let process = workload.start()?;
+    let other = profile(&process, 3)?.function("other_work")?;
+    assert!(other.self_ratio > 0.8, "{other:?}");
+    assert!(other.module.ends_with("/other"), "{other:?}");
+    Ok(())
+}
+
+/// A binary that is deleted while it runs still gives names.
+#[test]
+fn a_deleted_binary_is_named() -> Result<()> {
+    let workload = Workload::compile("spin")?;
+    let process = started(&workload)?;
+    std::fs::remove_file(workload.program())?;
+    let function = profile(&process, 2)?.function("spin_work")?;
+    assert!(function.self_ratio > 0.9, "{function:?}");
+    Ok(())
+}
+
+/// A binary that is replaced while it runs is named by what runs, not by what took its place.
+#[test]
+fn a_replaced_binary_is_named() -> Result<()> {
+    let (workload, other) = (Workload::compile("spin")?, Workload::compile("shares")?);
+    let process = started(&workload)?;
+    std::fs::remove_file(workload.program())?;
+    std::fs::copy(other.program(), workload.program())?;
+    let function = profile(&process, 2)?.function("spin_work")?;
+    assert!(function.self_ratio > 0.9, "{function:?}");
+    Ok(())
+}
+
+/// Code that a runtime made while running is named by its perf map file.
+#[test]
+fn a_perf_map_names_code_made_while_running() -> Result<()> {
+    let workload = Workload::compile("perf_map")?;
+    let process = started(&workload)?;
+    let report = profile(&process, 2);
+    std::fs::remove_file(format!("/tmp/perf-{}.map", process.pid()))?;
+    let function = report?.function("jitted_spin")?;
+    assert!(function.self_ratio > 0.9, "{function:?}");
+    Ok(())
+}
+
+/// The code that the kernel maps into each process has names.
+#[test]
+fn the_vdso_is_named() -> Result<()> {
+    let workload = Workload::compile("vdso")?;
+    let process = started(&workload)?;
+    let report = profile(&process, 2)?;
+    let vdso: Vec<_> =
+        report.functions().into_iter().filter(|function| function.module == "[vdso]").collect();
+    assert!(vdso.iter().any(|function| function.name.contains("clock_gettime")), "{:?}", report.functions());
+    report.functions().iter().for_each(|function| assert_ne!(function.name, "[unknown]"));
+    Ok(())
+}
+
+/// A command that the profiler starts is seen from its beginning, and ends the recording as it ends.
+#[test]
+fn a_command_is_recorded_to_its_end() -> Result<()> {
+    let workload = Workload::compile("spin")?;
+    let program = workload.program().to_str().context("path is UTF-8")?;
+    let report = Profiler::new()?.record_and_report(60, 199, &["--", program, "500"])?;
+    let function = report.function("spin_work")?;
+    assert!(function.total_ratio > 0.9, "{function:?}");
+    let seconds = report.json["window"]["seconds"].as_f64().context("window.seconds")?;
+    assert!(seconds < 55.0, "the recording went on for {seconds} s");
+    Ok(())
+}
+
+/// Starts a workload and waits until it says that it is ready.
+fn started(workload: &Workload) -> Result<Process> {
+    let mut process = workload.start()?;
+    let mut line = String::new();
+    BufReader::new(process.child().stdout.take().context("stdout is a pipe")?).read_line(&mut line)?;
+    assert_eq!(line.trim(), "ready");
+    Ok(process)
+}

@@ -1,0 +1,133 @@
+//! An MCP client over stdio: JSON-RPC, one message a line.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::process::{ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::{Value, json};
+
+use crate::process::Process;
+
+/// A server and the pipes to it. It must answer; a server that hangs is killed with the test's process.
+#[derive(Debug)]
+pub struct Client {
+    process: Process,
+    stdin: ChildStdin,
+    stdout: BufReader<ChildStdout>,
+    next_id: u64,
+}
+
+impl Client {
+    /// Starts the server and initializes the session.
+    pub fn start(command: &mut Command) -> Result<Self> {
+        let mut process =
+            Process::start(command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()))?;
+        let stdin = process.child().stdin.take().context("stdin is a pipe")?;
+        let stdout = BufReader::new(process.child().stdout.take().context("stdout is a pipe")?);
+        let mut client = Self { process, stdin, stdout, next_id: 1 };
+        let parameters = json!({
+            "protocolVersion": "2025-06-18",
+            "capabilities": {},
+            "clientInfo": {"name": "mcp-profiler-tests", "version": "1.0.0"},
+        });
+        client.request("initialize", &parameters)?;
+        client.send(&json!({"jsonrpc": "2.0", "method": "notifications/initialized"}))?;
+        Ok(client)
+    }
+
+    /// The server's process ID.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// Calls a tool and returns its result.
+    pub fn call(&mut self, tool: &str, arguments: &Value) -> Result<Value> {
+        self.request("tools/call", &json!({"name": tool, "arguments": arguments}))
+    }
+
+    /// Calls the tool again and again from a thread until the load is dropped.
+    pub fn load(mut self, tool: &'static str, arguments: Value) -> Result<Load> {
+        self.call(tool, &arguments).with_context(|| format!("the tool {tool} does not work"))?;
+        let pid = self.pid();
+        let (stop, calls) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let thread = std::thread::spawn({
+            let (stop, calls) = (Arc::clone(&stop), Arc::clone(&calls));
+            move || {
+                while !stop.load(Ordering::Relaxed) && self.call(tool, &arguments).is_ok() {
+                    calls.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        });
+        Ok(Load { pid, stop, calls, thread: Some(thread) })
+    }
+
+    fn request(&mut self, method: &str, parameters: &Value) -> Result<Value> {
+        let id = self.next_id;
+        self.next_id += 1;
+        self.send(&json!({"jsonrpc": "2.0", "id": id, "method": method, "params": parameters}))?;
+        loop {
+            let mut line = String::new();
+            if self.stdout.read_line(&mut line)? == 0 {
+                bail!("the server ended without an answer to {method}");
+            }
+            // Some servers also print lines that are not JSON.
+            let Ok(mut message) = serde_json::from_str::<Value>(&line) else { continue };
+            if message.get("method").is_some() {
+                self.decline(&message)?;
+            } else if message["id"] == id {
+                return match message.get_mut("result") {
+                    Some(result) => Ok(result.take()),
+                    None => bail!("{method}: {}", message["error"]),
+                };
+            }
+        }
+    }
+
+    /// This client offers nothing that a server could ask for. Notifications need no answer.
+    fn decline(&mut self, message: &Value) -> Result<()> {
+        if message.get("id").is_none() {
+            return Ok(());
+        }
+        let error = json!({"code": -32601, "message": "not offered"});
+        self.send(&json!({"jsonrpc": "2.0", "id": message["id"], "error": error}))
+    }
+
+    fn send(&mut self, message: &Value) -> Result<()> {
+        writeln!(self.stdin, "{message}").context("the server reads no more")?;
+        Ok(self.stdin.flush()?)
+    }
+}
+
+/// A server that answers one call after the other.
+#[derive(Debug)]
+pub struct Load {
+    pid: u32,
+    stop: Arc<AtomicBool>,
+    calls: Arc<AtomicU64>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Load {
+    /// The server's process ID.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Calls that it answered so far.
+    pub fn calls(&self) -> u64 {
+        self.calls.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            // The thread owns the server, and kills it as it ends.
+            let _ = thread.join();
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! A child process that never outlives its test.
+
+use std::os::unix::process::CommandExt as _;
+use std::process::{Child, Command, ExitStatus};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use nix::sys::signal::{Signal, kill, killpg};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+/// A process in a group of its own. Dropping it kills the group.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+    folder: Option<Arc<TempDir>>,
+}
+
+impl Process {
+    /// Starts it as the leader of a new process group.
+    pub fn start(command: &mut Command) -> Result<Self> {
+        let program = command.get_program().display().to_string();
+        let child = command.process_group(0).spawn().with_context(|| format!("cannot start {program}"))?;
+        Ok(Self { child, folder: None })
+    }
+
+    /// Keeps a folder until the process is dropped.
+    pub(crate) fn keeping(mut self, folder: &Arc<TempDir>) -> Self {
+        self.folder = Some(Arc::clone(folder));
+        self
+    }
+
+    /// Process ID.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Its standard streams, where they are pipes.
+    pub fn child(&mut self) -> &mut Child {
+        &mut self.child
+    }
+
+    /// Sends a signal to the process alone.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        kill(self.group(), signal).with_context(|| format!("cannot send {signal}"))
+    }
+
+    /// Waits until it ends. After `timeout` it is killed, which is an error.
+    pub fn wait(&mut self, timeout: Duration) -> Result<ExitStatus> {
+        let end = Instant::now() + timeout;
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(status);
+            }
+            if Instant::now() > end {
+                self.kill();
+                bail!("process {} still runs after {timeout:?}", self.pid());
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Whether it runs now.
+    pub fn runs(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Whether any process of its group is left, once itself was waited for.
+    pub fn group_lives(&self) -> bool {
+        killpg(self.group(), None).is_ok()
+    }
+
+    /// Process IDs of its children.
+    pub fn children(&self) -> Result<Vec<u32>> {
+        let pid = self.pid();
+        let list = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
+        list.split_whitespace().map(|pid| Ok(pid.parse()?)).collect()
+    }
+
+    fn kill(&mut self) {
+        // It may have ended already, and then there is nothing to kill.
+        let _ = killpg(self.group(), Signal::SIGKILL);
+        let _ = self.child.wait();
+    }
+
+    fn group(&self) -> Pid {
+        Pid::from_raw(self.child.id().cast_signed())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Polls until `condition` gives a value; after `timeout` an error that says what was awaited.
+pub fn wait_until<T>(what: &str, timeout: Duration, mut condition: impl FnMut() -> Option<T>) -> Result<T> {
+    let end = Instant::now() + timeout;
+    loop {
+        if let Some(value) = condition() {
+            return Ok(value);
+        }
+        if Instant::now() > end {
+            bail!("{what}: not within {timeout:?}");
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}

@@ -1,0 +1,177 @@
+//! The built program, run as a user runs it.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use nix::sys::signal::Signal;
+use tempfile::TempDir;
+
+use crate::process::Process;
+use crate::report::Report;
+
+/// Longest run of a profiler in these tests, with room for a busy machine.
+const TIMEOUT: Duration = Duration::from_secs(120);
+
+/// A folder to run the profiler in.
+#[derive(Debug)]
+pub struct Profiler {
+    folder: TempDir,
+}
+
+impl Profiler {
+    /// With a new, empty current folder.
+    pub fn new() -> Result<Self> {
+        Ok(Self { folder: tempfile::tempdir()? })
+    }
+
+    /// Its current folder, removed at the end of the test.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// A path in that folder.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder().join(name)
+    }
+
+    /// Runs to the end.
+    pub fn run<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Result<Outcome> {
+        self.start(arguments)?.finish()
+    }
+
+    /// Runs to the end, which must be a success.
+    pub fn succeed<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Result<Outcome> {
+        let outcome = self.run(arguments)?;
+        ensure!(outcome.code == Some(0), "{outcome:#?}");
+        Ok(outcome)
+    }
+
+    /// Starts it in the background.
+    pub fn start<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Result<Running> {
+        let program = program()?;
+        let (stdout, stderr) = (tempfile::NamedTempFile::new()?, tempfile::NamedTempFile::new()?);
+        let mut command = Command::new(program);
+        command
+            .args(arguments)
+            .current_dir(self.folder())
+            .env("RUST_BACKTRACE", "0")
+            .stdin(Stdio::null())
+            .stdout(File::create(stdout.path())?)
+            .stderr(File::create(stderr.path())?);
+        Ok(Running { process: Process::start(&mut command)?, stdout, stderr })
+    }
+
+    /// Records for some seconds what the arguments name, and reads the report of it.
+    pub fn record_and_report(&self, seconds: u32, frequency: u32, target: &[&str]) -> Result<Report> {
+        let (duration, frequency) = (format!("{seconds}s"), frequency.to_string());
+        let options =
+            ["record", "--duration", &duration, "--frequency", &frequency, "-o", "recording.mcpprof"];
+        self.succeed(&[&options, target].concat())?;
+        self.report("recording.mcpprof")
+    }
+
+    /// The report of a recording.
+    pub fn report(&self, recording: &str) -> Result<Report> {
+        let outcome = self.succeed(&["report", recording, "--format", "json"])?;
+        Report::parse(&outcome.stdout)
+    }
+
+    /// The folded stacks of a recording: outermost first, separated by `;`, with their weight.
+    pub fn folded(&self, recording: &str) -> Result<Vec<(String, u64)>> {
+        self.succeed(&["export", recording, "--format", "folded", "--output", "stacks.folded"])?;
+        let text = std::fs::read_to_string(self.path("stacks.folded"))?;
+        let line = |line: &str| {
+            let (stack, weight) = line.rsplit_once(' ').with_context(|| format!("no weight in {line:?}"))?;
+            Ok((stack.to_owned(), weight.parse().with_context(|| format!("no number in {line:?}"))?))
+        };
+        text.lines().map(line).collect()
+    }
+}
+
+/// A profiler in the background.
+#[derive(Debug)]
+pub struct Running {
+    process: Process,
+    stdout: tempfile::NamedTempFile,
+    stderr: tempfile::NamedTempFile,
+}
+
+impl Running {
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.process.signal(signal)
+    }
+
+    /// What it printed on standard error so far.
+    pub fn stderr(&self) -> Result<String> {
+        Ok(String::from_utf8_lossy(&std::fs::read(self.stderr.path())?).into_owned())
+    }
+
+    /// Waits for its end.
+    pub fn finish(mut self) -> Result<Outcome> {
+        let status = self.process.wait(TIMEOUT).with_context(|| self.stderr().unwrap_or_default())?;
+        Ok(Outcome {
+            code: status.code(),
+            signal: status.signal(),
+            stdout: std::fs::read_to_string(self.stdout.path()).context("stdout is not UTF-8")?,
+            stderr: self.stderr()?,
+            left_behind: self.process.group_lives(),
+        })
+    }
+}
+
+/// How a run ended.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Exit code, if it ended by itself.
+    pub code: Option<i32>,
+    /// Signal, if one ended it.
+    pub signal: Option<i32>,
+    /// All of standard output.
+    pub stdout: String,
+    /// All of standard error.
+    pub stderr: String,
+    /// Whether a process that it started still ran after its end.
+    pub left_behind: bool,
+}
+
+impl Outcome {
+    /// It failed as it should: this code, one line on standard error with each of these words, no trace of a panic,
+    /// no result and nothing left.
+    pub fn assert_fails(&self, code: i32, words: &[&str]) {
+        assert_eq!(self.code, Some(code), "{self:#?}");
+        assert_eq!(self.stderr.lines().count(), 1, "one line on stderr: {self:#?}");
+        for word in words {
+            assert!(
+                self.stderr.to_lowercase().contains(&word.to_lowercase()),
+                "`{word}` is missing: {self:#?}"
+            );
+        }
+        self.assert_clean();
+        assert_eq!(self.stdout, "", "no result: {self:#?}");
+    }
+
+    /// No panic, no process and no pinned program left. Without these the kernel drops every program and map.
+    pub fn assert_clean(&self) {
+        assert!(!self.stderr.contains("panicked"), "{self:#?}");
+        assert!(!self.left_behind, "a process is left: {self:#?}");
+        let pinned: Vec<_> = std::fs::read_dir("/sys/fs/bpf")
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter(|entry| entry.file_name().to_string_lossy().contains("mcp"))
+            .collect();
+        assert!(pinned.is_empty(), "{pinned:?}");
+    }
+}
+
+fn program() -> Result<PathBuf> {
+    crate::tools::require_root()?;
+    let program = std::env::var_os("MCP_PROFILER").map(PathBuf::from);
+    program.context("MCP_PROFILER is not set: run these tests with `cargo xtask test`")
+}

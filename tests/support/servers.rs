@@ -1,0 +1,75 @@
+//! The real servers of `cargo xtask servers`, and mcp-stress.
+
+use std::net::{TcpListener, TcpStream};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use serde_json::json;
+
+use crate::mcp::{Client, Load};
+use crate::process::{Process, wait_until};
+use crate::tools::{node_package, node_program, servers_folder};
+
+/// server-everything: Node, over stdio.
+pub fn everything() -> Result<Command> {
+    let mut command = Command::new(node_program()?);
+    command.arg(node_package("@modelcontextprotocol/server-everything")?.join("dist/index.js"));
+    Ok(command)
+}
+
+/// mcp-server-time: Python, over stdio.
+pub fn python_time() -> Result<Command> {
+    Ok(Command::new(servers_folder()?.join("python/bin/mcp-server-time")))
+}
+
+/// mcp-time: Go without symbols, over stdio.
+pub fn go_time() -> Result<Command> {
+    Ok(Command::new(node_package("mcp-time-linux-x64")?.join("bin/mcp-time")))
+}
+
+/// server-everything that answers `echo` all the time.
+pub fn under_load() -> Result<Load> {
+    Client::start(&mut everything()?)?.load("echo", json!({"message": "hello"}))
+}
+
+/// A server over HTTP.
+#[derive(Debug)]
+pub struct HttpServer {
+    process: Process,
+    port: u16,
+}
+
+impl HttpServer {
+    /// The server's process ID.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// The address that clients connect to.
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}/mcp", self.port)
+    }
+}
+
+/// server-everything over HTTP, ready for connections.
+pub fn everything_over_http() -> Result<HttpServer> {
+    // The port is free once this listener is dropped, at the end of the statement.
+    let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+    let mut command = everything()?;
+    command.arg("streamableHttp").env("PORT", port.to_string());
+    let process = Process::start(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()))?;
+    wait_until("server-everything listens", Duration::from_secs(30), || {
+        TcpStream::connect(("127.0.0.1", port)).ok()
+    })?;
+    Ok(HttpServer { process, port })
+}
+
+/// mcp-stress, which starts the server and calls its tool `echo` as fast as it answers.
+pub fn stress(seconds: u32, server: &Command) -> Result<Process> {
+    let mut command = Command::new(node_package("@mcp-stress/linux-x64")?.join("bin/mcp-stress"));
+    command.args(["run", "-d", &seconds.to_string(), "-c", "4", "--tool", "echo", "--"]);
+    command.arg(server.get_program()).args(server.get_args());
+    Process::start(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()))
+        .context("mcp-stress does not start")
+}

@@ -1,0 +1,85 @@
+//! Programs with known answers, compiled from tests/workloads.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+
+use anyhow::{Result, ensure};
+use tempfile::TempDir;
+
+use crate::process::Process;
+use crate::tools::require;
+
+/// A compiled C program in a folder of its own.
+#[derive(Debug)]
+pub struct Workload {
+    folder: Arc<TempDir>,
+    program: PathBuf,
+}
+
+impl Workload {
+    /// Compiles `tests/workloads/NAME.c` to a program of that name.
+    pub fn compile(name: &str) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let program = folder.path().join(name);
+        compile(&source(name), &program, &["-pthread", "-ldl"])?;
+        Ok(Self { folder: Arc::new(folder), program })
+    }
+
+    /// Adds a program from another source to the folder.
+    pub fn add_program(&self, name: &str) -> Result<()> {
+        compile(&source(name), &self.path(name), &[])
+    }
+
+    /// Adds a shared library; `definitions` are `NAME=VALUE` for the preprocessor.
+    pub fn add_library(&self, source_name: &str, library: &str, definition: &str) -> Result<()> {
+        let definition = format!("-D{definition}");
+        compile(&source(source_name), &self.path(library), &["-shared", "-fPIC", &definition])
+    }
+
+    /// The program's file.
+    pub fn program(&self) -> &Path {
+        &self.program
+    }
+
+    /// A path in its folder.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// A command that runs it in its folder, with a pipe for standard output.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(&self.program);
+        command.current_dir(self.folder.path()).stdin(Stdio::null()).stdout(Stdio::piped());
+        command
+    }
+
+    /// Starts it. Its folder stays until it ends.
+    pub fn start(&self) -> Result<Process> {
+        Ok(Process::start(&mut self.command())?.keeping(&self.folder))
+    }
+}
+
+fn source(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("workloads").join(format!("{name}.c"))
+}
+
+fn compile(source: &Path, output: &Path, options: &[&str]) -> Result<()> {
+    let output = Command::new(require("cc", "gcc")?)
+        .args([
+            "-O1",
+            "-g",
+            "-fno-omit-frame-pointer",
+            "-fno-optimize-sibling-calls",
+            "-D_GNU_SOURCE",
+            "-Wall",
+            "-Werror",
+            "-o",
+        ])
+        .arg(output)
+        .arg(source)
+        .args(options)
+        .output()?;
+    ensure!(output.status.success(), "{}: {}", source.display(), String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}

@@ -1,0 +1,59 @@
+//! `cargo xtask test`: every test of the workspace, with the servers that they talk to.
+
+use std::path::PathBuf;
+use std::process::Stdio;
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::command::{cargo, run};
+use crate::servers;
+
+/// Options of `cargo xtask test`.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Test the optimized program.
+    #[arg(long)]
+    release: bool,
+    /// Test this package only.
+    #[arg(long, short)]
+    package: Option<String>,
+    /// What the test programs get: a filter, or options such as --nocapture.
+    #[arg(last = true)]
+    arguments: Vec<String>,
+}
+
+/// Installs the servers, builds the program and runs the tests.
+pub(crate) fn test(options: &Options) -> Result<()> {
+    servers::servers()?;
+    let program = build_profiler(options.release)?;
+    let mut command = cargo();
+    command.arg("test").env("MCP_PROFILER", program).env("MCP_PROFILER_SERVERS", servers::folder());
+    if options.release {
+        command.arg("--release");
+    }
+    match &options.package {
+        Some(package) => command.args(["--package", package]),
+        None => command.args(["--workspace", "--exclude", "profiler-ebpf"]),
+    };
+    // One failing package does not hide the others.
+    run(command.arg("--no-fail-fast").arg("--").args(&options.arguments))
+}
+
+/// Builds `mcp-profiler` as the tests are built, and returns its path.
+fn build_profiler(release: bool) -> Result<PathBuf> {
+    let mut command = cargo();
+    command.args(["build", "--package", "mcp-profiler", "--message-format", "json-render-diagnostics"]);
+    if release {
+        command.arg("--release");
+    }
+    let output =
+        command.stdin(Stdio::null()).stderr(Stdio::inherit()).output().context("cannot run cargo")?;
+    if !output.status.success() {
+        bail!("mcp-profiler does not build");
+    }
+    String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .find_map(|message| message["executable"].as_str().map(PathBuf::from))
+        .context("cargo names no executable of mcp-profiler")
+}
