@@ -75,8 +75,9 @@ pub(crate) fn ebpf(options: &Options) -> Result<()> {
 
 /// Builds the linked object, DWARF included, and returns where it is.
 fn build(toolchain: &Toolchain, arguments: &[&str], remapped: &[(PathBuf, &str)]) -> Result<PathBuf> {
-    // BTF has the functions that `bpf_loop` calls; it is made from debug information.
-    let mut flags: Vec<OsString> = vec!["-Clink-arg=--btf".into()];
+    // BTF has the functions that `bpf_loop` calls; it is made from debug information, of which a release profile for
+    // the host has too little.
+    let mut flags: Vec<OsString> = vec!["-Cdebuginfo=2".into(), "-Clink-arg=--btf".into()];
     for (folder, name) in remapped {
         let mut flag = OsString::from("--remap-path-prefix=");
         flag.push(folder);
