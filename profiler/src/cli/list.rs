@@ -368,7 +368,7 @@ mod tests {
         everything                12759  node 20.20.2     stdio         2h 3m  85.3 MiB
         a-server-with-a-name-that-goes-on-and-on
                                   12759  python 3.14.0rc1 http :65535   2h 3m  85.3 MiB
-        evil?[2J                  12759  native 1         unix          2h 3m  85.3 MiB
+        evil�[2J                  12759  native 1         unix          2h 3m  85.3 MiB
         clock                         -  -                stdio             -         -
           not running: Cursor (user), ~/.cursor/mcp.json
         web                           -  -                remote            -         -

@@ -69,6 +69,7 @@ pub(crate) struct SamplingArguments {
     pub(crate) duration: Option<Duration>,
     /// Samples a second of CPU time
     #[arg(long, value_name = "HZ", default_value_t = 99, help_heading = "Recording",
+          allow_negative_numbers = true,
           value_parser = clap::value_parser!(u64).range(*FREQUENCY_RANGE_HZ.start()..=*FREQUENCY_RANGE_HZ.end()))]
     pub(crate) frequency: u64,
 }

@@ -1,5 +1,6 @@
 //! From addresses to names. [`Modules`] knows which file an address came from, [`Namer`] asks blazesym and perf maps.
 
+mod demangle;
 mod kernel;
 mod module;
 mod namer;

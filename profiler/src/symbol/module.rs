@@ -207,7 +207,11 @@ fn is_memory_only(path: &str, file: FileIdentity) -> bool {
 
 /// The file behind a mapping: through the mapping itself, or by its path while that is still the same file.
 fn open_mapped_file(pid: u32, identity: FileIdentity, path: &str, start: u64, end: u64) -> Option<File> {
-    if let Ok(file) = open_on_host(&format!("/proc/{pid}/map_files/{start:x}-{end:x}")) {
+    // Another file may be mapped there by now. Its inode tells; not its device, which some file systems report
+    // differently for a mapping and for a file.
+    let same_inode = |file: &File| file.metadata().is_ok_and(|metadata| metadata.ino() == identity.inode);
+    let mapped = open_on_host(&format!("/proc/{pid}/map_files/{start:x}-{end:x}"));
+    if let Some(file) = mapped.ok().filter(same_inode) {
         return Some(file);
     }
     let same = |file: &File| {

@@ -4,6 +4,7 @@ use blazesym::MaybeDefault;
 use blazesym::symbolize::source::{Elf, Kernel, Source};
 use blazesym::symbolize::{CodeInfo, Input, Symbolized, Symbolizer};
 
+use super::demangle::demangle;
 use super::module::ElfImage;
 
 /// A function at an address, for the first time of asking.
@@ -27,7 +28,11 @@ impl Default for Namer {
     fn default() -> Self {
         let kernel = Kernel { vmlinux: MaybeDefault::None, debug_syms: false, ..Kernel::default() };
         Self {
-            symbolizer: Symbolizer::builder().enable_code_info(true).enable_inlined_fns(true).build(),
+            symbolizer: Symbolizer::builder()
+                .enable_code_info(true)
+                .enable_demangling(false)
+                .enable_inlined_fns(true)
+                .build(),
             kernel: super::kernel::addresses_are_visible().then_some(kernel),
         }
     }
@@ -66,7 +71,7 @@ fn functions(symbolized: &Symbolized<'_>) -> Vec<Name> {
 
 fn name(function: &str, code: Option<&CodeInfo<'_>>) -> Name {
     Name {
-        function: function.to_owned(),
+        function: demangle(function),
         file: code.map(|code| code.to_path().to_string_lossy().into_owned()),
         line: code.and_then(|code| code.line),
     }
