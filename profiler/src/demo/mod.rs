@@ -12,6 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::process::{Child, Command};
 
 use crate::load::{self, Plan, ToolCall};
+use crate::target::Caller;
 
 pub use server::{ServeError, serve};
 
@@ -22,19 +23,20 @@ pub const SERVER_SUBCOMMAND: &str = "demo-server";
 /// would only measure its queue.
 const CONCURRENCY: usize = 4;
 
-/// Starts this very program as the demo server, with pipes for its standard input and output.
+/// Starts this very program as the demo server, with pipes for its standard input and output, and as the user who
+/// called sudo.
 ///
 /// It ends when its standard input does, and is killed when the handle is dropped before that.
 ///
 /// # Errors
 /// The program's own file is not there any more, or the process limit is reached.
 pub fn spawn_server() -> io::Result<Child> {
-    Command::new(std::env::current_exe()?)
-        .arg(SERVER_SUBCOMMAND)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
+    let mut command = Command::new(std::env::current_exe()?);
+    command.arg(SERVER_SUBCOMMAND).stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+    if let Some(caller) = Caller::from_sudo() {
+        command.uid(caller.uid).gid(caller.gid);
+    }
+    command.spawn()
 }
 
 /// Runs the demo's mix of tool calls on a demo server for `duration`, then closes both streams, which ends the

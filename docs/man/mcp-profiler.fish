@@ -1,0 +1,172 @@
+# Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
+function __fish_mcp_profiler_global_optspecs
+    string join \n h/help V/version
+end
+
+function __fish_mcp_profiler_needs_command
+    # Figure out if the current invocation already has a command.
+    set -l cmd (commandline -opc)
+    set -e cmd[1]
+    argparse -s (__fish_mcp_profiler_global_optspecs) -- $cmd 2>/dev/null
+    or return
+    if set -q argv[1]
+        # Also print the command, so this can be used to figure out what it is.
+        echo $argv[1]
+        return 1
+    end
+    return 0
+end
+
+function __fish_mcp_profiler_using_subcommand
+    set -l cmd (__fish_mcp_profiler_needs_command)
+    test -z "$cmd"
+    and return 1
+    contains -- $cmd[1] $argv
+end
+
+complete -c mcp-profiler -n "__fish_mcp_profiler_needs_command" -s h -l help -d 'Print help'
+complete -c mcp-profiler -n "__fish_mcp_profiler_needs_command" -s V -l version -d 'Print version'
+complete -c mcp-profiler -n "__fish_mcp_profiler_needs_command" -f -a "record" -d 'Record a server into a file'
+complete -c mcp-profiler -n "__fish_mcp_profiler_needs_command" -f -a "profile" -d 'Record a server, then report'
+complete -c mcp-profiler -n "__fish_mcp_profiler_needs_command" -f -a "start" -d 'Record in the background, also when this terminal is closed'
+complete -c mcp-profiler -n "__fish_mcp_profiler_needs_command" -f -a "status" -d 'Show background recordings'
+complete -c mcp-profiler -n "__fish_mcp_profiler_needs_command" -f -a "stop" -d 'End a background recording and keep what it has'
+complete -c mcp-profiler -n "__fish_mcp_profiler_needs_command" -f -a "cpu" -d 'Show where CPU time goes: hot paths and top functions'
+complete -c mcp-profiler -n "__fish_mcp_profiler_needs_command" -f -a "report" -d 'Report on a recording, or record first'
+complete -c mcp-profiler -n "__fish_mcp_profiler_needs_command" -f -a "call-tree" -d 'Show who calls whom, with the time spent there'
+complete -c mcp-profiler -n "__fish_mcp_profiler_needs_command" -f -a "flame-graph" -d 'Draw a flame graph, or the difference of two'
+complete -c mcp-profiler -n "__fish_mcp_profiler_needs_command" -f -a "export" -d 'Write a recording in the format of another tool'
+complete -c mcp-profiler -n "__fish_mcp_profiler_needs_command" -f -a "list" -d 'Show configured and running MCP servers'
+complete -c mcp-profiler -n "__fish_mcp_profiler_needs_command" -f -a "doctor" -d 'Say whether this machine can be profiled on, and what to do if not'
+complete -c mcp-profiler -n "__fish_mcp_profiler_needs_command" -f -a "demo" -d 'Profile a bundled MCP server under load'
+complete -c mcp-profiler -n "__fish_mcp_profiler_needs_command" -f -a "demo-server" -d 'The server that `demo` profiles'
+complete -c mcp-profiler -n "__fish_mcp_profiler_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand record" -l mcp -d 'Server of this name: from the configuration of your MCP client, or as `list` shows it' -r
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand record" -l pid -d 'Process with this ID, and its children' -r
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand record" -l config -d 'Also read this client configuration (JSON, of any client\'s shape)' -r -F
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand record" -l duration -d 'End after this time, such as 30s or 5m [default: at Ctrl-C, or when the server ends]' -r
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand record" -l frequency -d 'Samples a second of CPU time' -r
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand record" -s o -l output -d 'File to write [default: NAME-PID-TIME.mcpprof in the current folder]' -r -F
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand record" -l state -d 'Tells `status` how far the recording is' -r -F
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand record" -l launch -d 'Start the server if it is not running'
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand record" -s h -l help -d 'Print help'
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand profile" -l mcp -d 'Server of this name: from the configuration of your MCP client, or as `list` shows it' -r
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand profile" -l pid -d 'Process with this ID, and its children' -r
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand profile" -l config -d 'Also read this client configuration (JSON, of any client\'s shape)' -r -F
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand profile" -l duration -d 'End after this time, such as 30s or 5m [default: at Ctrl-C, or when the server ends]' -r
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand profile" -l frequency -d 'Samples a second of CPU time' -r
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand profile" -l recording -d 'Where to keep the recording [default: NAME-PID-TIME.mcpprof in the current folder]' -r -F
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand profile" -l format -d 'How to print the report' -r -f -a "text\t'For people'
+json\t'One JSON object, for programs'"
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand profile" -l top-functions -d 'Functions to show' -r
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand profile" -l hot-path-threshold -d 'Share of the time that makes a call path hot' -r
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand profile" -l launch -d 'Start the server if it is not running'
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand profile" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand start" -l mcp -d 'Server of this name: from the configuration of your MCP client, or as `list` shows it' -r
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand start" -l pid -d 'Process with this ID, and its children' -r
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand start" -l config -d 'Also read this client configuration (JSON, of any client\'s shape)' -r -F
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand start" -l duration -d 'End after this time, such as 30s or 5m [default: at Ctrl-C, or when the server ends]' -r
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand start" -l frequency -d 'Samples a second of CPU time' -r
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand start" -s o -l output -d 'File to write [default: NAME-PID-TIME.mcpprof in the current folder]' -r -F
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand start" -l launch -d 'Start the server if it is not running'
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand start" -s h -l help -d 'Print help'
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand status" -l format -d 'How to print it' -r -f -a "text\t'For people'
+json\t'One JSON object, for programs'"
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand status" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand stop" -l mcp -d 'The recording of this server' -r
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand stop" -l pid -d 'The recording of this process' -r
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand stop" -l all -d 'All background recordings'
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand stop" -s h -l help -d 'Print help'
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand cpu" -l mcp -d 'Server of this name: from the configuration of your MCP client, or as `list` shows it' -r
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand cpu" -l pid -d 'Process with this ID, and its children' -r
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand cpu" -l config -d 'Also read this client configuration (JSON, of any client\'s shape)' -r -F
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand cpu" -l duration -d 'End after this time, such as 30s or 5m [default: at Ctrl-C, or when the server ends]' -r
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand cpu" -l frequency -d 'Samples a second of CPU time' -r
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand cpu" -l recording -d 'Where to keep the recording [default: NAME-PID-TIME.mcpprof in the current folder]' -r -F
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand cpu" -l top-functions -d 'Functions to show' -r
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand cpu" -l flame-graph -d 'Also draw a flame graph [default file: the recording\'s name with .svg]' -r -F
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand cpu" -l hot-path-threshold -d 'Share of the time that makes a call path hot' -r
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand cpu" -l format -d 'How to print it' -r -f -a "text\t'For people'
+json\t'One JSON object, for programs'"
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand cpu" -l launch -d 'Start the server if it is not running'
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand cpu" -l call-tree -d 'Also show the call tree'
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand cpu" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand report" -l mcp -d 'Server of this name: from the configuration of your MCP client, or as `list` shows it' -r
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand report" -l pid -d 'Process with this ID, and its children' -r
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand report" -l config -d 'Also read this client configuration (JSON, of any client\'s shape)' -r -F
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand report" -l duration -d 'End after this time, such as 30s or 5m [default: at Ctrl-C, or when the server ends]' -r
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand report" -l frequency -d 'Samples a second of CPU time' -r
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand report" -l recording -d 'Where to keep the recording [default: NAME-PID-TIME.mcpprof in the current folder]' -r -F
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand report" -l format -d 'How to print the report' -r -f -a "text\t'For people'
+json\t'One JSON object, for programs'"
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand report" -l top-functions -d 'Functions to show' -r
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand report" -l hot-path-threshold -d 'Share of the time that makes a call path hot' -r
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand report" -l launch -d 'Start the server if it is not running'
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand report" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand call-tree" -l mcp -d 'Server of this name: from the configuration of your MCP client, or as `list` shows it' -r
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand call-tree" -l pid -d 'Process with this ID, and its children' -r
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand call-tree" -l config -d 'Also read this client configuration (JSON, of any client\'s shape)' -r -F
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand call-tree" -l duration -d 'End after this time, such as 30s or 5m [default: at Ctrl-C, or when the server ends]' -r
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand call-tree" -l frequency -d 'Samples a second of CPU time' -r
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand call-tree" -l recording -d 'Where to keep the recording [default: NAME-PID-TIME.mcpprof in the current folder]' -r -F
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand call-tree" -l min-share -d 'Leave out calls with less than this share of all time' -r
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand call-tree" -l max-depth -d 'Leave out calls deeper than this' -r
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand call-tree" -l launch -d 'Start the server if it is not running'
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand call-tree" -s h -l help -d 'Print help'
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand flame-graph" -l mcp -d 'Server of this name: from the configuration of your MCP client, or as `list` shows it' -r
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand flame-graph" -l pid -d 'Process with this ID, and its children' -r
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand flame-graph" -l config -d 'Also read this client configuration (JSON, of any client\'s shape)' -r -F
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand flame-graph" -l duration -d 'End after this time, such as 30s or 5m [default: at Ctrl-C, or when the server ends]' -r
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand flame-graph" -l frequency -d 'Samples a second of CPU time' -r
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand flame-graph" -l recording -d 'Where to keep the recording [default: NAME-PID-TIME.mcpprof in the current folder]' -r -F
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand flame-graph" -s o -l output -d 'SVG file to write [default: the recording\'s name with .svg]' -r -F
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand flame-graph" -l baseline -d 'Recording to compare with' -r -F
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand flame-graph" -l current -d 'Recording to compare' -r -F
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand flame-graph" -l launch -d 'Start the server if it is not running'
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand flame-graph" -l diff -d 'Draw the difference between --baseline and --current'
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand flame-graph" -s h -l help -d 'Print help'
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand export" -l mcp -d 'Server of this name: from the configuration of your MCP client, or as `list` shows it' -r
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand export" -l pid -d 'Process with this ID, and its children' -r
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand export" -l config -d 'Also read this client configuration (JSON, of any client\'s shape)' -r -F
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand export" -l duration -d 'End after this time, such as 30s or 5m [default: at Ctrl-C, or when the server ends]' -r
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand export" -l frequency -d 'Samples a second of CPU time' -r
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand export" -l recording -d 'Where to keep the recording [default: NAME-PID-TIME.mcpprof in the current folder]' -r -F
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand export" -l format -d 'Format to write' -r -f -a "folded\t'A line for each stack, for flamegraph.pl and alike'
+pprof\t'For `go tool pprof` and alike'
+speedscope\t'For <https://www.speedscope.app>'"
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand export" -s o -l output -d 'File to write, or - for standard output [default: the recording\'s name with the format\'s ending]' -r -F
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand export" -l launch -d 'Start the server if it is not running'
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand export" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand list" -l config -d 'Also read this client configuration (JSON, of any client\'s shape)' -r -F
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand list" -l format -d 'How to print the list' -r -f -a "text\t'For people'
+json\t'One JSON object, for programs'"
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand list" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand doctor" -l pid -d 'Also look at the debug symbols of this process' -r
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand doctor" -l mcp -d 'Also look at the debug symbols of this running server' -r
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand doctor" -l config -d 'Also read this client configuration (JSON, of any client\'s shape)' -r -F
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand doctor" -l format -d 'How to print the findings' -r -f -a "text\t'For people'
+json\t'One JSON object, for programs'"
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand doctor" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand demo" -l duration -d 'How long to call the server' -r
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand demo" -l frequency -d 'Samples a second of CPU time' -r
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand demo" -l format -d 'How to print the report' -r -f -a "text\t'For people'
+json\t'One JSON object, for programs'"
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand demo" -l top-functions -d 'Functions to show' -r
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand demo" -l hot-path-threshold -d 'Share of the time that makes a call path hot' -r
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand demo" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand demo-server" -s h -l help -d 'Print help'
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand help; and not __fish_seen_subcommand_from record profile start status stop cpu report call-tree flame-graph export list doctor demo demo-server help" -f -a "record" -d 'Record a server into a file'
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand help; and not __fish_seen_subcommand_from record profile start status stop cpu report call-tree flame-graph export list doctor demo demo-server help" -f -a "profile" -d 'Record a server, then report'
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand help; and not __fish_seen_subcommand_from record profile start status stop cpu report call-tree flame-graph export list doctor demo demo-server help" -f -a "start" -d 'Record in the background, also when this terminal is closed'
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand help; and not __fish_seen_subcommand_from record profile start status stop cpu report call-tree flame-graph export list doctor demo demo-server help" -f -a "status" -d 'Show background recordings'
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand help; and not __fish_seen_subcommand_from record profile start status stop cpu report call-tree flame-graph export list doctor demo demo-server help" -f -a "stop" -d 'End a background recording and keep what it has'
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand help; and not __fish_seen_subcommand_from record profile start status stop cpu report call-tree flame-graph export list doctor demo demo-server help" -f -a "cpu" -d 'Show where CPU time goes: hot paths and top functions'
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand help; and not __fish_seen_subcommand_from record profile start status stop cpu report call-tree flame-graph export list doctor demo demo-server help" -f -a "report" -d 'Report on a recording, or record first'
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand help; and not __fish_seen_subcommand_from record profile start status stop cpu report call-tree flame-graph export list doctor demo demo-server help" -f -a "call-tree" -d 'Show who calls whom, with the time spent there'
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand help; and not __fish_seen_subcommand_from record profile start status stop cpu report call-tree flame-graph export list doctor demo demo-server help" -f -a "flame-graph" -d 'Draw a flame graph, or the difference of two'
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand help; and not __fish_seen_subcommand_from record profile start status stop cpu report call-tree flame-graph export list doctor demo demo-server help" -f -a "export" -d 'Write a recording in the format of another tool'
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand help; and not __fish_seen_subcommand_from record profile start status stop cpu report call-tree flame-graph export list doctor demo demo-server help" -f -a "list" -d 'Show configured and running MCP servers'
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand help; and not __fish_seen_subcommand_from record profile start status stop cpu report call-tree flame-graph export list doctor demo demo-server help" -f -a "doctor" -d 'Say whether this machine can be profiled on, and what to do if not'
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand help; and not __fish_seen_subcommand_from record profile start status stop cpu report call-tree flame-graph export list doctor demo demo-server help" -f -a "demo" -d 'Profile a bundled MCP server under load'
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand help; and not __fish_seen_subcommand_from record profile start status stop cpu report call-tree flame-graph export list doctor demo demo-server help" -f -a "demo-server" -d 'The server that `demo` profiles'
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand help; and not __fish_seen_subcommand_from record profile start status stop cpu report call-tree flame-graph export list doctor demo demo-server help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
