@@ -7,10 +7,12 @@
 mod event;
 mod failure;
 mod offsets;
+mod unwind;
 
 pub use event::{COMM_LEN, EventHeader, EventKind, ForkEvent, SampleEvent, StackEnd};
 pub use failure::Failure;
 pub use offsets::KernelOffsets;
+pub use unwind::{CfaKind, Rule, UnwindRow};
 
 /// Most user frames in one sample, innermost first.
 pub const MAX_USER_FRAMES: usize = 512;

@@ -17,3 +17,4 @@ pub mod output;
 pub mod recording;
 pub mod symbol;
 pub mod target;
+pub mod unwind;

@@ -1,0 +1,121 @@
+//! Unwind rows: how to get from a frame to its caller, for each stretch of machine code.
+
+/// For code from `start` to the next row's `start`: where the caller's frame is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
+#[repr(C)]
+pub struct UnwindRow {
+    /// Virtual address in the module's file, less the address that its table starts from.
+    pub start: u32,
+    /// A packed [`Rule`].
+    pub rule: u32,
+}
+
+/// How to find the canonical frame address (CFA): the stack pointer of the caller before its call.
+/// The return address is always just below it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum CfaKind {
+    /// Nothing is known of this code.
+    Unknown = 0,
+    /// The outermost frame: its return address is undefined.
+    EndOfStack = 1,
+    /// Stack pointer plus offset.
+    StackPointer = 2,
+    /// Frame pointer plus offset.
+    FramePointer = 3,
+    /// What `[frame pointer + offset]` holds: functions that align their stack.
+    FramePointerDeref = 4,
+    /// A procedure linkage table: `rsp + 8`, and 8 more from the eleventh byte of each 16-byte entry on.
+    Plt = 5,
+    /// Another register plus offset: only innermost frames have it.
+    Register = 6,
+    /// A signal handler's return stub: the interrupted registers are in the `ucontext` at the stack pointer.
+    SignalFrame = 7,
+}
+
+/// What a row says, unpacked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// How the CFA is found.
+    pub cfa: CfaKind,
+    /// Offset of the CFA from its base in bytes: a multiple of 8.
+    pub cfa_offset: i32,
+    /// Where the caller's frame pointer was saved, in bytes below the CFA: a multiple of 8. Zero: it is unchanged.
+    pub frame_pointer_below_cfa: u32,
+    /// DWARF number of the register of [`CfaKind::Register`].
+    pub register: u32,
+}
+
+const KIND_BITS: u32 = 3;
+const OFFSET_BITS: u32 = 16;
+const SAVED_BITS: u32 = 9;
+const REGISTER_BITS: u32 = 4;
+const OFFSET_SHIFT: u32 = KIND_BITS;
+const SAVED_SHIFT: u32 = OFFSET_SHIFT + OFFSET_BITS;
+const REGISTER_SHIFT: u32 = SAVED_SHIFT + SAVED_BITS;
+const WORD: i32 = 8;
+
+impl Rule {
+    /// A rule without offsets.
+    pub const fn plain(cfa: CfaKind) -> Self {
+        Self { cfa, cfa_offset: 0, frame_pointer_below_cfa: 0, register: 0 }
+    }
+
+    /// The rule in 32 bits; `None` when a figure does not fit.
+    pub fn pack(self) -> Option<u32> {
+        let offset = i16::try_from(self.cfa_offset / WORD).ok()?;
+        let saved = self.frame_pointer_below_cfa / WORD as u32;
+        let fits = self.cfa_offset % WORD == 0
+            && self.frame_pointer_below_cfa.is_multiple_of(WORD as u32)
+            && saved < 1 << SAVED_BITS
+            && self.register < 1 << REGISTER_BITS;
+        fits.then_some(
+            self.cfa as u32
+                | u32::from(offset as u16) << OFFSET_SHIFT
+                | saved << SAVED_SHIFT
+                | self.register << REGISTER_SHIFT,
+        )
+    }
+
+    /// The rule of 32 bits.
+    #[inline(always)]
+    pub fn unpack(packed: u32) -> Self {
+        let bits = |shift: u32, count: u32| packed >> shift & ((1 << count) - 1);
+        let cfa = match bits(0, KIND_BITS) {
+            1 => CfaKind::EndOfStack,
+            2 => CfaKind::StackPointer,
+            3 => CfaKind::FramePointer,
+            4 => CfaKind::FramePointerDeref,
+            5 => CfaKind::Plt,
+            6 => CfaKind::Register,
+            7 => CfaKind::SignalFrame,
+            _ => CfaKind::Unknown,
+        };
+        Self {
+            cfa,
+            cfa_offset: i32::from(bits(OFFSET_SHIFT, OFFSET_BITS) as u16 as i16) * WORD,
+            frame_pointer_below_cfa: bits(SAVED_SHIFT, SAVED_BITS) * WORD as u32,
+            register: bits(REGISTER_SHIFT, REGISTER_BITS),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What fits comes back; what does not fit is refused.
+    #[test]
+    fn rules_pack() {
+        for cfa_offset in [-262_144, -8, 0, 8, 262_136] {
+            for frame_pointer_below_cfa in [0, 16, 4088] {
+                let rule = Rule { cfa: CfaKind::Register, cfa_offset, frame_pointer_below_cfa, register: 15 };
+                assert_eq!(rule.pack().map(Rule::unpack), Some(rule));
+            }
+        }
+        assert_eq!(Rule { cfa_offset: 4, ..Rule::plain(CfaKind::StackPointer) }.pack(), None);
+        assert_eq!(Rule { cfa_offset: 262_144, ..Rule::plain(CfaKind::StackPointer) }.pack(), None);
+        assert_eq!(Rule { frame_pointer_below_cfa: 4096, ..Rule::plain(CfaKind::StackPointer) }.pack(), None);
+    }
+}

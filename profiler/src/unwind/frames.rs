@@ -1,0 +1,225 @@
+//! `.eh_frame` and `.debug_frame` as rows: for each stretch of code, how to find its caller.
+//!
+//! Formats: the System V ABI for AMD64, "DWARF Extensions" of the LSB, and DWARF 5 section 6.4.
+
+use std::collections::HashMap;
+
+use gimli::{
+    BaseAddresses, CfaRule, CieOrFde, CommonInformationEntry, DebugFrame, EhFrame, EndianSlice, FrameDescriptionEntry,
+    LittleEndian, Operation, Register, RegisterRule, UnwindContext, UnwindExpression, UnwindSection, UnwindTableRow,
+    X86_64,
+};
+use object::read::{Object, ObjectSection, ObjectSegment, ReadRef};
+use profiler_common::{CfaKind, Rule, UnwindRow};
+
+type Slice<'data> = EndianSlice<'data, LittleEndian>;
+
+/// Frame descriptions of one file that are read. Node has 100,000.
+const MAX_DESCRIPTIONS: usize = 4_000_000;
+/// Rows of one file that are kept: 32 MiB.
+const MAX_ROWS: usize = 4 << 20;
+
+/// The unwind rows of one file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Table {
+    /// Virtual address in the file that rows count from.
+    pub base: u64,
+    /// Rows in the order of their starts; no two neighbours say the same.
+    pub rows: Vec<UnwindRow>,
+    /// Rows before neighbours were merged.
+    pub unmerged: usize,
+    /// Stretches of code whose description we do not understand: their rule is [`CfaKind::Unknown`].
+    pub not_understood: usize,
+    /// Whether some of the file's descriptions could not be read at all.
+    pub damaged: bool,
+}
+
+/// Reads the unwind rows of an ELF file. A file without any gives an empty table.
+pub fn read_table<'data, R: ReadRef<'data>>(object: &object::File<'data, R>) -> Table {
+    let base = object.segments().map(|segment| segment.address()).min().unwrap_or(0);
+    let mut builder = Builder { base, rows: Vec::new(), not_understood: 0, damaged: false };
+    let section = |name: &str| {
+        let section = object.section_by_name(name)?;
+        let data = section.uncompressed_data().ok()?;
+        (!data.is_empty()).then(|| (section.address(), data))
+    };
+    let address = |name: &str| object.section_by_name(name).map_or(0, |section| section.address());
+    let bases = BaseAddresses::default().set_text(address(".text")).set_got(address(".got"));
+    if let Some((address, data)) = section(".eh_frame") {
+        let mut frames = EhFrame::new(&data, LittleEndian);
+        frames.set_address_size(8);
+        builder.read(&frames, &bases.clone().set_eh_frame(address));
+    }
+    if let Some((_, data)) = section(".debug_frame") {
+        let mut frames = DebugFrame::new(&data, LittleEndian);
+        frames.set_address_size(8);
+        builder.read(&frames, &bases);
+    }
+    builder.finish()
+}
+
+struct Builder {
+    base: u64,
+    /// Start, end and rule of each stretch of code.
+    rows: Vec<(u32, u32, u32)>,
+    not_understood: usize,
+    damaged: bool,
+}
+
+impl Builder {
+    fn read<'data, S>(&mut self, section: &S, bases: &BaseAddresses)
+    where
+        S: UnwindSection<Slice<'data>>,
+        S::Offset: std::hash::Hash + Eq + Copy,
+    {
+        let mut entries = section.entries(bases);
+        let mut common: HashMap<S::Offset, CommonInformationEntry<Slice<'data>>> = HashMap::new();
+        let mut context = UnwindContext::new();
+        for _ in 0..MAX_DESCRIPTIONS {
+            let partial = match entries.next() {
+                Ok(Some(CieOrFde::Fde(partial))) => partial,
+                Ok(Some(CieOrFde::Cie(_))) => continue,
+                Ok(None) => return,
+                Err(_) => break,
+            };
+            let description = partial.parse(|section, bases, offset| match common.get(&offset) {
+                Some(entry) => Ok(entry.clone()),
+                None => {
+                    let entry = section.cie_from_offset(bases, offset)?;
+                    common.insert(offset, entry.clone());
+                    Ok(entry)
+                }
+            });
+            match description {
+                Ok(description) => self.describe(&description, section, bases, &mut context),
+                Err(_) => self.damaged = true,
+            }
+            if self.rows.len() >= MAX_ROWS {
+                break;
+            }
+        }
+        self.damaged = true;
+    }
+
+    fn describe<'data, S: UnwindSection<Slice<'data>>>(
+        &mut self,
+        description: &FrameDescriptionEntry<Slice<'data>>,
+        section: &S,
+        bases: &BaseAddresses,
+        context: &mut UnwindContext<usize>,
+    ) {
+        let is_signal = description.is_signal_trampoline();
+        let Ok(mut table) = description.rows(section, bases, context) else {
+            self.damaged = true;
+            return;
+        };
+        loop {
+            match table.next_row() {
+                Ok(Some(row)) => {
+                    let rule = if is_signal { Some(Rule::plain(CfaKind::SignalFrame)) } else { rule(row, section) };
+                    let packed = rule.and_then(Rule::pack);
+                    self.not_understood += usize::from(packed.is_none());
+                    self.push(row.start_address(), row.end_address(), packed.unwrap_or(CfaKind::Unknown as u32));
+                }
+                Ok(None) => return,
+                Err(_) => {
+                    self.damaged = true;
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Code that the linker threw away is described at address zero, and what lies outside the file is hostile.
+    fn push(&mut self, start: u64, end: u64, rule: u32) {
+        let offset = |address: u64| address.checked_sub(self.base).and_then(|offset| u32::try_from(offset).ok());
+        if let (Some(start), Some(end)) = (offset(start), offset(end))
+            && start < end
+            && self.rows.len() < MAX_ROWS
+        {
+            self.rows.push((start, end, rule));
+        }
+    }
+
+    /// Puts stretches in order, ends each where the next one starts, and says where nothing is known.
+    fn finish(mut self) -> Table {
+        self.rows.sort_unstable();
+        let unmerged = self.rows.len();
+        let mut rows: Vec<UnwindRow> = Vec::with_capacity(unmerged);
+        let mut covered = 0_u32;
+        let mut push = |start: u32, rule: u32| match rows.last_mut() {
+            Some(last) if last.rule == rule => {}
+            Some(last) if last.start == start => last.rule = rule,
+            _ => rows.push(UnwindRow { start, rule }),
+        };
+        for &(start, end, rule) in &self.rows {
+            if start < covered {
+                continue; // described twice: the first one stays
+            }
+            if start > covered {
+                push(covered, CfaKind::Unknown as u32);
+            }
+            push(start, rule);
+            covered = end;
+        }
+        push(covered, CfaKind::Unknown as u32);
+        rows.shrink_to_fit();
+        let Self { base, not_understood, damaged, .. } = self;
+        Table { base, rows, unmerged, not_understood, damaged }
+    }
+}
+
+/// The rule of a row; `None` when it is of a kind that we do not know.
+fn rule<'data, S: UnwindSection<Slice<'data>>>(row: &UnwindTableRow<usize>, section: &S) -> Option<Rule> {
+    match row.register(X86_64::RA).unwrap_or(RegisterRule::Undefined) {
+        RegisterRule::Undefined => return Some(Rule::plain(CfaKind::EndOfStack)),
+        // Where the ABI has it. gimli says `Offset(-8)` as compilers always write it out.
+        RegisterRule::Offset(-8) => {}
+        _ => return None,
+    }
+    let frame_pointer_below_cfa = match row.register(X86_64::RBP).unwrap_or(RegisterRule::SameValue) {
+        RegisterRule::Undefined | RegisterRule::SameValue => 0,
+        RegisterRule::Offset(offset) => u32::try_from(offset.checked_neg()?).ok().filter(|below| *below > 0)?,
+        // Functions that align their stack save it relative to itself; it is where the frame pointer leads.
+        RegisterRule::Expression(_) => 0,
+        _ => return None,
+    };
+    let (cfa, offset, register) = match row.cfa() {
+        CfaRule::RegisterAndOffset { register, offset } => {
+            let kind = match *register {
+                X86_64::RSP => CfaKind::StackPointer,
+                X86_64::RBP => CfaKind::FramePointer,
+                _ => CfaKind::Register,
+            };
+            (kind, *offset, *register)
+        }
+        CfaRule::Expression(expression) => expression_rule(expression, section)?,
+    };
+    Some(Rule {
+        cfa,
+        cfa_offset: i32::try_from(offset).ok()?,
+        frame_pointer_below_cfa,
+        register: if cfa == CfaKind::Register { u32::from(register.0) } else { 0 },
+    })
+}
+
+/// The two expressions that compilers and linkers write.
+fn expression_rule<'data, S: UnwindSection<Slice<'data>>>(
+    expression: &UnwindExpression<usize>,
+    section: &S,
+) -> Option<(CfaKind, i64, Register)> {
+    let expression = expression.get(section).ok()?;
+    let encoding = gimli::Encoding { address_size: 8, format: gimli::Format::Dwarf32, version: 4 };
+    let mut operations = expression.operations(encoding);
+    let Operation::RegisterOffset { register, offset, .. } = operations.next().ok()?? else { return None };
+    match (register, operations.next().ok()??) {
+        (X86_64::RBP, Operation::Deref { .. }) if operations.next().ok()?.is_none() => {
+            Some((CfaKind::FramePointerDeref, offset, register))
+        }
+        // `((rip & 15) >= 11) * 8 + rsp + 8`, written by linkers for `.plt`.
+        (X86_64::RSP, Operation::RegisterOffset { register: X86_64::RA, .. }) if offset == 8 => {
+            Some((CfaKind::Plt, 8, register))
+        }
+        _ => None,
+    }
+}
