@@ -2,6 +2,7 @@
 //! Run them with `cargo xtask test`, as root.
 
 mod program {
+    mod commands;
     mod failures;
     mod formats;
     mod interruptions;

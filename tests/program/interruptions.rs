@@ -31,7 +31,7 @@ fn killed() -> Result<()> {
     outcome.assert_clean();
     let report = profiler.report("recording.mcpprof")?;
     assert!(report.samples() > 50, "{} samples in 3 s", report.samples());
-    assert!(report.function("spin_work")?.self_ratio > 0.9);
+    assert!(report.function("spin_work")?.total_ratio > 0.9);
     assert!(target.runs(), "the target ended with the profiler");
     Ok(())
 }
@@ -65,7 +65,7 @@ fn the_target_ends() -> Result<()> {
     assert_eq!(outcome.code, Some(0), "{outcome:#?}");
     outcome.assert_clean();
     let report = profiler.report("recording.mcpprof")?;
-    assert!(report.function("spin_work")?.self_ratio > 0.9, "names outlive the process");
+    assert!(report.function("spin_work")?.total_ratio > 0.9, "names outlive the process");
     assert_eq!(report.lost(), 0);
     Ok(())
 }
@@ -99,6 +99,6 @@ fn start_status_stop() -> Result<()> {
     assert!(status.stdout.contains(&target.pid().to_string()), "{status:#?}");
     stopped?;
     let report = profiler.report("background.mcpprof")?;
-    assert!(report.function("spin_work")?.self_ratio > 0.9);
+    assert!(report.function("spin_work")?.total_ratio > 0.9);
     Ok(())
 }

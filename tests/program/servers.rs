@@ -6,7 +6,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use serde_json::json;
 use tests::{
-    Client, Profiler, everything, everything_over_http, go_time, python_time, stress, under_load, wait_until,
+    Client, Profiler, demo_server, everything, everything_over_http, go_time, program, python_time, stress,
+    under_load, wait_until,
 };
 
 /// A Node server under load: names of V8 and libuv, and nothing lost.
@@ -47,7 +48,11 @@ fn idle_http_server() -> Result<()> {
     assert!(report.cpu_seconds() < 1.0, "{} is idle: {} s", server.url(), report.cpu_seconds());
     profiler.succeed(&["report", "recording.mcpprof"])?;
     profiler.succeed(&["call-tree", "recording.mcpprof"])?;
-    profiler.succeed(&["flame-graph", "recording.mcpprof", "--output", "idle.svg"])?;
+    let drawn = profiler.run(&["flame-graph", "recording.mcpprof", "--output", "idle.svg"])?;
+    match report.samples() {
+        0 => drawn.assert_fails(1, &["no samples"]),
+        _ => assert_eq!(drawn.code, Some(0), "{drawn:#?}"),
+    }
     Ok(())
 }
 
@@ -78,6 +83,19 @@ fn go_by_pid() -> Result<()> {
     for function in own {
         assert!(function.name.starts_with("mcp-time+0x") || function.name.contains('.'), "{function:?}");
     }
+    Ok(())
+}
+
+/// A Rust server, made with rmcp: its functions have their demangled names.
+#[test]
+fn rust_by_pid() -> Result<()> {
+    let load = Client::start(&mut demo_server()?)?.load("compute", json!({"rounds": 8}))?;
+    let report = Profiler::new()?.record_and_report(4, 199, &["--pid", &load.pid().to_string()])?;
+    assert!(report.samples() > 50, "{} samples", report.samples());
+    assert_eq!(report.lost(), 0);
+    report.assert_names_any(&["mcp_profiler::demo::work::"]);
+    let round = report.function("mcp_profiler::demo::work::compute_round")?;
+    assert!(round.total_ratio > 0.5, "{round:?}");
     Ok(())
 }
 
@@ -137,9 +155,8 @@ fn configured(profiler: &Profiler) -> Result<Command> {
 #[test]
 fn a_command_keeps_its_pipes() -> Result<()> {
     let profiler = Profiler::new()?;
-    let program = std::env::var_os("MCP_PROFILER").context("run these tests with `cargo xtask test`")?;
     let server = everything()?;
-    let mut command = Command::new(program);
+    let mut command = Command::new(program()?);
     command
         .args(["record", "--duration", "60s", "-o", "wrapped.mcpprof", "--"])
         .current_dir(profiler.folder());

@@ -170,7 +170,8 @@ impl Outcome {
     }
 }
 
-fn program() -> Result<PathBuf> {
+/// The built program.
+pub fn program() -> Result<PathBuf> {
     crate::tools::require_root()?;
     let program = std::env::var_os("MCP_PROFILER").map(PathBuf::from);
     program.context("MCP_PROFILER is not set: run these tests with `cargo xtask test`")

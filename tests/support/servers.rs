@@ -9,6 +9,7 @@ use serde_json::json;
 
 use crate::mcp::{Client, Load};
 use crate::process::{Process, wait_until};
+use crate::profiler::program;
 use crate::tools::{node_package, node_program, servers_folder};
 
 /// server-everything: Node, over stdio.
@@ -26,6 +27,13 @@ pub fn python_time() -> Result<Command> {
 /// mcp-time: Go without symbols, over stdio.
 pub fn go_time() -> Result<Command> {
     Ok(Command::new(node_package("mcp-time-linux-x64")?.join("bin/mcp-time")))
+}
+
+/// The server that `demo` profiles: Rust and rmcp, over stdio.
+pub fn demo_server() -> Result<Command> {
+    let mut command = Command::new(program()?);
+    command.arg("demo-server");
+    Ok(command)
 }
 
 /// server-everything that answers `echo` all the time.

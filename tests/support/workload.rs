@@ -8,9 +8,9 @@ use anyhow::{Result, ensure};
 use tempfile::TempDir;
 
 use crate::process::Process;
-use crate::tools::require;
+use crate::tools::{go, require};
 
-/// A compiled C program in a folder of its own.
+/// A compiled program in a folder of its own.
 #[derive(Debug)]
 pub struct Workload {
     folder: Arc<TempDir>,
@@ -22,19 +22,36 @@ impl Workload {
     pub fn compile(name: &str) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let program = folder.path().join(name);
-        compile(&source(name), &program, &["-pthread", "-ldl"])?;
+        compile(&source(name, "c"), &program, &["-pthread", "-ldl"])?;
+        Ok(Self { folder: Arc::new(folder), program })
+    }
+
+    /// Compiles `tests/workloads/NAME.cpp`.
+    pub fn compile_cpp(name: &str) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let program = folder.path().join(name);
+        compile(&source(name, "cpp"), &program, &[])?;
+        Ok(Self { folder: Arc::new(folder), program })
+    }
+
+    /// Compiles `tests/workloads/NAME.go`.
+    pub fn compile_go(name: &str) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let program = folder.path().join(name);
+        let mut command = go(&folder.path().join("cache"))?;
+        succeed(command.args(["build", "-o"]).arg(&program).arg(source(name, "go")))?;
         Ok(Self { folder: Arc::new(folder), program })
     }
 
     /// Adds a program from another source to the folder.
     pub fn add_program(&self, name: &str) -> Result<()> {
-        compile(&source(name), &self.path(name), &[])
+        compile(&source(name, "c"), &self.path(name), &[])
     }
 
     /// Adds a shared library; `definitions` are `NAME=VALUE` for the preprocessor.
     pub fn add_library(&self, source_name: &str, library: &str, definition: &str) -> Result<()> {
         let definition = format!("-D{definition}");
-        compile(&source(source_name), &self.path(library), &["-shared", "-fPIC", &definition])
+        compile(&source(source_name, "c"), &self.path(library), &["-shared", "-fPIC", &definition])
     }
 
     /// The program's file.
@@ -60,26 +77,36 @@ impl Workload {
     }
 }
 
-fn source(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("workloads").join(format!("{name}.c"))
+fn source(name: &str, language: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("workloads").join(format!("{name}.{language}"))
 }
 
+/// Compiles C, or C++ by the name of the source.
 fn compile(source: &Path, output: &Path, options: &[&str]) -> Result<()> {
-    let output = Command::new(require("cc", "gcc")?)
-        .args([
-            "-O1",
-            "-g",
-            "-fno-omit-frame-pointer",
-            "-fno-optimize-sibling-calls",
-            "-D_GNU_SOURCE",
-            "-Wall",
-            "-Werror",
-            "-o",
-        ])
-        .arg(output)
-        .arg(source)
-        .args(options)
-        .output()?;
-    ensure!(output.status.success(), "{}: {}", source.display(), String::from_utf8_lossy(&output.stderr));
+    let compiler = match source.extension() {
+        Some(extension) if extension == "cpp" => require("c++", "g++")?,
+        _ => require("cc", "gcc")?,
+    };
+    succeed(
+        Command::new(compiler)
+            .args([
+                "-O1",
+                "-g",
+                "-fno-omit-frame-pointer",
+                "-fno-optimize-sibling-calls",
+                "-D_GNU_SOURCE",
+                "-Wall",
+                "-Werror",
+                "-o",
+            ])
+            .arg(output)
+            .arg(source)
+            .args(options),
+    )
+}
+
+fn succeed(command: &mut Command) -> Result<()> {
+    let output = command.output()?;
+    ensure!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
     Ok(())
 }

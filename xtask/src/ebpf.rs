@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 
+use mcp_profiler::capture::{Error, try_load};
+
 use crate::command::{run, workspace};
 use toolchain::{TARGET, Toolchain};
 
@@ -44,6 +46,11 @@ pub(crate) fn ebpf(options: &Options) -> Result<()> {
     object_file::check_paths(&bytes, &private_folders())?;
 
     if !options.check {
+        match try_load(&bytes) {
+            Ok(programs) => eprintln!("This kernel accepts all {programs} programs."),
+            Err(Error::NotPermitted { .. }) => eprintln!("Not tried on this kernel: that needs root."),
+            Err(error) => return Err(error.into()),
+        }
         std::fs::create_dir_all(object.parent().expect("the object lies in a folder"))?;
         std::fs::write(&object, &bytes).with_context(|| format!("cannot write {}", object.display()))?;
         std::fs::write(&record, &toolchain.versions)?;
@@ -64,7 +71,7 @@ pub(crate) fn ebpf(options: &Options) -> Result<()> {
         println!("The committed kernel object is what the source gives.");
         return Ok(());
     }
-    let programs = mcp_profiler::capture::try_load(&bytes)?;
+    let programs = try_load(&bytes)?;
     println!(
         "This kernel accepts all {programs} programs of the rebuilt object. Its bytes can't be compared with the \
          committed ones, which were built with\n{}",

@@ -53,6 +53,15 @@ impl Kernel {
         Ok(self.targets.insert(pid, 1, 0)?)
     }
 
+    /// Watches a process no longer.
+    pub(super) fn forget(&mut self, pid: u32) -> Result<(), Error> {
+        match self.targets.remove(&pid) {
+            // Its exit was faster.
+            Ok(()) | Err(aya::maps::MapError::KeyNotFound) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Watched processes that have not ended.
     pub(super) fn watched(&self) -> Vec<u32> {
         self.targets.keys().filter_map(Result::ok).collect()

@@ -82,13 +82,15 @@ impl MappingRecords {
         Ok(Self { samplers: cpus.iter().map(open).collect::<io::Result<_>>()? })
     }
 
-    /// All records so far, in no order.
-    pub(super) fn drain(&mut self, into: &mut Vec<MappingEvent>) {
+    /// All records so far, in no order. Returns how many could not be understood.
+    pub(super) fn drain(&mut self, into: &mut Vec<MappingEvent>) -> u64 {
+        let mut undecodable = 0;
         for sampler in &mut self.samplers {
             while let Some(record) = sampler.next_record() {
                 // With `SampleFlag::TIME` alone, the trailer of each record is its timestamp.
                 let bytes = record.to_contiguous();
                 let Some(timestamp_ns) = bytes.last_chunk().map(|time| u64::from_ne_bytes(*time)) else {
+                    undecodable += 1;
                     continue;
                 };
                 let is_exec = record.misc() & MISC_COMM_EXEC != 0;
@@ -108,18 +110,20 @@ impl MappingRecords {
                                 },
                                 path: text(&mmap.filename),
                             },
-                        })
+                        });
                     }
                     Ok(Record::Comm(comm)) if is_exec => {
                         into.push(MappingEvent::Exec { timestamp_ns, pid: comm.pid });
                     }
                     Ok(Record::Lost(lost)) => {
-                        into.push(MappingEvent::Lost { timestamp_ns, count: lost.lost })
+                        into.push(MappingEvent::Lost { timestamp_ns, count: lost.lost });
                     }
-                    _ => {}
+                    Ok(_) => {}
+                    Err(_) => undecodable += 1,
                 }
             }
         }
+        undecodable
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod cpu;
 mod event;
+mod gauges;
 mod kernel;
 mod mappings;
 mod offsets;

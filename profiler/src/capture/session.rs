@@ -12,6 +12,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use super::Error;
 use super::cpu::Sampling;
 use super::event::Event;
+use super::gauges::Reading;
 use super::kernel::Kernel;
 use super::mappings::{MappingEvent, MappingRecords};
 use super::timeline::Timeline;
@@ -68,11 +69,13 @@ pub struct Summary {
     pub duration: Duration,
 }
 
+type RecorderThread = JoinHandle<Result<(), Error>>;
+
 /// A running recording. Dropping it detaches everything, and leaves what was committed.
 pub struct Session {
     kernel: Kernel,
     mapping_records: MappingRecords,
-    recorder: Option<(SyncSender<Batch>, JoinHandle<Result<(), Error>>)>,
+    recorder: Option<(SyncSender<Batch>, RecorderThread)>,
     progress: Arc<Mutex<Progress>>,
     waiting: Option<Batch>,
     held_events: Vec<Event>,
@@ -90,6 +93,9 @@ struct Batch {
     now_ns: u64,
     /// Losses of the kernel half until now; empty when they were not read this time.
     losses: Vec<(&'static str, u64)>,
+    /// What the kernel counted for the processes; empty when it was not read this time.
+    readings: Vec<Reading>,
+    undecodable: u64,
     /// Why it is the last batch, if it is.
     end: Option<String>,
 }
@@ -110,11 +116,13 @@ impl Session {
         let start_ns = now_ns();
         let meta = meta(options, &sampling, start_ns);
         let writer = Writer::create(&options.output, &meta)?;
+        let readings = kernel.watched().into_iter().map(Reading::of).collect();
         kernel.attach_sampling(&sampling)?;
 
         let progress = Arc::new(Mutex::new(Progress::default()));
         let (sender, receiver) = sync_channel(WAITING_BATCHES);
-        let recorder = Recorder { writer, pids, start_ns, period_ns: sampling.period_ns(), receiver };
+        let recorder =
+            Recorder { writer, pids, readings, start_ns, period_ns: sampling.period_ns(), receiver };
         let shared = Arc::clone(&progress);
         drop_capabilities();
         let thread = std::thread::Builder::new()
@@ -174,9 +182,12 @@ impl Session {
     /// When the recording can't be written to its end: what was committed stays readable.
     pub fn finish(mut self, reason: &str) -> Result<Summary, Error> {
         let duration = self.elapsed();
+        // Just before sampling ends, so that the two can be compared.
+        let readings = self.readings();
         // The counters go with the programs' maps, which we still hold.
         self.kernel.detach();
         let mut last = self.drain(true)?;
+        last.readings = readings;
         last.end = Some(reason.to_owned());
         if let Some((sender, thread)) = self.recorder.take() {
             let sent = self.waiting.take().into_iter().chain([last]).try_for_each(|batch| sender.send(batch));
@@ -192,6 +203,10 @@ impl Session {
         Ok(Summary { progress: self.progress(), duration })
     }
 
+    fn readings(&self) -> Vec<Reading> {
+        self.kernel.watched().into_iter().map(Reading::of).collect()
+    }
+
     fn recorder_error(&mut self) -> Error {
         match self.recorder.take().map(|(_, thread)| thread.join()) {
             Some(Ok(Err(error))) => error,
@@ -203,21 +218,28 @@ impl Session {
         let now_ns = now_ns();
         let settled_ns = if is_last { u64::MAX } else { now_ns.saturating_sub(SETTLE_NS) };
         let mut events = std::mem::take(&mut self.held_events);
+        let mut undecodable = 0;
         while let Some(record) = self.kernel.events.next() {
-            events.extend(Event::decode(&record));
+            match Event::decode(&record) {
+                Some(event) => events.push(event),
+                None => undecodable += 1,
+            }
         }
         let mut mappings = std::mem::take(&mut self.held_mappings);
-        self.mapping_records.drain(&mut mappings);
+        undecodable += self.mapping_records.drain(&mut mappings);
         self.held_events = events.extract_if(.., |event| event.timestamp_ns() > settled_ns).collect();
         self.held_mappings = mappings.extract_if(.., |mapping| mapping.timestamp_ns() > settled_ns).collect();
 
-        let mut losses = Vec::new();
+        let (mut losses, mut readings) = (Vec::new(), Vec::new());
         if is_last || self.last_losses.elapsed() >= COMMIT_INTERVAL {
             self.last_losses = Instant::now();
             losses =
                 self.kernel.losses()?.into_iter().map(|(failure, count)| (failure.name(), count)).collect();
+            if !is_last {
+                readings = self.readings();
+            }
         }
-        Ok(Batch { events, mappings, now_ns, losses, end: None })
+        Ok(Batch { events, mappings, now_ns, losses, readings, undecodable, end: None })
     }
 }
 
@@ -244,9 +266,11 @@ fn watch(kernel: &mut Kernel, options: &Options) -> Result<Vec<(u32, Option<u32>
         }
     }
     // One that ended before it was watched is never taken out by its exit.
-    watched.retain(|(pid, _)| {
-        Process::open(*pid).is_ok_and(|process| process.stat().is_ok_and(|stat| !stat.ended()))
-    });
+    let is_alive =
+        |pid| Process::open(pid).is_ok_and(|process| process.stat().is_ok_and(|stat| !stat.ended()));
+    let (alive, ended): (Vec<_>, Vec<_>) = watched.into_iter().partition(|(pid, _)| is_alive(*pid));
+    ended.into_iter().try_for_each(|(pid, _)| kernel.forget(pid))?;
+    let watched = alive;
     if !watched.iter().any(|(pid, _)| *pid == options.pid) {
         return Err(Error::TargetEnded(options.pid));
     }
@@ -276,6 +300,8 @@ struct Recorder {
     writer: Writer,
     /// Processes that were running at the start, each with its parent.
     pids: Vec<(u32, Option<u32>)>,
+    /// What the kernel had counted for them then.
+    readings: Vec<Reading>,
     start_ns: u64,
     period_ns: u64,
     receiver: Receiver<Batch>,
@@ -288,18 +314,19 @@ impl Recorder {
         for (pid, parent) in self.pids {
             timeline.adopt(pid, parent, self.start_ns)?;
         }
-        timeline.gauges(now_ns())?;
+        timeline.gauges(self.start_ns, &self.readings)?;
         timeline.commit(self.start_ns, &[])?;
         let mut last_commit = Instant::now();
         let mut losses = Vec::new();
         while let Ok(batch) = self.receiver.recv() {
             timeline.apply(batch.events, batch.mappings)?;
+            timeline.gauges(batch.now_ns, &batch.readings)?;
+            timeline.count_undecodable(batch.undecodable);
             if !batch.losses.is_empty() {
                 losses = batch.losses;
             }
             if batch.end.is_some() || last_commit.elapsed() >= COMMIT_INTERVAL {
                 timeline.name(batch.end.is_some())?;
-                timeline.gauges(batch.now_ns)?;
                 timeline.commit(batch.now_ns, &losses)?;
                 last_commit = Instant::now();
             }

@@ -6,6 +6,7 @@ use std::time::Instant;
 use profiler_common::{SampleEvent, StackEnd};
 
 use super::event::{Event, thread_name};
+use super::gauges::Reading;
 use super::mappings::{AddressSpace, Mapped, MappingEvent, NewMapping, read_maps};
 use crate::recording::{
     Error, FrameId, FrameKind, GaugeKind, ProcessId, RowId, Runtime, StackId, ThreadId, Writer,
@@ -15,8 +16,14 @@ use crate::target::process::command_line;
 use crate::target::{Process, runtime};
 
 /// Losses that are known here.
+const UNDECODABLE: &str = "undecodable_records";
 const MAPPING_RECORDS_LOST: &str = "mapping_records_lost";
 const MODULE_UNREADABLE: &str = "module_unreadable";
+
+/// Distinct threads of one process that are remembered; one that comes back after that is written again.
+const MAX_REMEMBERED_THREADS: usize = 1 << 16;
+/// Pieces of JIT code of one process that a perf map may still come to name.
+const MAX_UNNAMED_JIT: usize = 1 << 18;
 
 /// Writes events into a recording, with the names and mappings of the moment at which they happened.
 pub(super) struct Timeline {
@@ -30,6 +37,7 @@ pub(super) struct Timeline {
     period_ns: u64,
     unnamed: Unnamed,
     mapping_records_lost: u64,
+    undecodable: u64,
     /// Samples written.
     pub(super) samples: u64,
     /// Samples whose stack was walked to its end.
@@ -38,6 +46,7 @@ pub(super) struct Timeline {
 
 struct ProcessState {
     id: ProcessId,
+    first_ns: u64,
     space: AddressSpace,
     threads: HashMap<u32, (ThreadId, [u8; profiler_common::COMM_LEN])>,
     /// Where frames of this process's own JIT code belong.
@@ -70,6 +79,7 @@ impl Timeline {
             period_ns,
             unnamed: Unnamed::default(),
             mapping_records_lost: 0,
+            undecodable: 0,
             samples: 0,
             whole_stacks: 0,
         })
@@ -85,6 +95,7 @@ impl Timeline {
         let id = self.writer.process(pid, parent, &command, &runtime, now_ns)?;
         let state = ProcessState {
             id,
+            first_ns: now_ns,
             space: AddressSpace::default(),
             threads: HashMap::new(),
             jit_module: None,
@@ -174,6 +185,9 @@ impl Timeline {
 
     /// A child starts as a copy of its parent.
     fn fork(&mut self, timestamp_ns: u64, parent: u32, child: u32) -> Result<(), Error> {
+        if self.processes.get(&child).is_some_and(|known| timestamp_ns <= known.first_ns) {
+            return Ok(()); // it was found running when everything started
+        }
         let Some(origin) = self.processes.get(&parent) else { return self.adopt(child, None, timestamp_ns) };
         let (parent_id, space) = (origin.id, origin.space.clone());
         let (command, runtime) = (origin.command.clone(), origin.runtime.clone());
@@ -182,6 +196,7 @@ impl Timeline {
         let id = self.writer.process(child, Some(parent_id), &command, &runtime, timestamp_ns)?;
         let state = ProcessState {
             id,
+            first_ns: timestamp_ns,
             space,
             threads: HashMap::new(),
             jit_module: None,
@@ -236,6 +251,9 @@ impl Timeline {
             Some((id, comm)) if *comm == sample.comm => Ok(*id),
             _ => {
                 let id = self.writer.thread(process.id, sample.tid, &thread_name(&sample.comm))?;
+                if process.threads.len() >= MAX_REMEMBERED_THREADS {
+                    process.threads.clear();
+                }
                 process.threads.insert(sample.tid, (id, sample.comm));
                 Ok(id)
             }
@@ -255,8 +273,9 @@ impl Timeline {
                 None => *process.jit_module.insert(self.writer.module(&module.path, None)?),
             };
             let (frame, is_new) = self.writer.frame(FrameKind::Jit, row, offset)?;
-            if is_new {
-                self.unnamed.jit.entry(pid).or_default().push((frame, offset));
+            let unnamed = self.unnamed.jit.entry(pid).or_default();
+            if is_new && unnamed.len() < MAX_UNNAMED_JIT {
+                unnamed.push((frame, offset));
             }
             return Ok(frame);
         }
@@ -333,17 +352,23 @@ impl Timeline {
         Ok(())
     }
 
-    /// Notes CPU time and memory of each process as the kernel counts them.
-    pub(super) fn gauges(&self, now_ns: u64) -> Result<(), Error> {
-        for (&pid, process) in &self.processes {
-            if let Some(cpu_ns) = process_cpu_time_ns(pid) {
-                self.writer.gauge(process.id, GaugeKind::CpuTimeNs, now_ns, cpu_ns)?;
+    /// Notes what the kernel counted for processes at a moment.
+    pub(super) fn gauges(&self, now_ns: u64, readings: &[Reading]) -> Result<(), Error> {
+        for reading in readings {
+            let Some(process) = self.processes.get(&reading.pid) else { continue };
+            if let Some(cpu_time_ns) = reading.cpu_time_ns {
+                self.writer.gauge(process.id, GaugeKind::CpuTimeNs, now_ns, cpu_time_ns)?;
             }
-            if let Ok(stat) = Process::open(pid).and_then(|process| process.stat()) {
-                self.writer.gauge(process.id, GaugeKind::RssBytes, now_ns, stat.rss_bytes)?;
+            if let Some(rss_bytes) = reading.rss_bytes {
+                self.writer.gauge(process.id, GaugeKind::RssBytes, now_ns, rss_bytes)?;
             }
         }
         Ok(())
+    }
+
+    /// Counts records that are not of the form that this program knows.
+    pub(super) fn count_undecodable(&mut self, count: u64) {
+        self.undecodable += count;
     }
 
     /// Makes the batch durable, with all losses so far.
@@ -360,6 +385,7 @@ impl Timeline {
         kernel_losses: &'all [(&'static str, u64)],
     ) -> impl Iterator<Item = (&'static str, u64)> + use<'all> {
         let own = [
+            (UNDECODABLE, self.undecodable),
             (MAPPING_RECORDS_LOST, self.mapping_records_lost),
             (MODULE_UNREADABLE, self.modules.unreadable()),
         ];
@@ -413,11 +439,4 @@ fn describe(pid: u32) -> (String, Runtime) {
     let Ok(process) = Process::open(pid) else { return Default::default() };
     let command = process.arguments().map(|arguments| command_line(&arguments)).unwrap_or_default();
     (command, runtime::detect(&process).unwrap_or_default())
-}
-
-/// CPU time of a process since its start, from its own CPU clock (`clock_getcpuclockid(3)`).
-fn process_cpu_time_ns(pid: u32) -> Option<u64> {
-    let clock = nix::time::clock_getcpuclockid(nix::unistd::Pid::from_raw(pid.cast_signed())).ok()?;
-    let time = nix::time::clock_gettime(clock).ok()?;
-    u64::try_from(time.tv_sec()).ok()?.checked_mul(1_000_000_000)?.checked_add(time.tv_nsec().cast_unsigned())
 }

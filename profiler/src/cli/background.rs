@@ -210,6 +210,12 @@ pub(super) fn start(arguments: &StartArguments) -> anyhow::Result<()> {
 }
 
 #[derive(Serialize)]
+struct StatusList<'rows> {
+    schema_version: u32,
+    recordings: &'rows [Status<'rows>],
+}
+
+#[derive(Serialize)]
 struct Status<'state> {
     running: bool,
     seconds: f64,
@@ -231,7 +237,10 @@ pub(super) fn status(arguments: &StatusArguments) -> anyhow::Result<()> {
         .collect();
     print(|out| {
         if arguments.format == Format::Json {
-            return crate::output::json::write_json(out, &rows);
+            return crate::output::json::write_json(
+                out,
+                &StatusList { schema_version: 1, recordings: &rows },
+            );
         }
         if rows.is_empty() {
             return writeln!(out, "No background recordings. `mcp-profiler start --mcp NAME` starts one.");

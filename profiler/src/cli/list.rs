@@ -48,13 +48,20 @@ pub(super) struct ListArguments {
 struct Row {
     name: String,
     /// Absent when it does not run, like all that only a running server has.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pid: Option<u32>,
     pids: Vec<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     runtime: Option<RuntimeColumn>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     transport: Option<TransportColumn>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     uptime_seconds: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     rss_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     command: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     configured: Option<Configured>,
     /// True when it belongs to another user and could not be looked into.
     denied: bool,
@@ -63,6 +70,7 @@ struct Row {
 #[derive(Debug, Serialize)]
 struct RuntimeColumn {
     name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
     version: Option<String>,
 }
 

@@ -23,7 +23,7 @@ pub(super) struct Arguments {
     #[command(flatten)]
     sampling: SamplingArguments,
     /// Where to keep the recording [default: NAME-PID-TIME.mcpprof in the current folder]
-    #[arg(long, value_name = "FILE", help_heading = "Recording")]
+    #[arg(short = 'o', long, visible_alias = "output", value_name = "FILE", help_heading = "Recording")]
     recording: Option<PathBuf>,
     #[command(flatten)]
     options: ReportOptions,

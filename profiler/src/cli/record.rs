@@ -187,16 +187,15 @@ impl Recorder {
         state: Option<&Path>,
     ) -> anyhow::Result<Self> {
         let session = Session::start(options)?;
-        give_to_caller(&options.output);
+        for path in recording_files(&options.output) {
+            give_to_caller(&path);
+        }
         if let Some(launched) = &mut launched
             && let Err(error) = launched.release()
         {
             drop(session);
-            let _ = std::fs::remove_file(&options.output);
-            for suffix in ["-wal", "-shm"] {
-                let mut name = options.output.clone().into_os_string();
-                name.push(suffix);
-                let _ = std::fs::remove_file(name);
+            for path in recording_files(&options.output) {
+                let _ = std::fs::remove_file(path);
             }
             return Err(error.into());
         }
@@ -283,6 +282,15 @@ impl Recorder {
         note(&end_line(&recording, &summary, &self.output));
         Ok(Recorded { path: self.output, recording })
     }
+}
+
+/// A recording that is being written, and what SQLite keeps beside it.
+fn recording_files(path: &Path) -> impl Iterator<Item = PathBuf> {
+    ["", "-wal", "-shm"].into_iter().map(|suffix| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(suffix);
+        PathBuf::from(name)
+    })
 }
 
 /// Samples, complete stacks, losses, and where it is.

@@ -57,7 +57,7 @@ pub fn write_summary(mut out: impl Write, report: &Report, style: Style) -> io::
     );
     fact(&mut out, style, None, "Recorded", &host)?;
     if report.interrupted {
-        let text = "the profiler was killed; this is what it had written before";
+        let text = "the recording still goes on, or its profiler was killed";
         fact(&mut out, style, Some(Paint::Warning), "Interrupted", text)?;
     }
     fact(&mut out, style, None, "On CPU", &cpu_time(report))?;

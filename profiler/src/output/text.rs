@@ -318,7 +318,7 @@ mod tests {
         Runtime      node 22.1.0
         Process      100
         Recorded     10.0 s from 2026-02-02T02:40:00Z, Linux 6.1.0-44-amd64 with 4 CPUs
-        Interrupted  the profiler was killed; this is what it had written before
+        Interrupted  the recording still goes on, or its profiler was killed
         On CPU       800 ms sampled, 9.00 s counted by the kernel; 8.0 % of one core
         Samples      80 at 100 Hz (cpu-clock)
         Stacks       0.0 % complete

@@ -21,9 +21,9 @@ pub type FrameId = RowId;
 /// A row of `stacks`.
 pub type StackId = RowId;
 
-/// Distinct stack nodes that are remembered. Behind that the memory is emptied, and nodes may be written twice:
-/// readers merge them.
-const MAX_REMEMBERED_STACKS: usize = 1 << 20;
+/// Distinct stack nodes, frames and strings that are remembered, of each. Behind that the memory is emptied, and rows
+/// may be written twice: readers merge them.
+const MAX_REMEMBERED: usize = 1 << 20;
 
 /// A recording that is being written.
 pub struct Writer {
@@ -74,6 +74,8 @@ impl Writer {
             connection.pragma_update(None, "journal_mode", "wal")?;
             connection.pragma_update(None, "synchronous", "off")?;
             connection.pragma_update(None, "cache_size", -1024)?;
+            // In pages: the log goes into the file soon, for those who copy the file of a recording that was cut off.
+            connection.pragma_update(None, "wal_autocheckpoint", 32)?;
             connection.pragma_update(None, "application_id", APPLICATION_ID)?;
             connection.execute_batch("BEGIN")?;
             connection.execute_batch(SCHEMA)?;
@@ -161,6 +163,9 @@ impl Writer {
         if let Some(id) = self.frames.get(&(module, offset)) {
             return Ok((*id, false));
         }
+        if self.frames.len() >= MAX_REMEMBERED {
+            self.frames.clear();
+        }
         let id = take_id(&mut self.next.frame);
         self.insert(
             "INSERT INTO frames VALUES (?, ?, ?, ?)",
@@ -191,6 +196,9 @@ impl Writer {
         if let Some(id) = self.strings.get(text) {
             return Ok(*id);
         }
+        if self.strings.len() >= MAX_REMEMBERED {
+            self.strings.clear();
+        }
         let id = take_id(&mut self.next.string);
         self.insert("INSERT INTO strings VALUES (?, ?)", params![id, text])?;
         self.strings.insert(text.into(), id);
@@ -202,7 +210,7 @@ impl Writer {
         if let Some(id) = self.stacks.get(&(parent, frame)) {
             return Ok(*id);
         }
-        if self.stacks.len() >= MAX_REMEMBERED_STACKS {
+        if self.stacks.len() >= MAX_REMEMBERED {
             self.stacks.clear();
         }
         let id = take_id(&mut self.next.stack);
