@@ -84,20 +84,34 @@ pub struct SampleEvent {
 pub enum StackEnd {
     /// The chain of frame pointers ended with a zero, as the ABI asks of the outermost frame.
     ChainEnd = 1,
-    /// A frame pointer led to memory that could not be read.
+    /// The walk led to memory that could not be read.
     Unreadable = 2,
-    /// A frame pointer did not lead towards the stack's base.
+    /// The walk did not lead towards the stack's base.
     NotAscending = 3,
     /// The stack is deeper than [`MAX_USER_FRAMES`](crate::MAX_USER_FRAMES).
     TooDeep = 4,
     /// The thread had no user registers: it was starting or ending.
     NoUserStack = 5,
+    /// The outermost frame was reached: its unwind row says that its return address is undefined.
+    Outermost = 6,
+    /// An address belonged to no code that was known by then.
+    NoMapping = 7,
+    /// The file's unwind rows say nothing of an address.
+    NoUnwindRow = 8,
 }
 
 impl StackEnd {
     /// Every end, in the order of their numbers.
-    pub const ALL: [Self; 5] =
-        [Self::ChainEnd, Self::Unreadable, Self::NotAscending, Self::TooDeep, Self::NoUserStack];
+    pub const ALL: [Self; 8] = [
+        Self::ChainEnd,
+        Self::Unreadable,
+        Self::NotAscending,
+        Self::TooDeep,
+        Self::NoUserStack,
+        Self::Outermost,
+        Self::NoMapping,
+        Self::NoUnwindRow,
+    ];
 
     /// The end with this number.
     pub fn from_number(number: u32) -> Option<Self> {
@@ -108,10 +122,13 @@ impl StackEnd {
     pub fn name(self) -> &'static str {
         match self {
             Self::ChainEnd => "chain_end",
-            Self::Unreadable => "unreadable_frame_pointer",
+            Self::Unreadable => "unreadable_stack",
             Self::NotAscending => "broken_frame_pointer",
             Self::TooDeep => "too_deep",
             Self::NoUserStack => "no_user_stack",
+            Self::Outermost => "outermost",
+            Self::NoMapping => "unknown_code",
+            Self::NoUnwindRow => "no_unwind_row",
         }
     }
 }

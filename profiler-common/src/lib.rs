@@ -12,7 +12,10 @@ mod unwind;
 pub use event::{COMM_LEN, EventHeader, EventKind, ForkEvent, SampleEvent, StackEnd};
 pub use failure::Failure;
 pub use offsets::KernelOffsets;
-pub use unwind::{CfaKind, Rule, UnwindRow};
+pub use unwind::{
+    CfaKind, CodeMapping, MAPPING_KEY_BITS, MAX_PAGES, MAX_TABLES, PageStarts, ROWS_PER_PAGE, RowPage, Rule,
+    UnwindRow, mapping_key,
+};
 
 /// Most user frames in one sample, innermost first.
 pub const MAX_USER_FRAMES: usize = 512;

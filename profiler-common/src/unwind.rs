@@ -47,6 +47,58 @@ pub struct Rule {
     pub register: u32,
 }
 
+/// Rows in a page of a table.
+pub const ROWS_PER_PAGE: usize = 1024;
+/// Pages of one table behind its index: the index fills one page of [`PageStarts`].
+pub const MAX_PAGES: usize = 2048;
+/// Tables at one time: one for each file that code is mapped from.
+pub const MAX_TABLES: u32 = 4096;
+
+/// A part of a table: page 0 of a table is its index, [`PageStarts`]. What is not used starts at `u32::MAX`.
+pub type RowPage = [UnwindRow; ROWS_PER_PAGE];
+/// The first row's start of each further page.
+pub type PageStarts = [u32; MAX_PAGES];
+
+/// Length of a [`CodeMapping`]'s key in bits: process ID and address, both big-endian.
+pub const MAPPING_KEY_BITS: u32 = 96;
+
+/// The key of a mapping: owner and address.
+pub fn mapping_key(owner: u32, address: u64) -> [u8; 12] {
+    let mut key = [0; 12];
+    key[..4].copy_from_slice(&owner.to_be_bytes());
+    key[4..].copy_from_slice(&address.to_be_bytes());
+    key
+}
+
+/// A stretch of a process's address space that holds code.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
+#[repr(C)]
+pub struct CodeMapping {
+    /// First address.
+    pub start: u64,
+    /// Behind the last address.
+    pub end: u64,
+    /// Add it (wrapping) to an address to get what the rows of the table count in.
+    pub to_row: u64,
+    /// Index of the table of its file; [`CodeMapping::NO_TABLE`] for code that keeps frame pointers.
+    pub table: u32,
+    /// Always zero.
+    pub reserved: u32,
+}
+
+impl CodeMapping {
+    /// The code has no table: runtimes' own code, and files without unwind rows, are walked by frame pointers.
+    pub const NO_TABLE: u32 = u32::MAX;
+}
+
+// SAFETY: `repr(C)`, three `u64` and two `u32` without padding: every bit pattern is valid.
+#[cfg(feature = "user")]
+unsafe impl aya::Pod for CodeMapping {}
+// SAFETY: `repr(C)`, two `u32`: every bit pattern is valid.
+#[cfg(feature = "user")]
+unsafe impl aya::Pod for UnwindRow {}
+
 const KIND_BITS: u32 = 3;
 const OFFSET_BITS: u32 = 16;
 const SAVED_BITS: u32 = 9;

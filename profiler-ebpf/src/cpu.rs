@@ -18,9 +18,7 @@ use crate::unwind;
 pub(crate) struct Scratch {
     pub(crate) event: SampleEvent,
     pub(crate) frames: [u64; MAX_KERNEL_FRAMES + MAX_USER_FRAMES],
-    /// Where the next user frame goes. It lives here, not on the BPF stack, so that the verifier forgets its value
-    /// and takes one step of a walk for all of them.
-    pub(crate) slot: u64,
+    pub(crate) walker: unwind::Walker,
 }
 
 /// Sampling programs of one CPU do not interrupt each other, so one slot a CPU is enough.
@@ -29,7 +27,7 @@ static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 
 #[inline(always)]
 pub(crate) fn sample(context: &PerfEventContext) {
-    let Some(Current { pid, tid }) = targets::current() else { return };
+    let Some(Current { pid, tid, code_owner }) = targets::current() else { return };
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return };
     // SAFETY: the slot is this CPU's own while the program runs.
     let scratch = unsafe { &mut *scratch };
@@ -39,10 +37,10 @@ pub(crate) fn sample(context: &PerfEventContext) {
     scratch.event.reserved = 0;
 
     let kernel_frames = kernel_stack(context, scratch);
-    let walk = unwind::user_stack(scratch, kernel_frames);
+    let walk = unwind::user_stack(scratch, kernel_frames, code_owner);
     scratch.event.kernel_frames = kernel_frames as u16;
     scratch.event.user_frames = walk.frames as u16;
-    scratch.event.stack_end = walk.end as u32;
+    scratch.event.stack_end = walk.end;
 
     let frames = (kernel_frames + walk.frames) as u64;
     if frames > (MAX_KERNEL_FRAMES + MAX_USER_FRAMES) as u64 {

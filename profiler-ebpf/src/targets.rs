@@ -9,9 +9,10 @@ use profiler_common::{EventKind, Failure, ForkEvent, KernelOffsets, MAX_TARGETS}
 
 use crate::output::{count, emit_lifecycle, header};
 
-/// Process IDs of the watched processes. The value says nothing: being there is all.
+/// Process IDs of the watched processes, each with the one whose code mappings are its own: after a fork its parent's,
+/// until user space has made a copy.
 #[map]
-static TARGETS: HashMap<u32, u8> = HashMap::with_max_entries(MAX_TARGETS, 0);
+static TARGETS: HashMap<u32, u32> = HashMap::with_max_entries(MAX_TARGETS, 0);
 
 #[unsafe(no_mangle)]
 static KERNEL_OFFSETS: Global<KernelOffsets> =
@@ -22,24 +23,23 @@ static KERNEL_OFFSETS: Global<KernelOffsets> =
 pub(crate) fn current() -> Option<Current> {
     let pid_tgid = bpf_get_current_pid_tgid();
     let pid = (pid_tgid >> 32) as u32;
-    is_watched(pid).then_some(Current { pid, tid: pid_tgid as u32 })
+    // SAFETY: a copy of a value that is replaced as a whole.
+    let code_owner = *unsafe { TARGETS.get(pid) }?;
+    Some(Current { pid, tid: pid_tgid as u32, code_owner })
 }
 
 /// A watched process and the thread of it that runs now.
 pub(crate) struct Current {
     pub(crate) pid: u32,
     pub(crate) tid: u32,
-}
-
-#[inline(always)]
-fn is_watched(pid: u32) -> bool {
-    TARGETS.get_ptr(pid).is_some()
+    /// The process whose code mappings it has.
+    pub(crate) code_owner: u32,
 }
 
 /// Children of targets are targets.
 #[inline(always)]
 pub(crate) fn fork(context: &RawTracePointContext) {
-    let Some(Current { pid, .. }) = current() else { return };
+    let Some(Current { pid, code_owner, .. }) = current() else { return };
     let child: *const u8 = context.arg(1);
     // SAFETY: the helper checks the address; the offset is that of a `u32` field of this kernel.
     let Ok(child_pid) =
@@ -51,7 +51,7 @@ pub(crate) fn fork(context: &RawTracePointContext) {
     if child_pid == pid {
         return; // a thread
     }
-    if TARGETS.insert(child_pid, 1, 0).is_err() {
+    if TARGETS.insert(child_pid, code_owner, 0).is_err() {
         count(Failure::TargetSetFull);
         return;
     }
@@ -62,6 +62,8 @@ pub(crate) fn fork(context: &RawTracePointContext) {
 #[inline(always)]
 pub(crate) fn exec() {
     let Some(Current { pid, .. }) = current() else { return };
+    // It has new mappings of its own, which user space will tell.
+    let _ = TARGETS.insert(pid, pid, 0);
     emit_lifecycle(&header(EventKind::Exec, pid));
 }
 

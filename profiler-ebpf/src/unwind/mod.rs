@@ -1,8 +1,15 @@
-//! From a thread's registers to its user stack. A way to unwind is a file here; this one chooses.
+//! From a thread's registers to its user stack: the walk itself, a frame a step. Where each frame's caller is, is the
+//! business of the files here, one a way to unwind.
 
+mod code;
 mod frame_pointer;
+mod rows;
 
-use profiler_common::StackEnd;
+use core::ffi::c_void;
+
+use aya_ebpf::bindings::pt_regs;
+use aya_ebpf::helpers::{bpf_get_current_task_btf, bpf_loop, bpf_probe_read_user, bpf_task_pt_regs};
+use profiler_common::{CodeMapping, MAX_KERNEL_FRAMES, MAX_USER_FRAMES, StackEnd};
 
 use crate::cpu::Scratch;
 
@@ -10,12 +17,115 @@ use crate::cpu::Scratch;
 pub(crate) struct Walk {
     /// How many addresses were written.
     pub(crate) frames: u32,
-    /// Why it stopped.
-    pub(crate) end: StackEnd,
+    /// Why it stopped: a [`StackEnd`].
+    pub(crate) end: u32,
 }
+
+/// The state of a walk. It lives in a map, not on the BPF stack, so that the verifier forgets its values and takes one
+/// step of a walk for all of them.
+#[repr(C)]
+pub(crate) struct Walker {
+    instruction_pointer: u64,
+    stack_pointer: u64,
+    frame_pointer: u64,
+    /// 1 when the instruction pointer is a return address: the call is before it.
+    is_return: u64,
+    /// Where the next frame goes.
+    slot: u64,
+    /// Whose code mappings these are.
+    owner: u64,
+    /// A [`StackEnd`].
+    end: u64,
+    /// The mapping of the last frame: callers are often in the same file.
+    mapping: CodeMapping,
+}
+
+/// Returned by a loop's step: no further step.
+const STOP: i64 = 1;
 
 /// Writes the user stack of the current thread into `scratch.frames` from index `first`, innermost first.
 #[inline(always)]
-pub(crate) fn user_stack(scratch: &mut Scratch, first: u32) -> Walk {
-    frame_pointer::walk(scratch, first)
+pub(crate) fn user_stack(scratch: &mut Scratch, first: u32, owner: u32) -> Walk {
+    const NOTHING: Walk = Walk { frames: 0, end: StackEnd::NoUserStack as u32 };
+    // SAFETY: the helper returns the user registers of the current task, saved at its entry into the kernel, or zero.
+    let registers = unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) } as *const pt_regs;
+    if registers.is_null() {
+        return NOTHING;
+    }
+    // SAFETY: not null, and the verifier knows the layout.
+    let (instruction_pointer, frame_pointer, stack_pointer, code_segment) =
+        unsafe { ((*registers).rip, (*registers).rbp, (*registers).rsp, (*registers).cs) };
+    // The low two bits of the code segment are the privilege level: 3 in user code.
+    if code_segment & 3 != 3 || instruction_pointer == 0 || first as usize > MAX_KERNEL_FRAMES {
+        return NOTHING;
+    }
+    let walker = &mut scratch.walker;
+    walker.instruction_pointer = instruction_pointer;
+    walker.stack_pointer = stack_pointer;
+    walker.frame_pointer = frame_pointer;
+    walker.is_return = 0;
+    walker.slot = u64::from(first);
+    walker.owner = u64::from(owner);
+    walker.end = StackEnd::TooDeep as u64;
+    walker.mapping.end = 0;
+    let mut context = core::ptr::from_mut(scratch);
+    // SAFETY: `step` has the signature of a loop callback, and the context outlives the call.
+    unsafe {
+        bpf_loop(MAX_USER_FRAMES as u32, step as *mut c_void, core::ptr::from_mut(&mut context).cast(), 0);
+    }
+    // SAFETY: this CPU's slot, which outlives the walk.
+    let walker = unsafe { &(*context).walker };
+    let frames = walker.slot.wrapping_sub(u64::from(first));
+    if frames > MAX_USER_FRAMES as u64 {
+        return NOTHING;
+    }
+    Walk { frames: frames as u32, end: walker.end as u32 }
+}
+
+/// One frame. Returns [`STOP`] to stop.
+unsafe extern "C" fn step(_index: u64, context: *mut *mut Scratch) -> i64 {
+    // SAFETY: `bpf_loop` hands back the context that it was given: this CPU's slot.
+    let scratch = unsafe { &mut **context };
+    let slot = scratch.walker.slot;
+    if slot >= (MAX_KERNEL_FRAMES + MAX_USER_FRAMES) as u64 {
+        return STOP;
+    }
+    scratch.frames[slot as usize] = scratch.walker.instruction_pointer;
+    scratch.walker.slot = slot + 1;
+    let outcome = match code::find(&mut scratch.walker) {
+        true if scratch.walker.mapping.table == CodeMapping::NO_TABLE => frame_pointer::step(&mut scratch.walker),
+        true => rows::step(&mut scratch.walker),
+        false => Err(StackEnd::NoMapping),
+    };
+    match outcome {
+        Ok(()) => 0,
+        Err(end) => {
+            scratch.walker.end = end as u64;
+            STOP
+        }
+    }
+}
+
+impl Walker {
+    /// Goes to the caller: its frame address, its frame pointer, and where it is called from.
+    #[inline(always)]
+    fn return_to(&mut self, frame_address: u64, frame_pointer: u64, return_address: u64) -> Result<(), StackEnd> {
+        if frame_address <= self.stack_pointer {
+            return Err(StackEnd::NotAscending);
+        }
+        if return_address == 0 {
+            return Err(StackEnd::ChainEnd);
+        }
+        self.stack_pointer = frame_address;
+        self.frame_pointer = frame_pointer;
+        self.instruction_pointer = return_address;
+        self.is_return = 1;
+        Ok(())
+    }
+}
+
+#[inline(always)]
+fn read<T>(address: u64) -> Result<T, StackEnd> {
+    // SAFETY: the helper checks the address.
+    unsafe { bpf_probe_read_user(address as *const T) }.map_err(|_| StackEnd::Unreadable)
 }

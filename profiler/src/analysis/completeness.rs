@@ -68,7 +68,9 @@ fn incomplete_cause(
         outermost.and_then(|frame| functions.of_frame(frame).first()).map(|at| functions.get(at.function));
     let kernel_thread_start = |name: &str| name.starts_with("ret_from_fork");
     match (sample.stack_end, start) {
-        (StackEnd::ChainEnd, None) => Some(NO_FRAMES),
+        // Proved by the unwind rows of the outermost function.
+        (StackEnd::Outermost, Some(_)) => None,
+        (StackEnd::Outermost | StackEnd::ChainEnd, None) => Some(NO_FRAMES),
         (StackEnd::ChainEnd | StackEnd::NoUserStack, Some(start))
             if start.kind == FrameKind::Kernel && kernel_thread_start(&start.name) =>
         {
@@ -150,7 +152,7 @@ mod tests {
         assert_eq!(cause(&["?/lib/libc.so.6"], StackEnd::ChainEnd).as_deref(), Some(CHAIN_ENDED_EARLY));
         assert_eq!(cause(&["k:do_exit"], StackEnd::ChainEnd).as_deref(), Some(CHAIN_ENDED_EARLY));
         assert_eq!(cause(&["_start"], StackEnd::TooDeep).as_deref(), Some("too_deep"));
-        assert_eq!(cause(&["_start"], StackEnd::Unreadable).as_deref(), Some("unreadable_frame_pointer"));
+        assert_eq!(cause(&["_start"], StackEnd::Unreadable).as_deref(), Some("unreadable_stack"));
         assert_eq!(cause(&["work"], StackEnd::NotAscending).as_deref(), Some("broken_frame_pointer"));
         assert_eq!(cause(&["k:do_exit"], StackEnd::NoUserStack).as_deref(), Some("no_user_stack"));
         assert_eq!(cause(&[], StackEnd::ChainEnd).as_deref(), Some(NO_FRAMES));

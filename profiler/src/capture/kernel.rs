@@ -5,6 +5,7 @@ use aya::programs::{PerfEvent, RawTracePoint};
 use aya::{Ebpf, EbpfLoader};
 use profiler_common::Failure;
 
+use super::code::Code;
 use super::cpu::Sampling;
 use super::{Error, offsets};
 
@@ -22,8 +23,9 @@ const LIFECYCLE: [(&str, &str); 3] = [
 pub(super) struct Kernel {
     ebpf: Ebpf,
     pub(super) events: RingBuf<MapData>,
-    targets: HashMap<MapData, u32, u8>,
+    targets: HashMap<MapData, u32, u32>,
     failures: PerCpuArray<MapData, u64>,
+    code: Option<Code>,
 }
 
 impl Kernel {
@@ -43,14 +45,22 @@ impl Kernel {
             program.attach(tracepoint)?;
         }
         let events = RingBuf::try_from(take_map(&mut ebpf, "EVENTS")?)?;
-        let targets = HashMap::try_from(take_map(&mut ebpf, "TARGETS")?)?;
+        let targets = take_map(&mut ebpf, "TARGETS")?;
+        let code_mappings = take_map(&mut ebpf, "CODE_MAPPINGS")?;
+        let code = Code::new(code_mappings, take_map(&mut ebpf, "UNWIND_TABLES")?, &targets)?;
+        let targets = HashMap::try_from(targets)?;
         let failures = PerCpuArray::try_from(take_map(&mut ebpf, "FAILURES")?)?;
-        Ok(Self { ebpf, events, targets, failures })
+        Ok(Self { ebpf, events, targets, failures, code: Some(code) })
+    }
+
+    /// The maps of code, for the thread that knows what is mapped where. They can be taken once.
+    pub(super) fn take_code(&mut self) -> Result<Code, Error> {
+        self.code.take().ok_or(Error::MissingInObject("CODE_MAPPINGS"))
     }
 
     /// Watches a process and, from now on, what it forks.
     pub(super) fn watch(&mut self, pid: u32) -> Result<(), Error> {
-        Ok(self.targets.insert(pid, 1, 0)?)
+        Ok(self.targets.insert(pid, pid, 0)?)
     }
 
     /// Watches a process no longer.

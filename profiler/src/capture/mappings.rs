@@ -168,6 +168,13 @@ pub(super) struct AddressSpace {
     by_start: BTreeMap<u64, Mapped>,
 }
 
+/// What putting a mapping in place did to an address space.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Change {
+    pub(super) gone: Vec<Mapped>,
+    pub(super) new: Vec<Mapped>,
+}
+
 /// A mapping that is in place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Mapped {
@@ -178,8 +185,14 @@ pub(super) struct Mapped {
 }
 
 impl AddressSpace {
-    pub(super) fn clear(&mut self) {
-        self.by_start.clear();
+    /// Empties it, and returns what was in place.
+    pub(super) fn clear(&mut self) -> Vec<Mapped> {
+        std::mem::take(&mut self.by_start).into_values().collect()
+    }
+
+    /// All mappings in place.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Mapped> {
+        self.by_start.values()
     }
 
     pub(super) fn find(&self, address: u64) -> Option<Mapped> {
@@ -188,24 +201,28 @@ impl AddressSpace {
     }
 
     /// Puts a mapping in place; what it covers of earlier ones is gone.
-    pub(super) fn insert(&mut self, new: Mapped) {
+    pub(super) fn insert(&mut self, new: Mapped) -> Change {
+        let mut change = Change::default();
         if new.start >= new.end {
-            return;
+            return change;
         }
         let first = self.by_start.range(..new.start).next_back().filter(|(_, old)| old.end > new.start);
         let covered: Vec<Mapped> =
             first.into_iter().chain(self.by_start.range(new.start..new.end)).map(|(_, old)| *old).collect();
         for old in covered {
             self.by_start.remove(&old.start);
+            change.gone.push(old);
             if old.start < new.start {
-                self.by_start.insert(old.start, Mapped { end: new.start, ..old });
+                change.new.push(Mapped { end: new.start, ..old });
             }
             if old.end > new.end {
                 let file_offset = old.file_offset + (new.end - old.start);
-                self.by_start.insert(new.end, Mapped { start: new.end, file_offset, ..old });
+                change.new.push(Mapped { start: new.end, file_offset, ..old });
             }
         }
-        self.by_start.insert(new.start, new);
+        change.new.push(new);
+        self.by_start.extend(change.new.iter().map(|mapped| (mapped.start, *mapped)));
+        change
     }
 }
 

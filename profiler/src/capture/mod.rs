@@ -4,6 +4,7 @@
 //! [`Timeline`] puts events in order, gives them names and writes them: a slow disk or a large symbol table
 //! must not keep the ring from being drained.
 
+mod code;
 mod cpu;
 mod event;
 mod gauges;

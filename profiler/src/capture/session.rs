@@ -10,6 +10,7 @@ use caps::{CapSet, Capability};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::Error;
+use super::code::Code;
 use super::cpu::Sampling;
 use super::event::Event;
 use super::gauges::Reading;
@@ -121,8 +122,9 @@ impl Session {
 
         let progress = Arc::new(Mutex::new(Progress::default()));
         let (sender, receiver) = sync_channel(WAITING_BATCHES);
+        let code = kernel.take_code()?;
         let recorder =
-            Recorder { writer, pids, readings, start_ns, period_ns: sampling.period_ns(), receiver };
+            Recorder { writer, code, pids, readings, start_ns, period_ns: sampling.period_ns(), receiver };
         let shared = Arc::clone(&progress);
         drop_capabilities();
         let thread = std::thread::Builder::new()
@@ -298,6 +300,7 @@ fn meta(options: &Options, sampling: &Sampling, start_ns: u64) -> Meta {
 /// What the recorder thread starts from.
 struct Recorder {
     writer: Writer,
+    code: Code,
     /// Processes that were running at the start, each with its parent.
     pids: Vec<(u32, Option<u32>)>,
     /// What the kernel had counted for them then.
@@ -310,7 +313,7 @@ struct Recorder {
 impl Recorder {
     /// Writes until the last batch, or until the recording can't be written.
     fn run(self, shared: &Mutex<Progress>) -> Result<(), Error> {
-        let mut timeline = Timeline::new(self.writer, self.period_ns)?;
+        let mut timeline = Timeline::new(self.writer, self.code, self.period_ns)?;
         for (pid, parent) in self.pids {
             timeline.adopt(pid, parent, self.start_ns)?;
         }

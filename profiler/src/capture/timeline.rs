@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use profiler_common::{SampleEvent, StackEnd};
 
+use super::code::Code;
 use super::event::{Event, thread_name};
 use super::gauges::Reading;
 use super::mappings::{AddressSpace, Mapped, MappingEvent, NewMapping, read_maps};
@@ -16,6 +17,7 @@ use crate::target::process::command_line;
 use crate::target::{Process, runtime};
 
 /// Losses that are known here.
+const CODE_REFUSED: &str = "code_tables_full";
 const UNDECODABLE: &str = "undecodable_records";
 const MAPPING_RECORDS_LOST: &str = "mapping_records_lost";
 const MODULE_UNREADABLE: &str = "module_unreadable";
@@ -28,6 +30,7 @@ const MAX_UNNAMED_JIT: usize = 1 << 18;
 /// Writes events into a recording, with the names and mappings of the moment at which they happened.
 pub(super) struct Timeline {
     writer: Writer,
+    code: Code,
     modules: Modules,
     module_rows: HashMap<ModuleId, RowId>,
     naming: NamingBudget,
@@ -65,11 +68,12 @@ struct Unnamed {
 }
 
 impl Timeline {
-    pub(super) fn new(mut writer: Writer, period_ns: u64) -> Result<Self, Error> {
+    pub(super) fn new(mut writer: Writer, code: Code, period_ns: u64) -> Result<Self, Error> {
         let kernel_module = writer.module("[kernel]", None)?;
         let unknown_module = writer.module("[unknown]", None)?;
         Ok(Self {
             writer,
+            code,
             modules: Modules::default(),
             module_rows: HashMap::new(),
             naming: NamingBudget::default(),
@@ -105,6 +109,7 @@ impl Timeline {
         };
         self.processes.insert(pid, state);
         self.read_mappings(pid);
+        self.code.own(pid);
         Ok(())
     }
 
@@ -118,7 +123,17 @@ impl Timeline {
         let Some(process) = self.processes.get_mut(&pid) else { return };
         let module = self.modules.resolve(pid, new.file, &new.path, new.start, new.end);
         let NewMapping { start, end, file_offset, .. } = *new;
-        process.space.insert(Mapped { start, end, file_offset, module });
+        let mapped = Mapped { start, end, file_offset, module };
+        if process.space.find(start) == Some(mapped) {
+            return; // told again
+        }
+        let change = process.space.insert(mapped);
+        change.gone.iter().for_each(|gone| self.code.erase(pid, gone));
+        for new in &change.new {
+            let module = self.modules.get(new.module).expect("a mapping has a module");
+            self.code.map(pid, new.module, module, new);
+        }
+        change.gone.iter().for_each(|gone| self.code.release(gone));
     }
 
     /// Writes a batch. Both lists are put in order by their timestamps here.
@@ -150,7 +165,8 @@ impl Timeline {
             MappingEvent::Exec { pid, .. } => {
                 self.forget_jit(*pid)?;
                 if let Some(process) = self.processes.get_mut(pid) {
-                    process.space.clear();
+                    let gone = process.space.clear();
+                    gone.iter().for_each(|gone| self.code.unmap(*pid, gone));
                     process.jit_module = None;
                     process.perf_map = PerfMap::default();
                 }
@@ -175,7 +191,7 @@ impl Timeline {
                 Some(process) => {
                     self.writer.process_exit(process.id, timestamp_ns)?;
                     self.forget_jit(pid)?;
-                    self.processes.remove(&pid);
+                    self.forget(pid);
                     Ok(())
                 }
                 None => Ok(()),
@@ -192,7 +208,7 @@ impl Timeline {
         let (parent_id, space) = (origin.id, origin.space.clone());
         let (command, runtime) = (origin.command.clone(), origin.runtime.clone());
         // The ID may have been one that we know, if its exit was lost.
-        self.processes.remove(&child);
+        self.forget(child);
         let id = self.writer.process(child, Some(parent_id), &command, &runtime, timestamp_ns)?;
         let state = ProcessState {
             id,
@@ -204,8 +220,20 @@ impl Timeline {
             command,
             runtime,
         };
+        for mapped in state.space.iter() {
+            let module = self.modules.get(mapped.module).expect("a mapping has a module");
+            self.code.map(child, mapped.module, module, mapped);
+        }
+        self.code.own(child);
         self.processes.insert(child, state);
         Ok(())
+    }
+
+    /// The process is gone.
+    fn forget(&mut self, pid: u32) {
+        if let Some(mut process) = self.processes.remove(&pid) {
+            process.space.clear().iter().for_each(|gone| self.code.unmap(pid, gone));
+        }
     }
 
     fn exec(&mut self, pid: u32) -> Result<(), Error> {
@@ -240,7 +268,7 @@ impl Timeline {
         let thread = self.thread(pid, sample)?;
         self.writer.sample(sample.header.timestamp_ns, thread, stack, self.period_ns, stack_end)?;
         self.samples += 1;
-        self.whole_stacks += u64::from(stack_end == StackEnd::ChainEnd);
+        self.whole_stacks += u64::from(matches!(stack_end, StackEnd::Outermost | StackEnd::ChainEnd));
         Ok(())
     }
 
@@ -386,6 +414,7 @@ impl Timeline {
     ) -> impl Iterator<Item = (&'static str, u64)> + use<'all> {
         let own = [
             (UNDECODABLE, self.undecodable),
+            (CODE_REFUSED, self.code.refused),
             (MAPPING_RECORDS_LOST, self.mapping_records_lost),
             (MODULE_UNREADABLE, self.modules.unreadable()),
         ];

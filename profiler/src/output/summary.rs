@@ -175,7 +175,9 @@ fn no_samples(report: &Report) -> String {
 fn explain(cause: &str) -> String {
     let text = match cause {
         "chain_ended_early" => "code without frame pointers ended the chain",
-        "unreadable_frame_pointer" => "a frame pointer led to memory that could not be read",
+        "unreadable_stack" => "a frame led to memory that could not be read",
+        "no_unwind_row" => "code without unwind information",
+        "unknown_code" => "code that was not known yet, or whose file could not be read",
         "broken_frame_pointer" => "code without frame pointers used their register for something else",
         "too_deep" => "deeper than the profiler follows",
         "no_user_stack" => "threads that were starting or ending",

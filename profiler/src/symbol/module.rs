@@ -12,6 +12,7 @@ use object::read::{Object, ObjectSegment, ReadCache};
 
 use crate::capture::FileIdentity;
 use crate::target::Process;
+use crate::unwind::{Table, read_table};
 
 /// Index of a [`Module`] in [`Modules`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -93,6 +94,12 @@ impl ElfImage {
             .iter()
             .find(|segment| (segment.file_start..segment.file_end).contains(&file_offset))
             .map(|segment| segment.address.wrapping_add(file_offset - segment.file_start))
+    }
+
+    /// How to unwind its code. Read anew each time: the kernel half keeps it.
+    pub(crate) fn unwind_table(&self) -> Table {
+        let cache = ReadCache::new(&self.file);
+        object::File::parse(&cache).map(|object| read_table(&object)).unwrap_or_default()
     }
 
     /// A path under which the best source of names can be opened while this value lives.

@@ -195,6 +195,11 @@ fn rule<'data, S: UnwindSection<Slice<'data>>>(row: &UnwindTableRow<usize>, sect
         }
         CfaRule::Expression(expression) => expression_rule(expression, section)?,
     };
+    // The kernel half takes the saved frame pointer from where the frame pointer leads, for these alone.
+    let saved_by_expression = matches!(row.register(X86_64::RBP), Some(RegisterRule::Expression(_)));
+    if (cfa == CfaKind::FramePointerDeref) != saved_by_expression {
+        return None;
+    }
     Some(Rule {
         cfa,
         cfa_offset: i32::try_from(offset).ok()?,

@@ -1,0 +1,218 @@
+//! Tells the kernel half which code is mapped where, and how to unwind it: the user half of `unwind/code.rs` and
+//! `unwind/rows.rs` there.
+
+use std::collections::HashMap;
+use std::os::fd::AsFd;
+
+use aya::maps::lpm_trie::{Key, LpmTrie};
+use aya::maps::{Array, ArrayOfMaps, HashMap as BpfHashMap, Map, MapData, MapError};
+use profiler_common::{
+    CodeMapping, MAPPING_KEY_BITS, MAX_PAGES, MAX_TABLES, ROWS_PER_PAGE, RowPage, UnwindRow, mapping_key,
+};
+
+use super::mappings::Mapped;
+use crate::symbol::{Image, Module, ModuleId};
+use crate::unwind::Table;
+
+/// `BPF_F_INNER_MAP`: tables may differ in length.
+const INNER_MAP: u32 = 0x1000;
+/// `BPF_EXIST`: replace, but do not add.
+const IF_PRESENT: u64 = 2;
+/// What is not used sorts behind everything.
+const UNUSED: UnwindRow = UnwindRow { start: u32::MAX, rule: 0 };
+
+/// The kernel half's maps of code, filled from here alone.
+pub(super) struct Code {
+    mappings: LpmTrie<MapData, [u8; 12], CodeMapping>,
+    tables: ArrayOfMaps<MapData, Array<MapData, RowPage>>,
+    owners: BpfHashMap<MapData, u32, u32>,
+    by_module: HashMap<ModuleId, Loaded>,
+    free: Vec<u32>,
+    /// Code that the kernel half could not be told of: its maps are full.
+    pub(super) refused: u64,
+}
+
+/// A module whose table is in the kernel, or that has none.
+struct Loaded {
+    table: u32,
+    /// Where rows count from.
+    base: u64,
+    /// Mappings of watched processes.
+    users: usize,
+}
+
+impl Code {
+    /// Takes the maps of a loaded object. The target set is shared with its other user.
+    pub(super) fn new(mappings: Map, tables: Map, targets: &Map) -> Result<Self, MapError> {
+        let Map::HashMap(targets) = targets else {
+            return Err(MapError::InvalidMapType { map_type: 0 });
+        };
+        let shared = targets.fd().as_fd().try_clone_to_owned().map_err(MapError::IoError)?;
+        let owners = BpfHashMap::try_from(Map::HashMap(MapData::from_fd(shared)?))?;
+        Ok(Self {
+            mappings: LpmTrie::try_from(mappings)?,
+            tables: ArrayOfMaps::try_from(tables)?,
+            owners,
+            by_module: HashMap::new(),
+            free: (0..MAX_TABLES).rev().collect(),
+            refused: 0,
+        })
+    }
+
+    /// A process has mapped a module's code.
+    pub(super) fn map(&mut self, pid: u32, id: ModuleId, module: &Module, mapped: &Mapped) {
+        let (table, base) = match &module.image {
+            Image::Elf(_) => self.use_table(id, module),
+            // Runtimes keep frame pointers in the code that they make.
+            Image::Jit => (CodeMapping::NO_TABLE, 0),
+            Image::Opaque => return,
+        };
+        let to_row = module.address(mapped.start, mapped.start, mapped.file_offset).wrapping_sub(base);
+        let mapping = CodeMapping {
+            start: mapped.start,
+            end: mapped.end,
+            to_row: to_row.wrapping_sub(mapped.start),
+            table,
+            reserved: 0,
+        };
+        for (address, bits) in blocks(mapped.start, mapped.end) {
+            if self.mappings.insert(&key(pid, address, bits), mapping, 0).is_err() {
+                self.refused += 1;
+            }
+        }
+    }
+
+    /// A process has the code no longer. For a change, all that is gone is erased before the new is mapped, and
+    /// released behind that: a table is not loaded again for a part that stays.
+    pub(super) fn unmap(&mut self, pid: u32, mapped: &Mapped) {
+        self.erase(pid, mapped);
+        self.release(mapped);
+    }
+
+    /// Takes a mapping from the kernel half.
+    pub(super) fn erase(&mut self, pid: u32, mapped: &Mapped) {
+        for (address, bits) in blocks(mapped.start, mapped.end) {
+            // What was refused before is not there now.
+            let _ = self.mappings.remove(&key(pid, address, bits));
+        }
+    }
+
+    /// Gives up the table of a mapping that was erased, if nobody else uses it.
+    pub(super) fn release(&mut self, mapped: &Mapped) {
+        if let Some(loaded) = self.by_module.get_mut(&mapped.module) {
+            loaded.users = loaded.users.saturating_sub(1);
+            if loaded.users == 0 {
+                let table = loaded.table;
+                self.by_module.remove(&mapped.module);
+                self.unload(table);
+            }
+        }
+    }
+
+    /// From now on the process has mappings of its own, not its parent's.
+    pub(super) fn own(&mut self, pid: u32) {
+        // If it has ended, it is not a target any more.
+        let _ = self.owners.insert(pid, pid, IF_PRESENT);
+    }
+
+    /// The module's table and what its rows count from; loads it for its first user.
+    fn use_table(&mut self, id: ModuleId, module: &Module) -> (u32, u64) {
+        if let Some(loaded) = self.by_module.get_mut(&id) {
+            loaded.users += 1;
+            return (loaded.table, loaded.base);
+        }
+        let rows = match &module.image {
+            Image::Elf(elf) => elf.unwind_table(),
+            Image::Jit | Image::Opaque => Table::default(),
+        };
+        let table = if rows.rows.is_empty() { None } else { self.load(&rows.rows) };
+        let loaded = Loaded { table: table.unwrap_or(CodeMapping::NO_TABLE), base: rows.base, users: 1 };
+        let result = (loaded.table, loaded.base);
+        self.by_module.insert(id, loaded);
+        result
+    }
+
+    fn load(&mut self, rows: &[UnwindRow]) -> Option<u32> {
+        let slot = self.free.pop();
+        let outcome = slot.and_then(|slot| self.fill(slot, rows));
+        if outcome.is_none() {
+            self.refused += 1;
+            self.free.extend(slot);
+        }
+        outcome
+    }
+
+    /// A new inner map: the index, then the pages. It is whole before the kernel half can see it.
+    fn fill(&mut self, slot: u32, rows: &[UnwindRow]) -> Option<u32> {
+        let pages = rows.len().div_ceil(ROWS_PER_PAGE);
+        if pages > MAX_PAGES {
+            return None;
+        }
+        let mut map = Array::<MapData, RowPage>::create(pages as u32 + 1, INNER_MAP).ok()?;
+        let mut starts = [u32::MAX; MAX_PAGES];
+        for (number, chunk) in rows.chunks(ROWS_PER_PAGE).enumerate() {
+            starts[number] = chunk[0].start;
+            let mut page = [UNUSED; ROWS_PER_PAGE];
+            page[..chunk.len()].copy_from_slice(chunk);
+            map.set(number as u32 + 1, page, 0).ok()?;
+        }
+        let index: RowPage = bytemuck::cast(starts);
+        map.set(0, index, 0).ok()?;
+        self.tables.set(slot, &map, 0).ok()?;
+        Some(slot)
+    }
+
+    fn unload(&mut self, table: u32) {
+        if table == CodeMapping::NO_TABLE {
+            return;
+        }
+        // An outer map can't be emptied through its typed interface: a table of one page takes the place.
+        if let Some(slot) = self.fill(table, &[UNUSED]) {
+            self.free.push(slot);
+        }
+    }
+}
+
+fn key(pid: u32, address: u64, bits: u32) -> Key<[u8; 12]> {
+    Key::new(bits, mapping_key(pid, address))
+}
+
+/// The aligned blocks that make up a range, each with the length of its key: the largest ones that fit.
+fn blocks(mut start: u64, end: u64) -> impl Iterator<Item = (u64, u32)> {
+    std::iter::from_fn(move || {
+        let rest = end.checked_sub(start).filter(|rest| *rest > 0)?;
+        let size_bits = start.trailing_zeros().min(rest.ilog2());
+        let block = (start, MAPPING_KEY_BITS - size_bits);
+        start = start.checked_add(1 << size_bits).unwrap_or(end);
+        Some(block)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A range is cut into aligned blocks.
+    #[test]
+    fn ranges_are_cut_into_blocks() {
+        let cut: Vec<_> = blocks(0x3000, 0x9000).collect();
+        assert_eq!(cut, [(0x3000, 84), (0x4000, 82), (0x8000, 84)]);
+    }
+
+    proptest! {
+        /// The blocks follow each other from the start of the range to its end.
+        #[test]
+        fn blocks_cover_the_range(start in 0..1_u64 << 47, length in 0..1_u64 << 30) {
+            let mut next = start;
+            for (address, bits) in blocks(start, start + length) {
+                prop_assert_eq!(address, next);
+                let size = 1_u64 << (MAPPING_KEY_BITS - bits);
+                prop_assert_eq!(address % size, 0);
+                next += size;
+            }
+            prop_assert_eq!(next, start + length);
+        }
+    }
+}
