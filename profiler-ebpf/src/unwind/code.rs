@@ -13,7 +13,8 @@ const MAX_BLOCKS: u32 = 1 << 18;
 const BPF_F_NO_PREALLOC: u32 = 1;
 
 #[map]
-static CODE_MAPPINGS: LpmTrie<[u8; 12], CodeMapping> = LpmTrie::with_max_entries(MAX_BLOCKS, BPF_F_NO_PREALLOC);
+static CODE_MAPPINGS: LpmTrie<[u8; 12], CodeMapping> =
+    LpmTrie::with_max_entries(MAX_BLOCKS, BPF_F_NO_PREALLOC);
 
 /// Sets the walker's mapping to that of its address; false when there is none.
 #[inline(always)]

@@ -93,7 +93,9 @@ unsafe extern "C" fn step(_index: u64, context: *mut *mut Scratch) -> i64 {
     scratch.frames[slot as usize] = scratch.walker.instruction_pointer;
     scratch.walker.slot = slot + 1;
     let outcome = match code::find(&mut scratch.walker) {
-        true if scratch.walker.mapping.table == CodeMapping::NO_TABLE => frame_pointer::step(&mut scratch.walker),
+        true if scratch.walker.mapping.table == CodeMapping::NO_TABLE => {
+            frame_pointer::step(&mut scratch.walker)
+        }
         true => rows::step(&mut scratch.walker),
         false => Err(StackEnd::NoMapping),
     };
@@ -109,7 +111,12 @@ unsafe extern "C" fn step(_index: u64, context: *mut *mut Scratch) -> i64 {
 impl Walker {
     /// Goes to the caller: its frame address, its frame pointer, and where it is called from.
     #[inline(always)]
-    fn return_to(&mut self, frame_address: u64, frame_pointer: u64, return_address: u64) -> Result<(), StackEnd> {
+    fn return_to(
+        &mut self,
+        frame_address: u64,
+        frame_pointer: u64,
+        return_address: u64,
+    ) -> Result<(), StackEnd> {
         if frame_address <= self.stack_pointer {
             return Err(StackEnd::NotAscending);
         }

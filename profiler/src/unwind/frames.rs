@@ -5,11 +5,11 @@
 use std::collections::HashMap;
 
 use gimli::{
-    BaseAddresses, CfaRule, CieOrFde, CommonInformationEntry, DebugFrame, EhFrame, EndianSlice, FrameDescriptionEntry,
-    LittleEndian, Operation, Register, RegisterRule, UnwindContext, UnwindExpression, UnwindSection, UnwindTableRow,
-    X86_64,
+    BaseAddresses, CfaRule, CieOrFde, CommonInformationEntry, DebugFrame, EhFrame, EndianSlice,
+    FrameDescriptionEntry, LittleEndian, Operation, Register, RegisterRule, UnwindContext, UnwindExpression,
+    UnwindSection, UnwindTableRow, X86_64,
 };
-use object::read::{Object, ObjectSection, ObjectSegment, ReadRef};
+use object::read::{Object, ObjectSection, ObjectSegment, ObjectSymbol, ReadRef};
 use profiler_common::{CfaKind, Rule, UnwindRow};
 
 type Slice<'data> = EndianSlice<'data, LittleEndian>;
@@ -55,7 +55,24 @@ pub fn read_table<'data, R: ReadRef<'data>>(object: &object::File<'data, R>) -> 
         frames.set_address_size(8);
         builder.read(&frames, &bases);
     }
+    if let Some((start, end)) = v8_builtins(object) {
+        builder.push(start, end, FRAME_POINTER_CHAIN.pack().unwrap_or(CfaKind::Unknown as u32));
+    }
     builder.finish()
+}
+
+/// `push rbp; mov rbp, rsp`: what code that keeps frame pointers starts with.
+const FRAME_POINTER_CHAIN: Rule =
+    Rule { cfa: CfaKind::FramePointer, cfa_offset: 16, frame_pointer_below_cfa: 16, register: 0 };
+
+/// V8's builtins are compiled ahead of time into Node's own file, without unwind information: like all code that V8
+/// makes, they keep frame pointers (`src/execution/frame-constants.h` of V8). They lie in one piece.
+fn v8_builtins<'data, R: ReadRef<'data>>(object: &object::File<'data, R>) -> Option<(u64, u64)> {
+    let builtins = object
+        .symbols()
+        .filter(|symbol| symbol.name_bytes().is_ok_and(|name| name.starts_with(b"Builtins_")))
+        .map(|symbol| (symbol.address(), symbol.address().saturating_add(symbol.size())));
+    builtins.reduce(|(start, end), (other_start, other_end)| (start.min(other_start), end.max(other_end)))
 }
 
 struct Builder {
@@ -116,10 +133,15 @@ impl Builder {
         loop {
             match table.next_row() {
                 Ok(Some(row)) => {
-                    let rule = if is_signal { Some(Rule::plain(CfaKind::SignalFrame)) } else { rule(row, section) };
+                    let rule =
+                        if is_signal { Some(Rule::plain(CfaKind::SignalFrame)) } else { rule(row, section) };
                     let packed = rule.and_then(Rule::pack);
                     self.not_understood += usize::from(packed.is_none());
-                    self.push(row.start_address(), row.end_address(), packed.unwrap_or(CfaKind::Unknown as u32));
+                    self.push(
+                        row.start_address(),
+                        row.end_address(),
+                        packed.unwrap_or(CfaKind::Unknown as u32),
+                    );
                 }
                 Ok(None) => return,
                 Err(_) => {
@@ -132,7 +154,8 @@ impl Builder {
 
     /// Code that the linker threw away is described at address zero, and what lies outside the file is hostile.
     fn push(&mut self, start: u64, end: u64, rule: u32) {
-        let offset = |address: u64| address.checked_sub(self.base).and_then(|offset| u32::try_from(offset).ok());
+        let offset =
+            |address: u64| address.checked_sub(self.base).and_then(|offset| u32::try_from(offset).ok());
         if let (Some(start), Some(end)) = (offset(start), offset(end))
             && start < end
             && self.rows.len() < MAX_ROWS
@@ -179,7 +202,9 @@ fn rule<'data, S: UnwindSection<Slice<'data>>>(row: &UnwindTableRow<usize>, sect
     }
     let frame_pointer_below_cfa = match row.register(X86_64::RBP).unwrap_or(RegisterRule::SameValue) {
         RegisterRule::Undefined | RegisterRule::SameValue => 0,
-        RegisterRule::Offset(offset) => u32::try_from(offset.checked_neg()?).ok().filter(|below| *below > 0)?,
+        RegisterRule::Offset(offset) => {
+            u32::try_from(offset.checked_neg()?).ok().filter(|below| *below > 0)?
+        }
         // Functions that align their stack save it relative to itself; it is where the frame pointer leads.
         RegisterRule::Expression(_) => 0,
         _ => return None,
