@@ -76,11 +76,11 @@ fn the_target_ends_at_once() -> Result<()> {
     let profiler = Profiler::new()?;
     let outcome = profiler.run(&["record", "-o", "recording.mcpprof", "--duration", "30s", "--", "true"])?;
     outcome.assert_clean();
-    match outcome.code {
-        Some(0) => assert!(profiler.report("recording.mcpprof")?.samples() < 10),
-        Some(1) => assert!(outcome.stderr.contains("ended"), "{outcome:#?}"),
-        _ => panic!("{outcome:#?}"),
-    }
+    assert_eq!(outcome.code, Some(0), "{outcome:#?}");
+    assert!(outcome.stderr.contains("ended after"), "{outcome:#?}");
+    assert!(profiler.report("recording.mcpprof")?.samples() < 10);
+    let text = profiler.succeed(&["report", "recording.mcpprof"])?.stdout;
+    assert!(!text.contains("[unnamed]"), "{text}");
     Ok(())
 }
 
