@@ -146,6 +146,22 @@ fn foreign_output_file_is_kept() -> Result<()> {
     Ok(())
 }
 
+/// A command that can't be run costs nothing: neither an older recording nor a new, empty one is touched.
+#[test]
+fn a_command_that_cannot_be_run() -> Result<()> {
+    let profiler = Profiler::new()?;
+    let _target = recorded(&profiler)?;
+    let good = std::fs::read(profiler.path("good.mcpprof"))?;
+    std::fs::write(profiler.path("text"), "not a program")?;
+    for (program, word) in [("./text", "permission"), ("./missing", "no such"), ("no-such-program", "PATH")] {
+        profiler.run(&["record", "-o", "good.mcpprof", "--", program])?.assert_fails(1, &[program, word]);
+        assert_eq!(std::fs::read(profiler.path("good.mcpprof"))?, good, "{program}");
+        profiler.run(&["start", "-o", "new.mcpprof", "--", program])?.assert_fails(1, &[program, word]);
+        assert!(!profiler.path("new.mcpprof").exists(), "{program}");
+    }
+    Ok(())
+}
+
 /// A disk that gets full while recording.
 #[test]
 fn full_disk() -> Result<()> {

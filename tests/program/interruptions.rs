@@ -76,11 +76,11 @@ fn the_target_ends_at_once() -> Result<()> {
     let profiler = Profiler::new()?;
     let outcome = profiler.run(&["record", "-o", "recording.mcpprof", "--duration", "30s", "--", "true"])?;
     outcome.assert_clean();
-    match outcome.code {
-        Some(0) => assert!(profiler.report("recording.mcpprof")?.samples() < 10),
-        Some(1) => assert!(outcome.stderr.contains("ended"), "{outcome:#?}"),
-        _ => panic!("{outcome:#?}"),
-    }
+    assert_eq!(outcome.code, Some(0), "{outcome:#?}");
+    assert!(outcome.stderr.contains("ended after"), "{outcome:#?}");
+    assert!(profiler.report("recording.mcpprof")?.samples() < 10);
+    let text = profiler.succeed(&["report", "recording.mcpprof"])?.stdout;
+    assert!(!text.contains("[unnamed]"), "{text}");
     Ok(())
 }
 
@@ -89,15 +89,21 @@ fn the_target_ends_at_once() -> Result<()> {
 fn start_status_stop() -> Result<()> {
     let target = Workload::compile("spin")?.start()?;
     let profiler = Profiler::new()?;
-    profiler.succeed(&["start", "--pid", &target.pid().to_string(), "-o", "background.mcpprof"])?;
+    let pid = target.pid().to_string();
+    profiler.succeed(&["start", "--pid", &pid, "-o", "background.mcpprof"])?;
     // Whatever goes wrong from here, it has to be stopped.
     std::thread::sleep(Duration::from_secs(2));
-    let status = profiler.run(&["status"]);
-    let stopped = profiler.succeed(&["stop"]);
+    let (status, json) = (profiler.succeed(&["status"]), profiler.succeed(&["status", "--format", "json"]));
+    let stopped = profiler.succeed(&["stop", "--pid", &pid]);
     let status = status?;
-    assert_eq!(status.code, Some(0), "{status:#?}");
-    assert!(status.stdout.contains(&target.pid().to_string()), "{status:#?}");
-    stopped?;
+    assert!(status.stdout.contains(&format!("(process {pid}): recording since ")), "{status:#?}");
+    let json: serde_json::Value = serde_json::from_str(&json?.stdout)?;
+    let own = |state: &&serde_json::Value| state["target_pid"] == target.pid();
+    let state = json.as_array().and_then(|states| states.iter().find(own)).context("no state")?;
+    assert!(state["running"] == true && state["samples"].as_u64() > Some(0), "{state}");
+    let stopped = stopped?;
+    assert!(stopped.stderr.contains("background.mcpprof"), "{stopped:#?}");
+    profiler.run(&["stop", "--pid", &pid])?.assert_fails(1, &["no such background recording"]);
     let report = profiler.report("background.mcpprof")?;
     assert!(report.function("spin_work")?.total_ratio > 0.9);
     Ok(())

@@ -57,7 +57,7 @@ pub struct Report {
 pub struct Target {
     /// What the user asked for.
     pub name: String,
-    /// Its command line; absent when no process was seen.
+    /// Its command line; absent when no process was seen, or it ended before that could be read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub command: Option<String>,
     /// All its processes, the server itself first.
@@ -259,7 +259,7 @@ fn target(recording: &Recording) -> Target {
     let mut seen = BTreeSet::new();
     Target {
         name: recording.meta.target_name.clone(),
-        command: server.map(|process| process.command.clone()),
+        command: server.map(|process| process.command.clone()).filter(|command| !command.is_empty()),
         pids: recording.processes.iter().map(|process| process.pid).filter(|pid| seen.insert(*pid)).collect(),
         runtime: server.and_then(runtime),
     }

@@ -152,7 +152,10 @@ pub(super) fn record(plan: &Plan) -> anyhow::Result<Recorded> {
     let (name, pid, pids, launched) = match resolve(&plan.request)? {
         Target::Running(server) => (server.name, server.pid, server.pids, None),
         Target::Launch(launch) => {
-            let launched = Launched::spawn(&launch, Caller::from_sudo().as_ref())?;
+            let caller = Caller::from_sudo();
+            // An older recording is replaced only for one that can begin.
+            launch.check_program(caller.as_ref())?;
+            let launched = Launched::spawn(&launch, caller.as_ref())?;
             let pid = launched.pid();
             (launch.name, pid, vec![pid], Some(launched))
         }

@@ -2,10 +2,11 @@
 //! until the profiler has attached and releases it.
 
 use std::collections::BTreeMap;
-use std::ffi::{CString, OsString};
+use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus};
@@ -69,6 +70,37 @@ pub struct LaunchPlan {
     pub environment: BTreeMap<OsString, OsString>,
     /// The folder that it runs in, when it is not the current one.
     pub directory: Option<PathBuf>,
+}
+
+impl LaunchPlan {
+    /// Fails early when it is plain that the program can't be run, so that nothing is begun for it. The kernel has the
+    /// last word: [`Launched::release`] may fail nevertheless.
+    ///
+    /// # Errors
+    /// [`LaunchError::NotFound`], [`LaunchError::Denied`] or [`LaunchError::Directory`].
+    pub fn check_program(&self, caller: Option<&Caller>) -> Result<(), LaunchError> {
+        let folder = self.directory.clone().unwrap_or_default();
+        let candidates: Vec<PathBuf> = if self.command.as_encoded_bytes().contains(&b'/') {
+            vec![folder.join(&self.command)]
+        } else {
+            let own = std::env::var_os("PATH");
+            // Without PATH the C library looks where it likes.
+            let Some(path) = self.environment.get(OsStr::new("PATH")).or(own.as_ref()) else { return Ok(()) };
+            std::env::split_paths(path).map(|entry| folder.join(entry).join(&self.command)).collect()
+        };
+        let mut reason = io::ErrorKind::NotFound;
+        for candidate in candidates {
+            match std::fs::metadata(candidate) {
+                Ok(metadata) if metadata.is_file() && metadata.mode() & 0o111 != 0 => return Ok(()),
+                Ok(_) => reason = io::ErrorKind::PermissionDenied,
+                Err(error)
+                    if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {}
+                // We may not look, but the caller may be able to run it.
+                Err(_) => return Ok(()),
+            }
+        }
+        Err(explain(self, caller, reason.into()))
+    }
 }
 
 /// Why a command was not launched.
@@ -356,6 +388,27 @@ mod tests {
             arguments: arguments.iter().map(OsString::from).collect(),
             ..LaunchPlan::default()
         }
+    }
+
+    /// What plainly can't be run is refused before anything is begun for it; what can be run is not.
+    #[test]
+    fn checks_the_program() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("text"), "not a program").unwrap();
+        let mut plan = plan("./text", &[]);
+        plan.directory = Some(folder.path().to_owned());
+        assert!(matches!(plan.check_program(None), Err(LaunchError::Denied { .. })));
+        for missing in ["./missing", "no-such-program-anywhere", "./text/below"] {
+            plan.command = missing.into();
+            assert!(matches!(plan.check_program(None), Err(LaunchError::NotFound { .. })), "{missing}");
+        }
+        for program in ["sh", "/bin/sh"] {
+            plan.command = program.into();
+            assert!(plan.check_program(None).is_ok(), "{program}");
+        }
+        plan.environment = [("PATH".into(), folder.path().into())].into();
+        plan.command = "sh".into();
+        assert!(matches!(plan.check_program(None), Err(LaunchError::NotFound { .. })));
     }
 
     /// The child exists before its release, but its program has not run; then it runs with what the plan says.
