@@ -39,6 +39,8 @@ pub struct Options {
     pub pids: Vec<u32>,
     /// Samples a second of CPU time, within [`FREQUENCY_RANGE_HZ`](super::FREQUENCY_RANGE_HZ).
     pub frequency_hz: u64,
+    /// Whether it is a command that waits for its start, without code of its own yet.
+    pub is_launched: bool,
     /// The file to write.
     pub output: PathBuf,
 }
@@ -97,6 +99,8 @@ struct Batch {
     /// What the kernel counted for the processes; empty when it was not read this time.
     readings: Vec<Reading>,
     undecodable: u64,
+    /// Sampling starts now.
+    is_first: bool,
     /// Why it is the last batch, if it is.
     end: Option<String>,
 }
@@ -114,24 +118,27 @@ impl Session {
         let mapping_records = MappingRecords::open(&sampling.cpus).map_err(Error::Mappings)?;
         let pids = watch(&mut kernel, options)?;
 
-        let start_ns = now_ns();
-        let meta = meta(options, &sampling, start_ns);
+        let meta = meta(options, &sampling, now_ns());
         let writer = Writer::create(&options.output, &meta)?;
-        let readings = kernel.watched().into_iter().map(Reading::of).collect();
-        kernel.attach_sampling(&sampling)?;
-
         let progress = Arc::new(Mutex::new(Progress::default()));
         let (sender, receiver) = sync_channel(WAITING_BATCHES);
-        let code = kernel.take_code()?;
-        let recorder =
-            Recorder { writer, code, pids, readings, start_ns, period_ns: sampling.period_ns(), receiver };
+        let (ready_sender, ready) = sync_channel(1);
+        let recorder = Recorder {
+            writer,
+            code: kernel.take_code()?,
+            pids,
+            is_launched: options.is_launched,
+            watched_ns: meta.start_ns,
+            period_ns: sampling.period_ns(),
+            receiver,
+            ready: ready_sender,
+        };
         let shared = Arc::clone(&progress);
-        drop_capabilities();
         let thread = std::thread::Builder::new()
             .name("recorder".to_owned())
             .spawn(move || recorder.run(&shared))
             .map_err(|_| Error::RecorderFailed(options.output.clone()))?;
-        Ok(Self {
+        let mut session = Self {
             kernel,
             mapping_records,
             recorder: Some((sender, thread)),
@@ -139,10 +146,28 @@ impl Session {
             waiting: None,
             held_events: Vec::new(),
             held_mappings: Vec::new(),
-            start_ns,
+            start_ns: now_ns(),
             last_losses: Instant::now(),
             output: options.output.clone(),
-        })
+        };
+        // The first sample finds the unwind tables of what is mapped by now.
+        if ready.recv().is_err() {
+            return Err(session.recorder_error());
+        }
+        session.begin(&sampling)?;
+        Ok(session)
+    }
+
+    fn begin(&mut self, sampling: &Sampling) -> Result<(), Error> {
+        self.start_ns = now_ns();
+        let first =
+            Batch { now_ns: self.start_ns, readings: self.readings(), is_first: true, ..Batch::default() };
+        self.kernel.attach_sampling(sampling)?;
+        drop_capabilities();
+        match &self.recorder {
+            Some((sender, _)) if sender.send(first).is_ok() => Ok(()),
+            _ => Err(self.recorder_error()),
+        }
     }
 
     /// Drains what has come in. To be called about twenty times a second.
@@ -241,7 +266,7 @@ impl Session {
                 readings = self.readings();
             }
         }
-        Ok(Batch { events, mappings, now_ns, losses, readings, undecodable, end: None })
+        Ok(Batch { events, mappings, now_ns, losses, readings, undecodable, is_first: false, end: None })
     }
 }
 
@@ -303,25 +328,37 @@ struct Recorder {
     code: Code,
     /// Processes that were running at the start, each with its parent.
     pids: Vec<(u32, Option<u32>)>,
-    /// What the kernel had counted for them then.
-    readings: Vec<Reading>,
-    start_ns: u64,
+    is_launched: bool,
+    /// Since when they are watched.
+    watched_ns: u64,
     period_ns: u64,
     receiver: Receiver<Batch>,
+    /// Told once when sampling can start.
+    ready: SyncSender<()>,
 }
 
 impl Recorder {
     /// Writes until the last batch, or until the recording can't be written.
     fn run(self, shared: &Mutex<Progress>) -> Result<(), Error> {
+        drop_capabilities();
         let mut timeline = Timeline::new(self.writer, self.code, self.period_ns)?;
         for (pid, parent) in self.pids {
-            timeline.adopt(pid, parent, self.start_ns)?;
+            timeline.adopt(pid, parent, self.watched_ns)?;
+            // A command that waits for its start still has our own code, and will have none of it.
+            if !self.is_launched {
+                timeline.read_mappings(pid);
+            }
         }
-        timeline.gauges(self.start_ns, &self.readings)?;
-        timeline.commit(self.start_ns, &[])?;
+        timeline.commit(self.watched_ns, &[])?;
+        crate::memory::give_back();
+        // If nobody waits any more, there is nothing to receive either.
+        let _ = self.ready.send(());
         let mut last_commit = Instant::now();
         let mut losses = Vec::new();
         while let Ok(batch) = self.receiver.recv() {
+            if batch.is_first {
+                timeline.begin(batch.now_ns)?;
+            }
             timeline.apply(batch.events, batch.mappings)?;
             timeline.gauges(batch.now_ns, &batch.readings)?;
             timeline.count_undecodable(batch.undecodable);
@@ -370,8 +407,12 @@ fn drop_capabilities() {
         Capability::CAP_CHOWN,
     ];
     let Ok(permitted) = caps::read(None, CapSet::Permitted) else { return };
-    let kept: caps::CapsHashSet =
-        permitted.into_iter().filter(|capability| KEPT.contains(capability)).collect();
+    // Where the newer, narrower ones are not given, this one stands in for them.
+    let is_broad = !permitted.contains(&Capability::CAP_BPF) || !permitted.contains(&Capability::CAP_PERFMON);
+    let is_kept = |capability: &Capability| {
+        KEPT.contains(capability) || (is_broad && *capability == Capability::CAP_SYS_ADMIN)
+    };
+    let kept: caps::CapsHashSet = permitted.into_iter().filter(is_kept).collect();
     // Giving up a capability is always permitted; an old kernel that does not know one keeps what it has.
     let _ = caps::set(None, CapSet::Effective, &kept);
     let _ = caps::set(None, CapSet::Permitted, &kept);

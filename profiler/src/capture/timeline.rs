@@ -108,12 +108,17 @@ impl Timeline {
             runtime,
         };
         self.processes.insert(pid, state);
-        self.read_mappings(pid);
         self.code.own(pid);
         Ok(())
     }
 
-    fn read_mappings(&mut self, pid: u32) {
+    /// Sampling starts.
+    pub(super) fn begin(&self, now_ns: u64) -> Result<(), Error> {
+        self.writer.begin(now_ns, jiff::Timestamp::now().as_millisecond())
+    }
+
+    /// Takes up what a running process has mapped by now.
+    pub(super) fn read_mappings(&mut self, pid: u32) {
         for mapping in read_maps(pid).unwrap_or_default() {
             self.map(pid, &mapping);
         }
@@ -204,7 +209,11 @@ impl Timeline {
         if self.processes.get(&child).is_some_and(|known| timestamp_ns <= known.first_ns) {
             return Ok(()); // it was found running when everything started
         }
-        let Some(origin) = self.processes.get(&parent) else { return self.adopt(child, None, timestamp_ns) };
+        let Some(origin) = self.processes.get(&parent) else {
+            self.adopt(child, None, timestamp_ns)?;
+            self.read_mappings(child);
+            return Ok(());
+        };
         let (parent_id, space) = (origin.id, origin.space.clone());
         let (command, runtime) = (origin.command.clone(), origin.runtime.clone());
         // The ID may have been one that we know, if its exit was lost.
@@ -247,6 +256,7 @@ impl Timeline {
         if !self.processes.contains_key(&pid) {
             // Its fork event was lost.
             self.adopt(pid, None, sample.header.timestamp_ns)?;
+            self.read_mappings(pid);
         }
         let (kernel, user) = addresses.split_at(usize::from(sample.kernel_frames).min(addresses.len()));
         let mut stack: Option<StackId> = None;

@@ -54,6 +54,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
             pid,
             pids: vec![pid],
             frequency_hz: arguments.frequency,
+            is_launched: false,
             output: RECORDING.into(),
         };
         let mut recorder = Recorder::start(&options, None, None)?;

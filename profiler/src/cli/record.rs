@@ -161,8 +161,14 @@ pub(super) fn record(plan: &Plan) -> anyhow::Result<Recorded> {
         }
     };
     let output = plan.output.clone().unwrap_or_else(|| default_name(&name, pid, "mcpprof"));
-    let options =
-        Options { target_name: name, pid, pids, frequency_hz: plan.frequency_hz, output: output.clone() };
+    let options = Options {
+        target_name: name,
+        pid,
+        pids,
+        frequency_hz: plan.frequency_hz,
+        is_launched: launched.is_some(),
+        output: output.clone(),
+    };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let until = plan.duration;
     runtime.block_on(async {

@@ -115,6 +115,14 @@ impl Writer {
         number("cpus", meta.cpus as i64)
     }
 
+    /// Sampling starts now: time on `CLOCK_MONOTONIC` in nanoseconds, and of day in milliseconds since 1970.
+    pub fn begin(&self, start_ns: u64, started_unix_ms: i64) -> Result<(), Error> {
+        for (key, value) in [("start_ns", start_ns as i64), ("started_unix_ms", started_unix_ms)] {
+            self.insert("INSERT OR REPLACE INTO meta VALUES (?, ?)", params![key, value])?;
+        }
+        Ok(())
+    }
+
     /// A process that is watched from now on.
     pub fn process(
         &mut self,

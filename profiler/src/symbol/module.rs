@@ -98,8 +98,7 @@ impl ElfImage {
 
     /// How to unwind its code. Read anew each time: the kernel half keeps it.
     pub(crate) fn unwind_table(&self) -> Table {
-        let cache = ReadCache::new(&self.file);
-        object::File::parse(&cache).map(|object| read_table(&object)).unwrap_or_default()
+        read_table(&self.file)
     }
 
     /// A path under which the best source of names can be opened while this value lives.

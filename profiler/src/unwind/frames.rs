@@ -9,7 +9,7 @@ use gimli::{
     FrameDescriptionEntry, LittleEndian, Operation, Register, RegisterRule, UnwindContext, UnwindExpression,
     UnwindSection, UnwindTableRow, X86_64,
 };
-use object::read::{Object, ObjectSection, ObjectSegment, ObjectSymbol, ReadRef};
+use object::read::{Object, ObjectSection, ObjectSegment, ObjectSymbol, ReadCache, ReadRef};
 use profiler_common::{CfaKind, Rule, UnwindRow};
 
 type Slice<'data> = EndianSlice<'data, LittleEndian>;
@@ -34,8 +34,25 @@ pub struct Table {
     pub damaged: bool,
 }
 
-/// Reads the unwind rows of an ELF file. A file without any gives an empty table.
-pub fn read_table<'data, R: ReadRef<'data>>(object: &object::File<'data, R>) -> Table {
+/// Reads the unwind rows of an ELF file. A file without any, or of another kind, gives an empty table.
+pub fn read_table(file: &std::fs::File) -> Table {
+    // One after the other: what each needs of the file is not in memory together.
+    let builtins = with_object(file, |object| v8_builtins(object)).flatten();
+    with_object(file, |object| read_frames(object, builtins)).unwrap_or_default()
+}
+
+fn with_object<T>(
+    file: &std::fs::File,
+    read: impl FnOnce(&object::File<'_, &ReadCache<&std::fs::File>>) -> T,
+) -> Option<T> {
+    let cache = ReadCache::new(file);
+    object::File::parse(&cache).ok().map(|object| read(&object))
+}
+
+fn read_frames<'data, R: ReadRef<'data>>(
+    object: &object::File<'data, R>,
+    builtins: Option<(u64, u64)>,
+) -> Table {
     let base = object.segments().map(|segment| segment.address()).min().unwrap_or(0);
     let mut builder = Builder { base, rows: Vec::new(), not_understood: 0, damaged: false };
     let section = |name: &str| {
@@ -55,7 +72,7 @@ pub fn read_table<'data, R: ReadRef<'data>>(object: &object::File<'data, R>) -> 
         frames.set_address_size(8);
         builder.read(&frames, &bases);
     }
-    if let Some((start, end)) = v8_builtins(object) {
+    if let Some((start, end)) = builtins {
         builder.push(start, end, FRAME_POINTER_CHAIN.pack().unwrap_or(CfaKind::Unknown as u32));
     }
     builder.finish()
