@@ -53,6 +53,12 @@ impl Kernel {
         Ok(self.targets.insert(pid, 1, 0)?)
     }
 
+    /// Watches a process no longer.
+    pub(super) fn forget(&mut self, pid: u32) {
+        // It may be gone already.
+        let _ = self.targets.remove(&pid);
+    }
+
     /// Watched processes that have not ended.
     pub(super) fn watched(&self) -> Vec<u32> {
         self.targets.keys().filter_map(Result::ok).collect()
