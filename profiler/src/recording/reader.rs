@@ -37,7 +37,10 @@ pub fn read(path: &Path) -> Result<Recording, Error> {
 
 fn open(path: &Path) -> Result<Connection, Error> {
     let sqlite = |error| Error::from_sqlite(path, error);
-    let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(sqlite)?;
+    // SQLite gives `file:` and `:memory:` a meaning of their own.
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let connection =
+        Connection::open_with_flags(absolute, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(sqlite)?;
     connection.busy_timeout(std::time::Duration::from_secs(5)).map_err(sqlite)?;
     // Triggers and views of a hostile file must not call functions.
     connection.pragma_update(None, "trusted_schema", false).map_err(sqlite)?;

@@ -58,6 +58,13 @@ impl Writer {
     /// [`Error::WouldOverwrite`], [`Error::Open`], [`Error::DiskFull`] or [`Error::Sqlite`].
     pub fn create(path: &Path, meta: &Meta) -> Result<Self, Error> {
         make_room(path)?;
+        Self::start(path, meta).inspect_err(|_| {
+            // An empty file would be in the way of the next attempt.
+            let _ = remove(path);
+        })
+    }
+
+    fn start(path: &Path, meta: &Meta) -> Result<Self, Error> {
         let connection = open(path).map_err(|error| Error::from_sqlite(path, error))?;
         let writer = Self {
             path: path.to_owned(),
@@ -300,6 +307,19 @@ fn is_in_use(path: &Path) -> bool {
     )
 }
 
+/// Removes a recording with all that SQLite puts beside it.
+fn remove(path: &Path) -> std::io::Result<()> {
+    for suffix in ["", "-wal", "-shm", "-journal"] {
+        let mut name = path.as_os_str().to_owned();
+        name.push(suffix);
+        match std::fs::remove_file(PathBuf::from(name)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 /// Removes an older recording of that name, and refuses to touch anything else.
 fn make_room(path: &Path) -> Result<(), Error> {
     let open_error = |source| Error::Open { path: path.to_owned(), source };
@@ -313,16 +333,7 @@ fn make_room(path: &Path) -> Result<(), Error> {
             if is_in_use(path) {
                 return Err(Error::InUse(path.to_owned()));
             }
-            for suffix in ["", "-wal", "-shm", "-journal"] {
-                let mut name = path.as_os_str().to_owned();
-                name.push(suffix);
-                match std::fs::remove_file(PathBuf::from(name)) {
-                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                        return Err(open_error(error));
-                    }
-                    _ => {}
-                }
-            }
+            remove(path).map_err(open_error)?;
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
         Err(error) => return Err(open_error(error)),
