@@ -64,12 +64,9 @@ impl Kernel {
     }
 
     /// Watches a process no longer.
-    pub(super) fn forget(&mut self, pid: u32) -> Result<(), Error> {
-        match self.targets.remove(&pid) {
-            // Its exit was faster.
-            Ok(()) | Err(aya::maps::MapError::KeyNotFound) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
+    pub(super) fn forget(&mut self, pid: u32) {
+        // It may be gone already.
+        let _ = self.targets.remove(&pid);
     }
 
     /// Watched processes that have not ended.

@@ -1,5 +1,6 @@
 //! What is attached, from its start to its end.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex};
@@ -275,14 +276,14 @@ fn watch(kernel: &mut Kernel, options: &Options) -> Result<Vec<(u32, Option<u32>
     let mut roots = vec![options.pid];
     roots.extend(options.pids.iter().filter(|pid| **pid != options.pid));
     let mut watched = Vec::new();
-    // Until a pass finds nobody new: whoever is forked by a watched process is put in by the kernel half.
+    // Until a pass finds nobody new. Whoever a watched process forks is put in by the kernel half: those are not new,
+    // or a server that forks all the time would keep this going.
     loop {
         let table = ProcessTable::read().unwrap_or_default();
-        let new: Vec<u32> = table
-            .descendants(&roots)
-            .into_iter()
-            .filter(|pid| !watched.iter().any(|(old, _)| old == pid))
-            .collect();
+        let known: HashSet<u32> =
+            kernel.watched().into_iter().chain(watched.iter().map(|(pid, _)| *pid)).collect();
+        let new: Vec<u32> =
+            table.descendants(&roots).into_iter().filter(|pid| !known.contains(pid)).collect();
         if new.is_empty() {
             break;
         }
@@ -292,12 +293,14 @@ fn watch(kernel: &mut Kernel, options: &Options) -> Result<Vec<(u32, Option<u32>
             watched.push((pid, parent));
         }
     }
-    // One that ended before it was watched is never taken out by its exit.
-    let is_alive =
-        |pid| Process::open(pid).is_ok_and(|process| process.stat().is_ok_and(|stat| !stat.ended()));
-    let (alive, ended): (Vec<_>, Vec<_>) = watched.into_iter().partition(|(pid, _)| is_alive(*pid));
-    ended.into_iter().try_for_each(|(pid, _)| kernel.forget(pid))?;
-    let watched = alive;
+    // One that ended before it was watched is never taken out by its exit: its ID could become a stranger's.
+    watched.retain(|(pid, _)| {
+        let lives = Process::open(*pid).is_ok_and(|process| process.stat().is_ok_and(|stat| !stat.ended()));
+        if !lives {
+            kernel.forget(*pid);
+        }
+        lives
+    });
     if !watched.iter().any(|(pid, _)| *pid == options.pid) {
         return Err(Error::TargetEnded(options.pid));
     }
@@ -366,6 +369,8 @@ impl Recorder {
                 losses = batch.losses;
             }
             if batch.end.is_some() || last_commit.elapsed() >= COMMIT_INTERVAL {
+                timeline.commit(batch.now_ns, &losses)?;
+                // Large symbol tables take seconds: samples must not wait for their names.
                 timeline.name(batch.end.is_some())?;
                 timeline.commit(batch.now_ns, &losses)?;
                 last_commit = Instant::now();

@@ -20,7 +20,7 @@ use super::record::{SamplingArguments, TargetArguments, no_target, shell_word};
 use super::terminal::{Format, note, print};
 use crate::capture::{Options, Progress};
 use crate::output::units::{count, duration};
-use crate::target::Process;
+use crate::target::{Caller, Process};
 
 /// How long attaching may take before `start` gives up waiting for it.
 const START_LIMIT: Duration = Duration::from_secs(30);
@@ -195,7 +195,10 @@ pub(super) fn start(arguments: &StartArguments) -> anyhow::Result<()> {
                 state.target_pid,
                 state.output.display()
             ));
-            note("`mcp-profiler status` shows how far it is, `mcp-profiler stop` ends it");
+            let sudo = if Caller::from_sudo().is_some() { "sudo " } else { "" };
+            note(&format!(
+                "`{sudo}mcp-profiler status` shows how far it is, `{sudo}mcp-profiler stop` ends it"
+            ));
             return Ok(());
         }
         if child.try_wait()?.is_some() || begin.elapsed() > START_LIMIT {
@@ -243,7 +246,11 @@ pub(super) fn status(arguments: &StatusArguments) -> anyhow::Result<()> {
             );
         }
         if rows.is_empty() {
-            return writeln!(out, "No background recordings. `mcp-profiler start --mcp NAME` starts one.");
+            writeln!(out, "No background recordings. `mcp-profiler start --mcp NAME` starts one.")?;
+            if !nix::unistd::Uid::effective().is_root() {
+                writeln!(out, "Those that were started with sudo: `sudo mcp-profiler status`.")?;
+            }
+            return Ok(());
         }
         for Status { running, seconds, state } in &rows {
             let how = match (running, &state.ended) {

@@ -1,10 +1,11 @@
 //! Files that commands write: they belong to the user who called sudo, and never replace something else by accident.
 
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use super::Usage;
 use crate::target::Caller;
 
 /// Gives a file that was written to the user who called sudo.
@@ -23,22 +24,37 @@ pub(super) fn write<E: std::fmt::Display>(
     write: impl FnOnce(&mut dyn Write) -> Result<(), E>,
 ) -> anyhow::Result<()> {
     let cannot = |error: &dyn std::fmt::Display| anyhow::anyhow!("cannot write {}: {error}", path.display());
-    let mut file = BufWriter::new(File::create(path).map_err(|error| cannot(&error))?);
-    let outcome = write(&mut file).map_err(|error| cannot(&error));
-    let outcome = outcome.and_then(|()| file.flush().map_err(|error| cannot(&error)));
-    if outcome.is_err() {
-        // Half a file would be taken for a whole one.
-        drop(file);
-        let _ = std::fs::remove_file(path);
-        return outcome;
+    check_no_recording(path)?;
+    // First in memory: what can't be rendered must not cost an older file.
+    let mut bytes = Vec::new();
+    write(&mut bytes).map_err(|error| cannot(&error))?;
+    let mut file = File::create(path).map_err(|error| cannot(&error))?;
+    if let Err(error) = file.write_all(&bytes) {
+        // Half a file would be taken for a whole one. A device or a pipe is not ours to remove.
+        if file.metadata().is_ok_and(|metadata| metadata.is_file()) {
+            let _ = std::fs::remove_file(path);
+        }
+        return Err(cannot(&error));
     }
     give_to_caller(path);
     Ok(())
 }
 
+/// A recording can't be made again: nothing else is written over one.
+fn check_no_recording(path: &Path) -> anyhow::Result<()> {
+    if crate::recording::is_recording(path) {
+        return Err(Usage(format!("{} is a recording: name another file", path.display())).into());
+    }
+    Ok(())
+}
+
 /// Fails early if a file can't be written later.
 pub(super) fn check_writable(path: &Path) -> anyhow::Result<()> {
-    let existed = path.exists();
+    check_no_recording(path)?;
+    if std::fs::metadata(path).is_ok_and(|metadata| !metadata.is_file() && !metadata.is_dir()) {
+        return Ok(()); // opening a pipe or a device can block
+    }
+    let existed = path.symlink_metadata().is_ok();
     std::fs::OpenOptions::new()
         .append(true)
         .create(true)
@@ -73,6 +89,22 @@ pub(super) fn default_name(target: &str, pid: u32, extension: &str) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What fails leaves an older file as it is, and a recording is never written over.
+    #[test]
+    fn older_files_survive() {
+        let folder = tempfile::tempdir().unwrap();
+        let picture = folder.path().join("a.svg");
+        std::fs::write(&picture, "old").unwrap();
+        assert!(write(&picture, |_| Err("nothing to draw")).is_err());
+        assert_eq!(std::fs::read(&picture).unwrap(), b"old");
+        let recording = folder.path().join("a.mcpprof");
+        let meta = crate::recording::Meta::default();
+        crate::recording::Writer::create(&recording, &meta).unwrap().finish(1, "").unwrap();
+        assert!(write(&recording, |out| out.write_all(b"x")).unwrap_err().is::<Usage>());
+        assert!(check_writable(&recording).is_err());
+        assert!(crate::recording::read(&recording).is_ok());
+    }
 
     /// Whatever a server is called, its recordings have a plain name in the current folder.
     #[test]

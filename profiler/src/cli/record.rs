@@ -14,7 +14,7 @@ use super::files::{default_name, give_to_caller};
 use super::terminal::{ProgressLine, note};
 use crate::analysis::completeness::Completeness;
 use crate::analysis::functions::Functions;
-use crate::capture::{FREQUENCY_RANGE_HZ, Options, Session, Summary};
+use crate::capture::{FREQUENCY_RANGE_HZ, Options, Progress, Session, Summary};
 use crate::output::units::{count, duration, percent};
 use crate::recording::Recording;
 use crate::target::{Caller, Launched, Request, Target, resolve};
@@ -251,7 +251,12 @@ impl Recorder {
                     break "done";
                 }
                 _ = tick.tick() => {
-                    self.session.tick()?;
+                    if let Err(error) = self.session.tick() {
+                        progress.clear();
+                        let last = self.session.progress();
+                        give_up(&mut self.launched, &mut self.state, &error, &last);
+                        return Err(error.into());
+                    }
                     ticks = ticks.wrapping_add(1);
                     if ticks.is_multiple_of(TICKS_PER_LOOK) {
                         // Reaps a launched command that ended.
@@ -276,7 +281,14 @@ impl Recorder {
 
     /// Ends the recording, and says what it holds.
     pub(super) fn finish(mut self) -> anyhow::Result<Recorded> {
-        let summary = self.session.finish(self.end)?;
+        let last = self.session.progress();
+        let summary = match self.session.finish(self.end) {
+            Ok(summary) => summary,
+            Err(error) => {
+                give_up(&mut self.launched, &mut self.state, &error, &last);
+                return Err(error.into());
+            }
+        };
         if let Some(launched) = &mut self.launched {
             end_launched(launched);
         }
@@ -300,6 +312,21 @@ fn recording_files(path: &Path) -> impl Iterator<Item = PathBuf> {
         name.push(suffix);
         PathBuf::from(name)
     })
+}
+
+/// Ends the launched command of a recording that failed, and tells `status` why it failed.
+fn give_up(
+    launched: &mut Option<Launched>,
+    state: &mut Option<StateFile>,
+    error: &crate::capture::Error,
+    last: &Progress,
+) {
+    if let Some(launched) = launched {
+        end_launched(launched);
+    }
+    if let Some(state) = state {
+        state.end(&error.to_string(), last);
+    }
 }
 
 /// Samples, complete stacks, losses, and where it is.

@@ -11,7 +11,7 @@ pub use model::{
     Sample, StackEnd, StackIndex, StackNode, Thread,
 };
 pub use reader::read;
-pub use writer::{FrameId, ProcessId, RowId, StackId, ThreadId, Writer};
+pub use writer::{FrameId, ProcessId, RowId, StackId, ThreadId, Writer, is_recording};
 
 const SCHEMA: &str = include_str!("schema.sql");
 /// Version of the schema that this program writes and reads.
@@ -57,6 +57,11 @@ pub enum Error {
     /// There is already a file of another kind.
     #[error("{0} exists and is not a recording of mcp-profiler: it is left as it is; choose another name")]
     WouldOverwrite(PathBuf),
+    /// Another recording is being written there.
+    #[error(
+        "{0} is being recorded or read by another program: choose another name, or wait until it is done"
+    )]
+    InUse(PathBuf),
     /// No space left.
     #[error(
         "the disk is full: {0} holds what was recorded until then; free some space, or write elsewhere with --output"

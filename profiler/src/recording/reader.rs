@@ -1,7 +1,7 @@
 //! Reads a recording into memory. Every reference is checked: a file may be damaged or made by someone else.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rusqlite::{Connection, OpenFlags, Row};
@@ -22,13 +22,25 @@ pub fn read(path: &Path) -> Result<Recording, Error> {
         return Err(Error::NotARecording(path.to_owned()));
     }
     let reader = Reader { path, connection: open(path)? };
+    // One moment for all tables: it may be growing.
+    reader.connection.execute_batch("BEGIN").map_err(|error| Error::from_sqlite(path, error))?;
     reader.check_version()?;
-    reader.recording()
+    let recording = reader.recording()?;
+    // SQLite makes an empty log where there is none.
+    let has_log = || std::fs::metadata(log_path(path)).is_ok_and(|log| log.len() > 0);
+    if recording.samples.is_empty() && recording.meta.end_reason.is_none() && !has_log() {
+        let what = format!("its log {} is missing: copy that too", log_path(path).display());
+        return Err(Error::Damaged { path: path.to_owned(), what });
+    }
+    Ok(recording)
 }
 
 fn open(path: &Path) -> Result<Connection, Error> {
     let sqlite = |error| Error::from_sqlite(path, error);
-    let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(sqlite)?;
+    // SQLite gives `file:` and `:memory:` a meaning of their own.
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let connection =
+        Connection::open_with_flags(absolute, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(sqlite)?;
     connection.busy_timeout(std::time::Duration::from_secs(5)).map_err(sqlite)?;
     // Triggers and views of a hostile file must not call functions.
     connection.pragma_update(None, "trusted_schema", false).map_err(sqlite)?;
@@ -40,6 +52,13 @@ fn open(path: &Path) -> Result<Connection, Error> {
     let immutable = format!("file:{}?immutable=1", escape(path));
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
     Connection::open_with_flags(immutable, flags).map_err(sqlite)
+}
+
+/// The log of a recording that was not ended.
+fn log_path(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push("-wal");
+    PathBuf::from(name)
 }
 
 fn escape(path: &Path) -> String {

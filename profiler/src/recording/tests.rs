@@ -65,6 +65,28 @@ fn reads_unfinished_recordings() {
     assert_eq!((recording.samples.len(), recording.meta.end_reason), (1, None));
 }
 
+/// What a kill leaves is known as a recording: it can be replaced, and is not taken for whole without its log.
+/// One that is being written is left to its writer, whatever its name looks like to SQLite.
+#[test]
+fn knows_unfinished_recordings() {
+    let (folder, path) = scratch();
+    let writer = write(&path);
+    assert!(is_recording(&path));
+    assert!(matches!(Writer::create(&path, &Meta::default()), Err(Error::InUse(_))));
+    let alone = folder.path().join("alone.mcpprof");
+    std::fs::copy(&path, &alone).unwrap();
+    assert!(matches!(read(&alone), Err(Error::Damaged { what, .. }) if what.contains("alone.mcpprof-wal")));
+    let killed = folder.path().join("killed.mcpprof");
+    for suffix in ["", "-wal"] {
+        let name = |path: &std::path::Path| format!("{}{suffix}", path.display());
+        std::fs::copy(name(&path), name(&killed)).unwrap();
+    }
+    assert_eq!(read(&killed).unwrap().samples.len(), 1);
+    write(&killed).finish(9, "again").unwrap();
+    assert_eq!(read(&path).unwrap().samples.len(), 1);
+    writer.finish(9, "").unwrap();
+}
+
 /// Another program's file is neither read nor overwritten; an older recording is replaced.
 #[test]
 fn leaves_other_files_alone() {

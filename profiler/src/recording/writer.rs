@@ -58,7 +58,14 @@ impl Writer {
     /// [`Error::WouldOverwrite`], [`Error::Open`], [`Error::DiskFull`] or [`Error::Sqlite`].
     pub fn create(path: &Path, meta: &Meta) -> Result<Self, Error> {
         make_room(path)?;
-        let connection = Connection::open(path).map_err(|error| Error::from_sqlite(path, error))?;
+        Self::start(path, meta).inspect_err(|_| {
+            // An empty file would be in the way of the next attempt.
+            let _ = remove(path);
+        })
+    }
+
+    fn start(path: &Path, meta: &Meta) -> Result<Self, Error> {
+        let connection = open(path).map_err(|error| Error::from_sqlite(path, error))?;
         let writer = Self {
             path: path.to_owned(),
             connection,
@@ -69,17 +76,20 @@ impl Writer {
             next: NextIds::default(),
         };
         writer.run(|connection| {
+            connection.pragma_update(None, "synchronous", "off")?;
+            connection.pragma_update(None, "cache_size", -1024)?;
+            // Into the file itself, so that it is known as ours also without its log.
+            connection.execute_batch("BEGIN")?;
+            connection.pragma_update(None, "application_id", APPLICATION_ID)?;
+            connection.execute_batch(SCHEMA)?;
+            connection.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+            connection.execute_batch("COMMIT")?;
             // A write-ahead log lets others read while we write. A crash of this process loses nothing that was
             // committed; only a crash of the whole machine could, and is not worth an fsync a second.
             connection.pragma_update(None, "journal_mode", "wal")?;
-            connection.pragma_update(None, "synchronous", "off")?;
-            connection.pragma_update(None, "cache_size", -1024)?;
             // In pages: the log goes into the file soon, for those who copy the file of a recording that was cut off.
             connection.pragma_update(None, "wal_autocheckpoint", 32)?;
-            connection.pragma_update(None, "application_id", APPLICATION_ID)?;
-            connection.execute_batch("BEGIN")?;
-            connection.execute_batch(SCHEMA)?;
-            connection.pragma_update(None, "user_version", SCHEMA_VERSION)
+            connection.execute_batch("BEGIN")
         })?;
         writer.write_meta(meta)?;
         writer.commit()?;
@@ -289,30 +299,57 @@ impl Writer {
     }
 }
 
+/// Opens a database by exactly this path: SQLite gives `file:` and `:memory:` a meaning of their own.
+fn open(path: &Path) -> rusqlite::Result<Connection> {
+    Connection::open(std::path::absolute(path).unwrap_or_else(|_| path.to_owned()))
+}
+
+/// Whether there is a file that says of itself that it is a recording.
+pub fn is_recording(path: &Path) -> bool {
+    // https://sqlite.org/fileformat2.html#the_database_header
+    let mut header = [0; 72];
+    std::fs::metadata(path).is_ok_and(|metadata| metadata.is_file())
+        && File::open(path).and_then(|mut file| file.read_exact(&mut header)).is_ok()
+        && header.starts_with(b"SQLite format 3\0")
+        && header[68..] == (APPLICATION_ID as u32).to_be_bytes()
+}
+
+/// Whether another program has a recording open. Nobody may, where the log is to be given up.
+fn is_in_use(path: &Path) -> bool {
+    let probe = || open(path)?.pragma_update(None, "journal_mode", "delete");
+    matches!(
+        probe().map_err(|error| error.sqlite_error_code()),
+        Err(Some(rusqlite::ErrorCode::DatabaseBusy | rusqlite::ErrorCode::DatabaseLocked))
+    )
+}
+
+/// Removes a recording with all that SQLite puts beside it.
+fn remove(path: &Path) -> std::io::Result<()> {
+    for suffix in ["", "-wal", "-shm", "-journal"] {
+        let mut name = path.as_os_str().to_owned();
+        name.push(suffix);
+        match std::fs::remove_file(PathBuf::from(name)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 /// Removes an older recording of that name, and refuses to touch anything else.
 fn make_room(path: &Path) -> Result<(), Error> {
     let open_error = |source| Error::Open { path: path.to_owned(), source };
-    match File::open(path) {
-        Ok(mut file) => {
-            // https://sqlite.org/fileformat2.html#the_database_header
-            let mut header = [0; 72];
-            let is_ours = file.metadata().map_err(open_error)?.is_file()
-                && file.read_exact(&mut header).is_ok()
-                && header.starts_with(b"SQLite format 3\0")
-                && header[68..] == (APPLICATION_ID as u32).to_be_bytes();
-            if !is_ours {
+    match std::fs::metadata(path) {
+        Ok(_) => {
+            if !is_recording(path) {
+                // Also when it may not be read.
+                File::open(path).map_err(open_error)?;
                 return Err(Error::WouldOverwrite(path.to_owned()));
             }
-            for suffix in ["", "-wal", "-shm", "-journal"] {
-                let mut name = path.as_os_str().to_owned();
-                name.push(suffix);
-                match std::fs::remove_file(PathBuf::from(name)) {
-                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                        return Err(open_error(error));
-                    }
-                    _ => {}
-                }
+            if is_in_use(path) {
+                return Err(Error::InUse(path.to_owned()));
             }
+            remove(path).map_err(open_error)?;
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
         Err(error) => return Err(open_error(error)),

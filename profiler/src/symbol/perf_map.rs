@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
 
 use crate::target::Process;
 
@@ -11,6 +12,8 @@ use crate::target::Process;
 const MAX_BYTES: u64 = 64 << 20;
 /// Longest name that is kept.
 const MAX_NAME: usize = 1024;
+/// Times of files and of processes come from clocks that are not read at the same moment.
+const CLOCK_TOLERANCE: Duration = Duration::from_secs(2);
 
 /// The perf map of one process, read again when it has grown.
 #[derive(Debug, Default)]
@@ -27,6 +30,12 @@ impl PerfMap {
         let path = PathBuf::from(format!("/tmp/perf-{}.map", namespaced.unwrap_or(process.pid())));
         let Ok(file) = process.open_in_root(&path) else { return };
         let Ok(metadata) = file.metadata() else { return };
+        // Nobody removes these files: one that is older than the process is of another that had its ID.
+        let Ok(stat) = process.stat() else { return };
+        let started = SystemTime::now().checked_sub(stat.uptime() + CLOCK_TOLERANCE);
+        if metadata.modified().ok().zip(started).is_none_or(|(modified, started)| modified < started) {
+            return;
+        }
         if metadata.len() == self.length {
             return;
         }
@@ -87,6 +96,26 @@ mod tests {
         assert_eq!(map.find(0x801f), Some("Function:~a b.js:1"));
         assert_eq!(map.find(0x9000), None);
         assert_eq!(map.find(0), None);
+    }
+
+    /// A map that an earlier process with the same ID left behind names nothing.
+    #[test]
+    fn ignores_a_map_of_an_earlier_process() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let path = format!("/tmp/perf-{}.map", child.id());
+        let find = |age: Duration| {
+            std::fs::write(&path, "1000 10 f\n").unwrap();
+            let file = std::fs::File::options().write(true).open(&path).unwrap();
+            file.set_modified(SystemTime::now() - age).unwrap();
+            let mut map = PerfMap::default();
+            map.refresh(&Process::open(child.id()).unwrap());
+            map.find(0x1000).map(str::to_owned)
+        };
+        let (old, new) = (find(Duration::from_secs(3600)), find(Duration::ZERO));
+        std::fs::remove_file(&path).unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!((old.as_deref(), new.as_deref()), (None, Some("f")));
     }
 
     proptest! {
