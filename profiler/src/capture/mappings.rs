@@ -108,13 +108,13 @@ impl MappingRecords {
                                 },
                                 path: text(&mmap.filename),
                             },
-                        })
+                        });
                     }
                     Ok(Record::Comm(comm)) if is_exec => {
                         into.push(MappingEvent::Exec { timestamp_ns, pid: comm.pid });
                     }
                     Ok(Record::Lost(lost)) => {
-                        into.push(MappingEvent::Lost { timestamp_ns, count: lost.lost })
+                        into.push(MappingEvent::Lost { timestamp_ns, count: lost.lost });
                     }
                     _ => {}
                 }

@@ -69,11 +69,14 @@ pub struct Summary {
     pub duration: Duration,
 }
 
+/// The thread that writes, with what stopped it.
+type RecorderThread = JoinHandle<Result<(), Error>>;
+
 /// A running recording. Dropping it detaches everything, and leaves what was committed.
 pub struct Session {
     kernel: Kernel,
     mapping_records: MappingRecords,
-    recorder: Option<(SyncSender<Batch>, JoinHandle<Result<(), Error>>)>,
+    recorder: Option<(SyncSender<Batch>, RecorderThread)>,
     progress: Arc<Mutex<Progress>>,
     waiting: Option<Batch>,
     held_events: Vec<Event>,
