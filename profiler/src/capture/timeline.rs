@@ -10,7 +10,7 @@ use super::mappings::{AddressSpace, Mapped, MappingEvent, NewMapping, read_maps}
 use crate::recording::{
     Error, FrameId, FrameKind, GaugeKind, ProcessId, RowId, Runtime, StackId, ThreadId, Writer,
 };
-use crate::symbol::{Image, ModuleId, Modules, Name, Namer, PerfMap};
+use crate::symbol::{Image, ModuleId, Modules, Name, Namer, jit_names};
 use crate::target::process::command_line;
 use crate::target::{Process, runtime};
 
@@ -24,6 +24,7 @@ pub(super) struct Timeline {
     modules: Modules,
     module_rows: HashMap<ModuleId, RowId>,
     naming: NamingBudget,
+    jit_naming: NamingBudget,
     processes: HashMap<u32, ProcessState>,
     kernel_module: RowId,
     unknown_module: RowId,
@@ -42,7 +43,6 @@ struct ProcessState {
     threads: HashMap<u32, (ThreadId, [u8; profiler_common::COMM_LEN])>,
     /// Where frames of this process's own JIT code belong.
     jit_module: Option<RowId>,
-    perf_map: PerfMap,
     command: String,
     runtime: Runtime,
 }
@@ -64,6 +64,7 @@ impl Timeline {
             modules: Modules::default(),
             module_rows: HashMap::new(),
             naming: NamingBudget::default(),
+            jit_naming: NamingBudget::default(),
             processes: HashMap::new(),
             kernel_module,
             unknown_module,
@@ -88,7 +89,6 @@ impl Timeline {
             space: AddressSpace::default(),
             threads: HashMap::new(),
             jit_module: None,
-            perf_map: PerfMap::default(),
             command,
             runtime,
         };
@@ -141,7 +141,6 @@ impl Timeline {
                 if let Some(process) = self.processes.get_mut(pid) {
                     process.space.clear();
                     process.jit_module = None;
-                    process.perf_map = PerfMap::default();
                 }
             }
             MappingEvent::Lost { count, .. } => {
@@ -180,15 +179,7 @@ impl Timeline {
         // The ID may have been one that we know, if its exit was lost.
         self.processes.remove(&child);
         let id = self.writer.process(child, Some(parent_id), &command, &runtime, timestamp_ns)?;
-        let state = ProcessState {
-            id,
-            space,
-            threads: HashMap::new(),
-            jit_module: None,
-            perf_map: PerfMap::default(),
-            command,
-            runtime,
-        };
+        let state = ProcessState { id, space, threads: HashMap::new(), jit_module: None, command, runtime };
         self.processes.insert(child, state);
         Ok(())
     }
@@ -278,7 +269,11 @@ impl Timeline {
     /// Names frames that are new, when that is affordable, or in any case when it is the last time.
     pub(super) fn name(&mut self, is_last: bool) -> Result<(), Error> {
         let pids: Vec<u32> = self.unnamed.jit.keys().copied().collect();
-        pids.into_iter().try_for_each(|pid| self.name_jit(pid))?;
+        if is_last || self.jit_naming.is_affordable() {
+            let begin = Instant::now();
+            pids.into_iter().try_for_each(|pid| self.name_jit(pid))?;
+            self.jit_naming.spent(begin);
+        }
         let is_idle = self.unnamed.elf.is_empty() && self.unnamed.kernel.is_empty();
         if is_idle || !(is_last || self.naming.is_affordable()) {
             return Ok(());
@@ -308,15 +303,13 @@ impl Timeline {
 
     /// JIT code that no perf map names yet is asked for again: runtimes write late.
     fn name_jit(&mut self, pid: u32) -> Result<(), Error> {
-        let (Some(process), Some(frames)) = (self.processes.get_mut(&pid), self.unnamed.jit.get_mut(&pid))
-        else {
+        let Some(frames) = self.unnamed.jit.get_mut(&pid).filter(|frames| !frames.is_empty()) else {
             return Ok(());
         };
-        if let Ok(target) = Process::open(pid) {
-            process.perf_map.refresh(&target);
-        }
+        let Ok(process) = Process::open(pid) else { return Ok(()) };
+        let names = jit_names(&process, &addresses(frames));
         let mut outcome = Ok(());
-        frames.retain(|&(frame, address)| match process.perf_map.find(address) {
+        frames.retain(|&(frame, address)| match names.get(&address) {
             Some(name) if outcome.is_ok() => {
                 outcome = self.writer.line(frame, 0, name, None, None);
                 false
