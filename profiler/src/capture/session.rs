@@ -73,6 +73,7 @@ pub struct Summary {
     pub duration: Duration,
 }
 
+/// The thread that writes, with what stopped it.
 type RecorderThread = JoinHandle<Result<(), Error>>;
 
 /// A running recording. Dropping it detaches everything, and leaves what was committed.

@@ -12,7 +12,7 @@ use super::mappings::{AddressSpace, Mapped, MappingEvent, NewMapping, read_maps}
 use crate::recording::{
     Error, FrameId, FrameKind, GaugeKind, ProcessId, RowId, Runtime, StackId, ThreadId, Writer,
 };
-use crate::symbol::{Image, ModuleId, Modules, Name, Namer, PerfMap};
+use crate::symbol::{Image, ModuleId, Modules, Name, Namer, jit_names};
 use crate::target::process::command_line;
 use crate::target::{Process, runtime};
 
@@ -34,6 +34,7 @@ pub(super) struct Timeline {
     modules: Modules,
     module_rows: HashMap<ModuleId, RowId>,
     naming: NamingBudget,
+    jit_naming: NamingBudget,
     processes: HashMap<u32, ProcessState>,
     kernel_module: RowId,
     unknown_module: RowId,
@@ -54,7 +55,6 @@ struct ProcessState {
     threads: HashMap<u32, (ThreadId, [u8; profiler_common::COMM_LEN])>,
     /// Where frames of this process's own JIT code belong.
     jit_module: Option<RowId>,
-    perf_map: PerfMap,
     command: String,
     runtime: Runtime,
 }
@@ -77,6 +77,7 @@ impl Timeline {
             modules: Modules::default(),
             module_rows: HashMap::new(),
             naming: NamingBudget::default(),
+            jit_naming: NamingBudget::default(),
             processes: HashMap::new(),
             kernel_module,
             unknown_module,
@@ -103,7 +104,6 @@ impl Timeline {
             space: AddressSpace::default(),
             threads: HashMap::new(),
             jit_module: None,
-            perf_map: PerfMap::default(),
             command,
             runtime,
         };
@@ -173,7 +173,6 @@ impl Timeline {
                     let gone = process.space.clear();
                     gone.iter().for_each(|gone| self.code.unmap(*pid, gone));
                     process.jit_module = None;
-                    process.perf_map = PerfMap::default();
                 }
             }
             MappingEvent::Lost { count, .. } => {
@@ -225,7 +224,6 @@ impl Timeline {
             space,
             threads: HashMap::new(),
             jit_module: None,
-            perf_map: PerfMap::default(),
             command,
             runtime,
         };
@@ -335,7 +333,11 @@ impl Timeline {
     /// Names frames that are new, when that is affordable, or in any case when it is the last time.
     pub(super) fn name(&mut self, is_last: bool) -> Result<(), Error> {
         let pids: Vec<u32> = self.unnamed.jit.keys().copied().collect();
-        pids.into_iter().try_for_each(|pid| self.name_jit(pid))?;
+        if is_last || self.jit_naming.is_affordable() {
+            let begin = Instant::now();
+            pids.into_iter().try_for_each(|pid| self.name_jit(pid))?;
+            self.jit_naming.spent(begin);
+        }
         let is_idle = self.unnamed.elf.is_empty() && self.unnamed.kernel.is_empty();
         if is_idle || !(is_last || self.naming.is_affordable()) {
             return Ok(());
@@ -365,15 +367,13 @@ impl Timeline {
 
     /// JIT code that no perf map names yet is asked for again: runtimes write late.
     fn name_jit(&mut self, pid: u32) -> Result<(), Error> {
-        let (Some(process), Some(frames)) = (self.processes.get_mut(&pid), self.unnamed.jit.get_mut(&pid))
-        else {
+        let Some(frames) = self.unnamed.jit.get_mut(&pid).filter(|frames| !frames.is_empty()) else {
             return Ok(());
         };
-        if let Ok(target) = Process::open(pid) {
-            process.perf_map.refresh(&target);
-        }
+        let Ok(process) = Process::open(pid) else { return Ok(()) };
+        let names = jit_names(&process, &addresses(frames));
         let mut outcome = Ok(());
-        frames.retain(|&(frame, address)| match process.perf_map.find(address) {
+        frames.retain(|&(frame, address)| match names.get(&address) {
             Some(name) if outcome.is_ok() => {
                 outcome = self.writer.line(frame, 0, name, None, None);
                 false

@@ -43,8 +43,8 @@ pub fn write_summary(mut out: impl Write, report: &Report, style: Style) -> io::
     if let Some((pid, others)) = target.pids.split_first() {
         let others = match others.len() {
             0 => String::new(),
-            1 => " and 1 child process".to_owned(),
-            many => format!(" and {} child processes", count(many as u64)),
+            1 => " and 1 other process".to_owned(),
+            many => format!(" and {} other processes", count(many as u64)),
         };
         fact(&mut out, style, None, "Process", &format!("{pid}{others}"))?;
     }

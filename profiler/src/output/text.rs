@@ -253,7 +253,7 @@ mod tests {
         everything
         Command      /usr/bin/node server.js
         Runtime      node 22.1.0
-        Process      100 and 1 child process
+        Process      100 and 1 other process
         Recorded     10.0 s from 2026-02-02T02:40:00Z, Linux 6.1.0-44-amd64 with 4 CPUs
         On CPU       5.00 s sampled, 5.06 s counted by the kernel; 50.0 % of one core
         Samples      500 at 100 Hz (cpu-clock)

@@ -8,4 +8,4 @@ mod perf_map;
 
 pub use module::{ElfImage, Image, Module, ModuleId, Modules};
 pub use namer::{Name, Namer};
-pub use perf_map::PerfMap;
+pub use perf_map::jit_names;

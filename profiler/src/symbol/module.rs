@@ -173,19 +173,15 @@ impl Modules {
             return *id;
         }
         let path = path.strip_suffix(" (deleted)").unwrap_or(path);
-        let image = match open_mapped_file(pid, file, path, start, end) {
-            Some(file) => ElfImage::open(file, pid).map_or(Image::Opaque, Image::Elf),
-            None => {
-                self.unreadable += 1;
-                Image::Opaque
-            }
+        let opened = open_mapped_file(pid, file, path, start, end);
+        self.unreadable += u64::from(opened.is_none());
+        // One that could not be opened is tried again when it is next mapped.
+        let Some(elf) = opened.and_then(|opened| ElfImage::open(opened, pid)) else {
+            return self.labelled(path, || Image::Opaque);
         };
-        let id = self.push(Module { path: path.to_owned(), image });
-        // While the file is open its inode can't be given to another one. One that could not be opened is tried
-        // again when it is next mapped.
-        if matches!(self.modules[id.index()].image, Image::Elf(_)) {
-            self.by_file.insert(file, id);
-        }
+        let id = self.push(Module { path: path.to_owned(), image: Image::Elf(elf) });
+        // While the file is open its inode can't be given to another one.
+        self.by_file.insert(file, id);
         id
     }
 
@@ -294,6 +290,17 @@ mod tests {
         assert!(is_memory_only("/memfd:doublemapper (deleted)", FileIdentity { inode: 5, ..none }));
         assert!(!is_memory_only("/usr/bin/node", FileIdentity { inode: 5, ..none }));
         assert!(!is_memory_only("[vsyscall]", none));
+    }
+
+    /// A file without code that is mapped again and again is one module.
+    #[test]
+    fn opaque_files_do_not_pile_up() {
+        let mut modules = Modules::default();
+        let file = FileIdentity { inode: u64::MAX, ..FileIdentity::default() };
+        let mut map = |path| modules.resolve(std::process::id(), file, path, 0, 1);
+        assert_eq!(map("/no/such/file"), map("/no/such/file (deleted)"));
+        assert_ne!(map("/no/such/file"), map("/no/other/file"));
+        assert_eq!((modules.modules.len(), modules.unreadable()), (2, 4));
     }
 
     /// This test's own binary is found through its mapping, with its build ID when it has one.

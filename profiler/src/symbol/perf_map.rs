@@ -1,8 +1,9 @@
 //! Perf map files: `/tmp/perf-PID.map`, a line `START SIZE NAME` (both hexadecimal) for each piece of JIT code.
 //! Format: `tools/perf/Documentation/jit-interface.txt` of Linux.
 
-use std::collections::BTreeMap;
-use std::io::Read;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
@@ -12,58 +13,46 @@ use crate::target::Process;
 const MAX_BYTES: u64 = 64 << 20;
 /// Longest name that is kept.
 const MAX_NAME: usize = 1024;
+/// Longest line that is read at once, in bytes: what is behind that is taken for another line.
+const MAX_LINE: u64 = 16 << 10;
 /// Times of files and of processes come from clocks that are not read at the same moment.
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(2);
 
-/// The perf map of one process, read again when it has grown.
-#[derive(Debug, Default)]
-pub struct PerfMap {
-    length: u64,
-    entries: BTreeMap<u64, (u64, Box<str>)>,
+/// Names of JIT code, by the addresses that are asked for. A map can be large and is read line by line: nothing of it
+/// is kept.
+pub fn jit_names(process: &Process, addresses: &[u64]) -> BTreeMap<u64, String> {
+    open(process).map(|file| find(BufReader::new(file.take(MAX_BYTES)), addresses)).unwrap_or_default()
 }
 
-impl PerfMap {
-    /// Reads the map of a process if there is one that has changed.
-    pub fn refresh(&mut self, process: &Process) {
-        // The process writes the ID that it has in its own PID namespace into the file's name.
-        let namespaced = process.namespaced_pids().ok().and_then(|pids| pids.last().copied());
-        let path = PathBuf::from(format!("/tmp/perf-{}.map", namespaced.unwrap_or(process.pid())));
-        let Ok(file) = process.open_in_root(&path) else { return };
-        let Ok(metadata) = file.metadata() else { return };
-        // Nobody removes these files: one that is older than the process is of another that had its ID.
-        let Ok(stat) = process.stat() else { return };
-        let started = SystemTime::now().checked_sub(stat.uptime() + CLOCK_TOLERANCE);
-        if metadata.modified().ok().zip(started).is_none_or(|(modified, started)| modified < started) {
-            return;
-        }
-        if metadata.len() == self.length {
-            return;
-        }
-        let mut bytes = Vec::new();
-        if file.take(MAX_BYTES).read_to_end(&mut bytes).is_ok() {
-            self.length = metadata.len();
-            self.entries = parse(&bytes);
-        }
-    }
-
-    /// The name of the code at an address.
-    pub fn find(&self, address: u64) -> Option<&str> {
-        let (start, (size, name)) = self.entries.range(..=address).next_back()?;
-        (address - start < *size).then_some(name)
-    }
+/// The map of a process, if there is one that it can have written itself.
+fn open(process: &Process) -> Option<File> {
+    // The process writes the ID that it has in its own PID namespace into the file's name.
+    let namespaced = process.namespaced_pids().ok().and_then(|pids| pids.last().copied());
+    let path = PathBuf::from(format!("/tmp/perf-{}.map", namespaced.unwrap_or(process.pid())));
+    let file = process.open_in_root(&path).ok()?;
+    // Nobody removes these files: one that is older than the process is of another that had its ID.
+    let modified = file.metadata().ok()?.modified().ok()?;
+    let started = SystemTime::now().checked_sub(process.stat().ok()?.uptime() + CLOCK_TOLERANCE)?;
+    (modified >= started).then_some(file)
 }
 
 /// Later lines replace earlier ones: runtimes append when they reuse memory.
-fn parse(bytes: &[u8]) -> BTreeMap<u64, (u64, Box<str>)> {
-    let mut entries = BTreeMap::new();
-    for line in bytes.split(|&byte| byte == b'\n') {
-        let Some((start, size, name)) = parse_line(line) else { continue };
-        entries.insert(start, (size, name.into()));
+fn find(mut lines: impl BufRead, addresses: &[u64]) -> BTreeMap<u64, String> {
+    let wanted: BTreeSet<u64> = addresses.iter().copied().collect();
+    let mut names = BTreeMap::new();
+    let mut line = Vec::new();
+    while lines.by_ref().take(MAX_LINE).read_until(b'\n', &mut line).is_ok_and(|length| length > 0) {
+        if let Some((start, size, name)) = parse_line(line.trim_ascii_end()) {
+            for &address in wanted.range(start..start.saturating_add(size)) {
+                names.insert(address, String::from_utf8_lossy(name).into_owned());
+            }
+        }
+        line.clear();
     }
-    entries
+    names
 }
 
-fn parse_line(line: &[u8]) -> Option<(u64, u64, String)> {
+fn parse_line(line: &[u8]) -> Option<(u64, u64, &[u8])> {
     let mut fields = line.splitn(3, |&byte| byte == b' ');
     let mut number = || {
         let text = std::str::from_utf8(fields.next()?).ok()?;
@@ -74,7 +63,7 @@ fn parse_line(line: &[u8]) -> Option<(u64, u64, String)> {
     if name.is_empty() || size == 0 {
         return None;
     }
-    Some((start, size, String::from_utf8_lossy(&name[..name.len().min(MAX_NAME)]).into_owned()))
+    Some((start, size, &name[..name.len().min(MAX_NAME)]))
 }
 
 #[cfg(test)]
@@ -83,19 +72,13 @@ mod tests {
 
     use super::*;
 
-    fn map(text: &str) -> PerfMap {
-        PerfMap { length: 0, entries: parse(text.as_bytes()) }
-    }
-
     /// An address belongs to the entry around it; later entries win; broken lines are skipped.
     #[test]
     fn finds_names() {
-        let map = map("7f00 10 old\n0x8000 20 Function:~a b.js:1\nbroken\n7f00 8 new\n9000 0 empty\n");
-        assert_eq!(map.find(0x7f07), Some("new"));
-        assert_eq!(map.find(0x7f08), None);
-        assert_eq!(map.find(0x801f), Some("Function:~a b.js:1"));
-        assert_eq!(map.find(0x9000), None);
-        assert_eq!(map.find(0), None);
+        let map = "7f00 10 old\n0x8000 20 Function:~a b.js:1\nbroken\n7f00 8 new\n9000 0 empty\n";
+        let names = find(map.as_bytes(), &[0, 0x7f07, 0x7f08, 0x801f, 0x8020, 0x9000]);
+        let expected = [(0x7f07, "new"), (0x7f08, "old"), (0x801f, "Function:~a b.js:1")];
+        assert_eq!(names, expected.map(|(address, name)| (address, name.to_owned())).into());
     }
 
     /// A map that an earlier process with the same ID left behind names nothing.
@@ -105,11 +88,9 @@ mod tests {
         let path = format!("/tmp/perf-{}.map", child.id());
         let find = |age: Duration| {
             std::fs::write(&path, "1000 10 f\n").unwrap();
-            let file = std::fs::File::options().write(true).open(&path).unwrap();
+            let file = File::options().write(true).open(&path).unwrap();
             file.set_modified(SystemTime::now() - age).unwrap();
-            let mut map = PerfMap::default();
-            map.refresh(&Process::open(child.id()).unwrap());
-            map.find(0x1000).map(str::to_owned)
+            jit_names(&Process::open(child.id()).unwrap(), &[0x1000]).remove(&0x1000)
         };
         let (old, new) = (find(Duration::from_secs(3600)), find(Duration::ZERO));
         std::fs::remove_file(&path).unwrap();
@@ -122,8 +103,7 @@ mod tests {
         /// No bytes make the parser panic.
         #[test]
         fn survives_any_bytes(bytes in proptest::collection::vec(any::<u8>(), 0..200), address: u64) {
-            let map = PerfMap { length: 0, entries: parse(&bytes) };
-            let _ = map.find(address);
+            let _ = find(bytes.as_slice(), &[address, 0, u64::MAX]);
         }
     }
 }
