@@ -655,7 +655,7 @@ _mcp__profiler() {
             return 0
             ;;
         mcp__subcmd__profiler__subcmd__profile)
-            opts="-h --mcp --pid --config --launch --duration --frequency --recording --format --top-functions --hot-path-threshold --help"
+            opts="-o -h --mcp --pid --config --launch --duration --frequency --output --recording --format --top-functions --hot-path-threshold --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -682,6 +682,14 @@ _mcp__profiler() {
                     return 0
                     ;;
                 --recording)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --output)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -o)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

@@ -55,7 +55,7 @@ complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand profile" -l pi
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand profile" -l config -d 'Also read this client configuration (JSON, of any client\'s shape)' -r -F
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand profile" -l duration -d 'End after this time, such as 30s or 5m [default: at Ctrl-C, or when the server ends]' -r
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand profile" -l frequency -d 'Samples a second of CPU time' -r
-complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand profile" -l recording -d 'Where to keep the recording [default: NAME-PID-TIME.mcpprof in the current folder]' -r -F
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand profile" -s o -l recording -l output -d 'Where to keep the recording [default: NAME-PID-TIME.mcpprof in the current folder]' -r -F
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand profile" -l format -d 'How to print the report' -r -f -a "text\t'For people'
 json\t'One JSON object, for programs'"
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand profile" -l top-functions -d 'Functions to show' -r

@@ -124,7 +124,8 @@ pub struct Stacks {
 pub struct Cpu {
     /// Sampled time.
     pub seconds: f64,
-    /// What the kernel counted for the same processes; absent when it was not asked twice.
+    /// What the kernel counted for the same processes; absent when one of them was not asked twice, or ended before
+    /// it could be asked a last time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kernel_seconds: Option<f64>,
     /// CPUs kept busy on average: `seconds` by the window's; absent for an empty window.
@@ -225,7 +226,7 @@ impl Report {
         let sampled_seconds = seconds(tree.total_ns());
         let cpu = Cpu {
             seconds: sampled_seconds,
-            kernel_seconds: (!kernel_ns.is_empty())
+            kernel_seconds: is_whole_count(recording, &kernel_ns)
                 .then(|| seconds(kernel_ns.values().fold(0, |sum: u64, time| sum.saturating_add(*time)))),
             cores: (window.seconds > 0.0).then(|| sampled_seconds / window.seconds),
             event: meta.sampling_event.clone(),
@@ -313,6 +314,13 @@ fn processes(recording: &Recording, kernel_ns: &HashMap<ProcessIndex, u64>) -> V
         kernel_seconds: kernel_ns.get(&index).copied().map(seconds),
     });
     reported.collect()
+}
+
+/// Whether the kernel's figures cover all processes until their ends.
+fn is_whole_count(recording: &Recording, kernel_ns: &HashMap<ProcessIndex, u64>) -> bool {
+    let covered =
+        |(index, process): (usize, &Process)| kernel_ns.contains_key(&index) && process.exit_ns.is_none();
+    !recording.processes.is_empty() && recording.processes.iter().enumerate().all(covered)
 }
 
 fn threads(recording: &Recording) -> Vec<ReportedThread> {

@@ -80,9 +80,9 @@ type RecorderThread = JoinHandle<Result<(), Error>>;
 pub struct Session {
     kernel: Kernel,
     mapping_records: MappingRecords,
-    recorder: Option<(SyncSender<Batch>, RecorderThread)>,
+    recorder: Option<(SyncSender<Box<Batch>>, RecorderThread)>,
     progress: Arc<Mutex<Progress>>,
-    waiting: Option<Batch>,
+    waiting: Option<Box<Batch>>,
     held_events: Vec<Event>,
     held_mappings: Vec<MappingEvent>,
     start_ns: u64,
@@ -162,8 +162,8 @@ impl Session {
 
     fn begin(&mut self, sampling: &Sampling) -> Result<(), Error> {
         self.start_ns = now_ns();
-        let first =
-            Batch { now_ns: self.start_ns, readings: self.readings(), is_first: true, ..Batch::default() };
+        let (now_ns, readings) = (self.start_ns, self.readings());
+        let first = Box::new(Batch { now_ns, readings, is_first: true, ..Batch::default() });
         self.kernel.attach_sampling(sampling)?;
         drop_capabilities();
         match &self.recorder {
@@ -243,7 +243,7 @@ impl Session {
         }
     }
 
-    fn drain(&mut self, is_last: bool) -> Result<Batch, Error> {
+    fn drain(&mut self, is_last: bool) -> Result<Box<Batch>, Error> {
         let now_ns = now_ns();
         let settled_ns = if is_last { u64::MAX } else { now_ns.saturating_sub(SETTLE_NS) };
         let mut events = std::mem::take(&mut self.held_events);
@@ -268,7 +268,16 @@ impl Session {
                 readings = self.readings();
             }
         }
-        Ok(Batch { events, mappings, now_ns, losses, readings, undecodable, is_first: false, end: None })
+        Ok(Box::new(Batch {
+            events,
+            mappings,
+            now_ns,
+            losses,
+            readings,
+            undecodable,
+            is_first: false,
+            end: None,
+        }))
     }
 }
 
@@ -336,7 +345,7 @@ struct Recorder {
     /// Since when they are watched.
     watched_ns: u64,
     period_ns: u64,
-    receiver: Receiver<Batch>,
+    receiver: Receiver<Box<Batch>>,
     /// Told once when sampling can start.
     ready: SyncSender<()>,
 }

@@ -65,7 +65,7 @@ impl TargetArguments {
 #[derive(Args, Clone, Debug)]
 pub(crate) struct SamplingArguments {
     /// End after this time, such as 30s or 5m [default: at Ctrl-C, or when the server ends]
-    #[arg(long, value_name = "TIME", value_parser = parse_duration, help_heading = "Recording")]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, allow_hyphen_values = true, help_heading = "Recording")]
     pub(crate) duration: Option<Duration>,
     /// Samples a second of CPU time
     #[arg(long, value_name = "HZ", default_value_t = 99, help_heading = "Recording",

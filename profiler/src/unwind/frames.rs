@@ -3,16 +3,18 @@
 //! Formats: the System V ABI for AMD64, "DWARF Extensions" of the LSB, and DWARF 5 section 6.4.
 
 use std::collections::HashMap;
+use std::fs::File;
 
 use gimli::{
     BaseAddresses, CfaRule, CieOrFde, CommonInformationEntry, DebugFrame, EhFrame, EndianSlice,
     FrameDescriptionEntry, LittleEndian, Operation, Register, RegisterRule, UnwindContext, UnwindExpression,
     UnwindSection, UnwindTableRow, X86_64,
 };
-use object::read::{Object, ObjectSection, ObjectSegment, ObjectSymbol, ReadCache, ReadRef};
+use object::read::{Object, ObjectSection, ObjectSegment, ObjectSymbol, ReadCache};
 use profiler_common::{CfaKind, Rule, UnwindRow};
 
 type Slice<'data> = EndianSlice<'data, LittleEndian>;
+type ElfFile<'file> = object::File<'file, &'file ReadCache<&'file File>>;
 
 /// Frame descriptions of one file that are read. Node has 100,000.
 const MAX_DESCRIPTIONS: usize = 4_000_000;
@@ -35,24 +37,18 @@ pub struct Table {
 }
 
 /// Reads the unwind rows of an ELF file. A file without any, or of another kind, gives an empty table.
-pub fn read_table(file: &std::fs::File) -> Table {
+pub fn read_table(file: &File) -> Table {
     // One after the other: what each needs of the file is not in memory together.
-    let builtins = with_object(file, |object| v8_builtins(object)).flatten();
+    let builtins = with_object(file, v8_builtins).flatten();
     with_object(file, |object| read_frames(object, builtins)).unwrap_or_default()
 }
 
-fn with_object<T>(
-    file: &std::fs::File,
-    read: impl FnOnce(&object::File<'_, &ReadCache<&std::fs::File>>) -> T,
-) -> Option<T> {
+fn with_object<T>(file: &File, read: impl FnOnce(&ElfFile<'_>) -> T) -> Option<T> {
     let cache = ReadCache::new(file);
     object::File::parse(&cache).ok().map(|object| read(&object))
 }
 
-fn read_frames<'data, R: ReadRef<'data>>(
-    object: &object::File<'data, R>,
-    builtins: Option<(u64, u64)>,
-) -> Table {
+fn read_frames(object: &ElfFile<'_>, builtins: Option<(u64, u64)>) -> Table {
     let base = object.segments().map(|segment| segment.address()).min().unwrap_or(0);
     let mut builder = Builder { base, rows: Vec::new(), not_understood: 0, damaged: false };
     let section = |name: &str| {
@@ -84,7 +80,7 @@ const FRAME_POINTER_CHAIN: Rule =
 
 /// V8's builtins are compiled ahead of time into Node's own file, without unwind information: like all code that V8
 /// makes, they keep frame pointers (`src/execution/frame-constants.h` of V8). They lie in one piece.
-fn v8_builtins<'data, R: ReadRef<'data>>(object: &object::File<'data, R>) -> Option<(u64, u64)> {
+fn v8_builtins(object: &ElfFile<'_>) -> Option<(u64, u64)> {
     let builtins = object
         .symbols()
         .filter(|symbol| symbol.name_bytes().is_ok_and(|name| name.starts_with(b"Builtins_")))
