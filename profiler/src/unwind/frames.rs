@@ -16,6 +16,8 @@ use profiler_common::{CfaKind, Rule, UnwindRow};
 type Slice<'data> = EndianSlice<'data, LittleEndian>;
 type ElfFile<'file> = object::File<'file, &'file ReadCache<&'file File>>;
 
+/// The largest section that is read: it is copied into memory, and a file full of holes is cheap to make.
+const MAX_SECTION_BYTES: u64 = 128 << 20;
 /// Frame descriptions of one file that are read. Node has 100,000.
 const MAX_DESCRIPTIONS: usize = 4_000_000;
 /// Rows of one file that are kept: 32 MiB.
@@ -52,7 +54,7 @@ fn read_frames(object: &ElfFile<'_>, builtins: Option<(u64, u64)>) -> Table {
     let base = object.segments().map(|segment| segment.address()).min().unwrap_or(0);
     let mut builder = Builder { base, rows: Vec::new(), not_understood: 0, damaged: false };
     let section = |name: &str| {
-        let section = object.section_by_name(name)?;
+        let section = object.section_by_name(name).filter(|section| section.size() <= MAX_SECTION_BYTES)?;
         let data = section.uncompressed_data().ok()?;
         (!data.is_empty()).then(|| (section.address(), data))
     };
@@ -81,6 +83,11 @@ const FRAME_POINTER_CHAIN: Rule =
 /// V8's builtins are compiled ahead of time into Node's own file, without unwind information: like all code that V8
 /// makes, they keep frame pointers (`src/execution/frame-constants.h` of V8). They lie in one piece.
 fn v8_builtins(object: &ElfFile<'_>) -> Option<(u64, u64)> {
+    let is_small =
+        |name| object.section_by_name(name).is_none_or(|section| section.size() <= MAX_SECTION_BYTES);
+    if !is_small(".symtab") || !is_small(".strtab") {
+        return None;
+    }
     let builtins = object
         .symbols()
         .filter(|symbol| symbol.name_bytes().is_ok_and(|name| name.starts_with(b"Builtins_")))
