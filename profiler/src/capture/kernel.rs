@@ -44,6 +44,8 @@ impl Kernel {
             program.load()?;
             program.attach(tracepoint)?;
         }
+        // The verifier takes its time: attaching later does not.
+        program::<PerfEvent>(&mut ebpf, "cpu_sample")?.load()?;
         let events = RingBuf::try_from(take_map(&mut ebpf, "EVENTS")?)?;
         let targets = take_map(&mut ebpf, "TARGETS")?;
         let code_mappings = take_map(&mut ebpf, "CODE_MAPPINGS")?;
@@ -76,9 +78,7 @@ impl Kernel {
 
     /// Samples every CPU.
     pub(super) fn attach_sampling(&mut self, sampling: &Sampling) -> Result<(), Error> {
-        let program: &mut PerfEvent = program(&mut self.ebpf, "cpu_sample")?;
-        program.load()?;
-        sampling.attach(program)
+        sampling.attach(program(&mut self.ebpf, "cpu_sample")?)
     }
 
     /// Ends sampling; the ring can be drained to its end afterwards.

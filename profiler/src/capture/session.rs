@@ -212,11 +212,12 @@ impl Session {
     pub fn finish(mut self, reason: &str) -> Result<Summary, Error> {
         let duration = self.elapsed();
         // Just before sampling ends, so that the two can be compared.
-        let readings = self.readings();
+        let (end_ns, readings) = (now_ns(), self.readings());
         // The counters go with the programs' maps, which we still hold.
         self.kernel.detach();
         let mut last = self.drain(true)?;
         last.readings = readings;
+        last.now_ns = end_ns;
         last.end = Some(reason.to_owned());
         if let Some((sender, thread)) = self.recorder.take() {
             let sent = self.waiting.take().into_iter().chain([last]).try_for_each(|batch| sender.send(batch));

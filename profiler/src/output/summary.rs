@@ -147,7 +147,8 @@ fn warnings(report: &Report) -> Vec<String> {
         if difference > LARGE_DIFFERENCE && difference > chance {
             warnings.push(
                 "Sampled time is far from what the kernel counted: trust shares, not seconds. \
-                 Look at what was lost, and at processes that lived too briefly to be counted."
+                 Look at what was lost. With cpu-clock, a server that sleeps and wakes very often \
+                 is sampled too rarely."
                     .into(),
             );
         }

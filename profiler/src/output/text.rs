@@ -332,7 +332,8 @@ mod tests {
         Self times are right; total times and call paths are cut short.
 
         Sampled time is far from what the kernel counted: trust shares, not seconds.
-        Look at what was lost, and at processes that lived too briefly to be counted.
+        Look at what was lost. With cpu-clock, a server that sleeps and wakes very often
+        is sampled too rarely.
 
         Hot paths
             share      time  path

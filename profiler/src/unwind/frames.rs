@@ -186,6 +186,9 @@ impl Builder {
 
     /// Puts stretches in order, ends each where the next one starts, and says where nothing is known.
     fn finish(mut self) -> Table {
+        if self.rows.is_empty() {
+            return Table { base: self.base, damaged: self.damaged, ..Table::default() };
+        }
         self.rows.sort_unstable();
         let unmerged = self.rows.len();
         let mut rows: Vec<UnwindRow> = Vec::with_capacity(unmerged);
