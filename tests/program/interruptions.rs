@@ -99,7 +99,8 @@ fn start_status_stop() -> Result<()> {
     assert!(status.stdout.contains(&format!("(process {pid}): recording since ")), "{status:#?}");
     let json: serde_json::Value = serde_json::from_str(&json?.stdout)?;
     let own = |state: &&serde_json::Value| state["target_pid"] == target.pid();
-    let state = json["recordings"].as_array().and_then(|states| states.iter().find(own)).context("no state")?;
+    let state =
+        json["recordings"].as_array().and_then(|states| states.iter().find(own)).context("no state")?;
     assert!(state["running"] == true && state["samples"].as_u64() > Some(0), "{state}");
     let stopped = stopped?;
     assert!(stopped.stderr.contains("background.mcpprof"), "{stopped:#?}");

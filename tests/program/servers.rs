@@ -20,6 +20,7 @@ fn node_by_pid() -> Result<()> {
     assert_eq!(report.runtime(), "node");
     report.assert_names_any(&["v8::", "Builtins_", "node::"]);
     report.assert_names_any(&["uv_"]);
+    report.assert_complete(0.99);
     assert!(load.calls() > 0);
     Ok(())
 }
@@ -65,6 +66,7 @@ fn python_by_pid() -> Result<()> {
     assert_eq!(report.lost(), 0);
     assert_eq!(report.runtime(), "python");
     report.assert_names_any(&["_PyEval_", "PyObject_", "_PyObject"]);
+    report.assert_complete(0.99);
     Ok(())
 }
 
@@ -96,6 +98,7 @@ fn rust_by_pid() -> Result<()> {
     report.assert_names_any(&["mcp_profiler::demo::work::"]);
     let round = report.function("mcp_profiler::demo::work::compute_round")?;
     assert!(round.total_ratio > 0.5, "{round:?}");
+    report.assert_complete(0.99);
     Ok(())
 }
 
