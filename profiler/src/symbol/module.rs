@@ -285,6 +285,19 @@ fn hex(bytes: &[u8]) -> String {
 mod tests {
     use super::*;
 
+    /// A mapping that starts before its segment, within a page, belongs to that segment.
+    #[test]
+    fn mappings_start_with_a_page() {
+        let segment = |file_start, file_end, address| LoadSegment { file_start, file_end, address };
+        let segments = vec![segment(0xca00, 0x1_5000, 0xda00)];
+        let file = File::open("/proc/self/exe").unwrap();
+        let image = ElfImage { file, debug_file: None, segments, build_id: None };
+        assert_eq!(image.address(0xc000), Some(0xd000));
+        assert_eq!(image.address(0xca10), Some(0xda10));
+        assert_eq!(image.address(0xbfff), None);
+        assert_eq!(image.address(0x1_5000), None);
+    }
+
     /// The vDSO is an ELF file in memory, and its functions can be named.
     #[test]
     fn vdso_is_readable() {
