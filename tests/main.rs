@@ -9,4 +9,5 @@ mod program {
     mod known_answers;
     mod namespaces;
     mod servers;
+    mod stacks;
 }

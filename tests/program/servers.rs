@@ -65,6 +65,7 @@ fn python_by_pid() -> Result<()> {
     assert_eq!(report.lost(), 0);
     assert_eq!(report.runtime(), "python");
     report.assert_names_any(&["_PyEval_", "PyObject_", "_PyObject"]);
+    report.assert_complete(0.99);
     Ok(())
 }
 
@@ -96,6 +97,7 @@ fn rust_by_pid() -> Result<()> {
     report.assert_names_any(&["mcp_profiler::demo::work::"]);
     let round = report.function("mcp_profiler::demo::work::compute_round")?;
     assert!(round.total_ratio > 0.5, "{round:?}");
+    report.assert_complete(0.99);
     Ok(())
 }
 

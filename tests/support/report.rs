@@ -41,6 +41,13 @@ impl Report {
         self.json["losses"]["total"].as_u64().expect("losses.total")
     }
 
+    /// At least this share of the stacks reach from the innermost function to where their thread starts.
+    pub fn assert_complete(&self, least: f64) {
+        let stacks = &self.json["stacks"];
+        let ratio = stacks["complete_ratio"].as_f64().expect("stacks.complete_ratio");
+        assert!(ratio >= least, "{ratio} of the stacks are complete, not {least}: {stacks:#}");
+    }
+
     /// CPU time in seconds.
     pub fn cpu_seconds(&self) -> f64 {
         self.json["cpu"]["seconds"].as_f64().expect("cpu.seconds")

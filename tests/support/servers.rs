@@ -24,6 +24,13 @@ pub fn python_time() -> Result<Command> {
     Ok(Command::new(servers_folder()?.join("python/bin/mcp-server-time")))
 }
 
+/// Runs a script with the Python of the servers.
+pub fn python(script: &str) -> Result<Command> {
+    let mut command = Command::new(servers_folder()?.join("python/bin/python3"));
+    command.args(["-c", script]);
+    Ok(command)
+}
+
 /// mcp-time: Go without symbols, over stdio.
 pub fn go_time() -> Result<Command> {
     Ok(Command::new(node_package("mcp-time-linux-x64")?.join("bin/mcp-time")))

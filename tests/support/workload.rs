@@ -20,9 +20,18 @@ pub struct Workload {
 impl Workload {
     /// Compiles `tests/workloads/NAME.c` to a program of that name.
     pub fn compile(name: &str) -> Result<Self> {
+        Self::compile_with(name, &["-pthread", "-ldl"])
+    }
+
+    /// The same as most programs are compiled: optimized, and without frame pointers.
+    pub fn compile_optimized(name: &str) -> Result<Self> {
+        Self::compile_with(name, &["-O2", "-fomit-frame-pointer"])
+    }
+
+    fn compile_with(name: &str, options: &[&str]) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let program = folder.path().join(name);
-        compile(&source(name, "c"), &program, &["-pthread", "-ldl"])?;
+        compile(&source(name, "c"), &program, options)?;
         Ok(Self { folder: Arc::new(folder), program })
     }
 

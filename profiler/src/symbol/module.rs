@@ -67,12 +67,16 @@ struct LoadSegment {
     address: u64,
 }
 
+/// Size of a page on x86-64.
+const PAGE_SIZE: u64 = 4096;
+
 impl ElfImage {
     fn open(file: File, pid: u32) -> Option<Self> {
         let cache = ReadCache::new(&file);
         let object = object::File::parse(&cache).ok()?;
         let segments = object
             .segments()
+            .filter(|segment| segment.permissions().executable())
             .map(|segment| {
                 let (offset, length) = segment.file_range();
                 LoadSegment {
@@ -88,12 +92,13 @@ impl ElfImage {
         Some(Self { debug_file, segments, build_id: build_id.as_deref().map(hex), file })
     }
 
-    /// Where an offset in the file is in the file's own address space (`p_vaddr` of its program headers).
+    /// Where an offset in the file is in the file's own address space (`p_vaddr` of its program headers). A mapping
+    /// of a segment starts with the page that the segment starts in, at times before the segment itself.
     fn address(&self, file_offset: u64) -> Option<u64> {
         self.segments
             .iter()
-            .find(|segment| (segment.file_start..segment.file_end).contains(&file_offset))
-            .map(|segment| segment.address.wrapping_add(file_offset - segment.file_start))
+            .find(|segment| (segment.file_start & !(PAGE_SIZE - 1)..segment.file_end).contains(&file_offset))
+            .map(|segment| segment.address.wrapping_add(file_offset.wrapping_sub(segment.file_start)))
     }
 
     /// How to unwind its code. Read anew each time: the kernel half keeps it.
@@ -275,6 +280,19 @@ fn hex(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A mapping that starts before its segment, within a page, belongs to that segment.
+    #[test]
+    fn mappings_start_with_a_page() {
+        let segment = |file_start, file_end, address| LoadSegment { file_start, file_end, address };
+        let segments = vec![segment(0xca00, 0x1_5000, 0xda00)];
+        let file = File::open("/proc/self/exe").unwrap();
+        let image = ElfImage { file, debug_file: None, segments, build_id: None };
+        assert_eq!(image.address(0xc000), Some(0xd000));
+        assert_eq!(image.address(0xca10), Some(0xda10));
+        assert_eq!(image.address(0xbfff), None);
+        assert_eq!(image.address(0x1_5000), None);
+    }
 
     /// The vDSO is an ELF file in memory, and its functions can be named.
     #[test]

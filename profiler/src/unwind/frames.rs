@@ -276,3 +276,174 @@ fn expression_rule<'data, S: UnwindSection<Slice<'data>>>(
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::{Seek as _, SeekFrom, Write as _};
+
+    use gimli::EhFrameHdr;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A small program that each Linux has.
+    const SMALL: &str = "/bin/true";
+
+    fn rule_at(table: &Table, address: u64) -> Rule {
+        let start = u32::try_from(address - table.base).unwrap();
+        let next = table.rows.partition_point(|row| row.start <= start);
+        Rule::unpack(table.rows[next - 1].rule)
+    }
+
+    /// Pseudo-random numbers below `limit`, the same in each run.
+    fn numbers(limit: u64) -> impl Iterator<Item = u64> {
+        let mut number = 1_u64;
+        std::iter::repeat_with(move || {
+            number = number.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (number >> 20) % limit
+        })
+    }
+
+    fn is_in_order(table: &Table) -> bool {
+        table.rows.windows(2).all(|pair| pair[0].start < pair[1].start && pair[0].rule != pair[1].rule)
+    }
+
+    /// The table of these tests themselves: large, in order, and nothing of it in doubt.
+    #[test]
+    fn own_table_is_in_order() {
+        let table = read_table(&File::open("/proc/self/exe").unwrap());
+        assert!(table.rows.len() > 10_000, "{} rows", table.rows.len());
+        assert!(table.rows.len() <= table.unmerged * 2 + 1);
+        assert!(is_in_order(&table));
+        assert!(!table.damaged);
+        assert_eq!(table.not_understood, 0);
+    }
+
+    /// What a table says of an address is what gimli finds for it by the linker's own search table.
+    #[test]
+    fn rows_say_what_gimli_says() {
+        let data = std::fs::read("/proc/self/exe").unwrap();
+        let object = object::File::parse(&*data).unwrap();
+        let table = read_table(&File::open("/proc/self/exe").unwrap());
+        let section = |name: &str| {
+            let section = object.section_by_name(name).unwrap();
+            (section.address(), section.size(), section.data().unwrap())
+        };
+        let (text, text_size, _) = section(".text");
+        let (header_address, _, header) = section(".eh_frame_hdr");
+        let (frames_address, _, frames) = section(".eh_frame");
+        let bases = BaseAddresses::default()
+            .set_text(text)
+            .set_eh_frame_hdr(header_address)
+            .set_eh_frame(frames_address);
+        let header = EhFrameHdr::new(header, LittleEndian).parse(&bases, 8).unwrap();
+        let frames = EhFrame::new(frames, LittleEndian);
+        let mut context = UnwindContext::new();
+        let mut compared = 0;
+        for address in numbers(text_size).map(|offset| text + offset).take(2000) {
+            let found = header.table().unwrap().unwind_info_for_address(
+                &frames,
+                &bases,
+                &mut context,
+                address,
+                EhFrame::cie_from_offset,
+            );
+            let ours = rule_at(&table, address);
+            let Ok(row) = found else {
+                assert_eq!(ours.cfa, CfaKind::Unknown, "{address:#x}");
+                continue;
+            };
+            if row.register(X86_64::RA) == Some(RegisterRule::Undefined) {
+                assert_eq!(ours.cfa, CfaKind::EndOfStack, "{address:#x}");
+                continue;
+            }
+            let base = match ours.cfa {
+                CfaKind::StackPointer => X86_64::RSP,
+                CfaKind::FramePointer => X86_64::RBP,
+                CfaKind::Register => Register(ours.register as u16),
+                other => panic!("{address:#x} is {other:?}, not {row:?}"),
+            };
+            let expected = CfaRule::RegisterAndOffset { register: base, offset: i64::from(ours.cfa_offset) };
+            assert_eq!(*row.cfa(), expected, "{address:#x}");
+            let saved = match row.register(X86_64::RBP) {
+                Some(RegisterRule::Offset(offset)) => -offset,
+                _ => 0,
+            };
+            assert_eq!(i64::from(ours.frame_pointer_below_cfa), saved, "{address:#x}");
+            compared += 1;
+        }
+        assert!(compared > 1500, "{compared} addresses were compared");
+    }
+
+    /// Of two descriptions of the same code, the one that starts first stays, to its end.
+    #[test]
+    fn first_description_stays() {
+        let mut builder = Builder { base: 0x1000, rows: Vec::new(), not_understood: 0, damaged: false };
+        let packed =
+            |offset| Rule { cfa_offset: offset, ..Rule::plain(CfaKind::StackPointer) }.pack().unwrap();
+        builder.push(0x1180, 0x1300, packed(24));
+        builder.push(0x1100, 0x1200, packed(8));
+        builder.push(0x1100, 0x1200, packed(16));
+        builder.push(0x1400, 0x1500, packed(32));
+        builder.push(0x1500, 0x1600, packed(32));
+        // Before the file's first segment, and backwards.
+        builder.push(0, 0x100, packed(8));
+        builder.push(0x1800, 0x1700, packed(8));
+        let table = builder.finish();
+        let row = |start, rule| UnwindRow { start, rule };
+        assert_eq!(
+            table.rows,
+            [row(0, 0), row(0x100, packed(8)), row(0x200, 0), row(0x400, packed(32)), row(0x600, 0)]
+        );
+        assert_eq!(table.unmerged, 5);
+    }
+
+    /// What is no ELF file has no rows.
+    #[test]
+    fn other_files_have_no_rows() {
+        assert_eq!(read_table(&File::open("/proc/self/status").unwrap()), Table::default());
+        assert_eq!(read_table(&tempfile::tempfile().unwrap()), Table::default());
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(128))]
+
+        /// Damaged descriptions give fewer or other rows, in order, and no panic.
+        #[test]
+        fn damaged_descriptions_are_survived(
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..200),
+        ) {
+            let mut data = std::fs::read(SMALL).unwrap();
+            let range = object::File::parse(&*data).unwrap().section_by_name(".eh_frame").unwrap().file_range();
+            let (start, size) = range.unwrap();
+            for (at, byte) in changes {
+                data[start as usize + at.index(size as usize)] = byte;
+            }
+            let table = read_table(&file_of(&data));
+            prop_assert!(is_in_order(&table));
+        }
+
+        /// A file that is cut or changed anywhere gives some table or none, and no panic.
+        #[test]
+        fn damaged_files_are_survived(
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..50),
+            length in any::<prop::sample::Index>(),
+        ) {
+            let mut data = std::fs::read(SMALL).unwrap();
+            for (at, byte) in changes {
+                let at = at.index(data.len());
+                data[at] = byte;
+            }
+            data.truncate(length.index(data.len() + 1));
+            prop_assert!(is_in_order(&read_table(&file_of(&data))));
+        }
+    }
+
+    fn file_of(data: &[u8]) -> File {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(data).unwrap();
+        file.seek(SeekFrom::Start(0)).unwrap();
+        file
+    }
+}
