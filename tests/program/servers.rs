@@ -18,6 +18,7 @@ fn node_by_pid() -> Result<()> {
     assert!(report.samples() > 50, "{} samples", report.samples());
     assert_eq!(report.lost(), 0);
     assert_eq!(report.runtime(), "node");
+    report.assert_complete(0.99);
     report.assert_names_any(&["v8::", "Builtins_", "node::"]);
     report.assert_names_any(&["uv_"]);
     assert!(load.calls() > 0);

@@ -30,6 +30,8 @@ pub(crate) struct Walker {
     frame_pointer: u64,
     /// 1 when the instruction pointer is a return address: the call is before it.
     is_return: u64,
+    /// 1 while the registers are those of the thread itself: in the innermost frame.
+    is_innermost: u64,
     /// Where the next frame goes.
     slot: u64,
     /// Whose code mappings these are.
@@ -64,6 +66,7 @@ pub(crate) fn user_stack(scratch: &mut Scratch, first: u32, owner: u32) -> Walk 
     walker.stack_pointer = stack_pointer;
     walker.frame_pointer = frame_pointer;
     walker.is_return = 0;
+    walker.is_innermost = 1;
     walker.slot = u64::from(first);
     walker.owner = u64::from(owner);
     walker.end = StackEnd::TooDeep as u64;
@@ -127,6 +130,7 @@ impl Walker {
         self.frame_pointer = frame_pointer;
         self.instruction_pointer = return_address;
         self.is_return = 1;
+        self.is_innermost = 0;
         Ok(())
     }
 }

@@ -40,7 +40,7 @@ pub(super) fn step(walker: &mut Walker) -> Result<(), StackEnd> {
             walker.stack_pointer.wrapping_add(8 + pushed)
         }
         CfaKind::Register => {
-            if walker.is_return != 0 {
+            if walker.is_innermost == 0 {
                 return Err(StackEnd::NoUnwindRow);
             }
             offset(innermost_register(rule.register)?, rule)
@@ -78,6 +78,7 @@ fn interrupted(walker: &mut Walker) -> Result<(), StackEnd> {
     walker.frame_pointer = frame_pointer;
     walker.instruction_pointer = instruction_pointer;
     walker.is_return = 0;
+    walker.is_innermost = 0;
     Ok(())
 }
 

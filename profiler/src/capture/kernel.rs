@@ -44,8 +44,6 @@ impl Kernel {
             program.load()?;
             program.attach(tracepoint)?;
         }
-        // The verifier takes its time: attaching later does not.
-        program::<PerfEvent>(&mut ebpf, "cpu_sample")?.load()?;
         let events = RingBuf::try_from(take_map(&mut ebpf, "EVENTS")?)?;
         let targets = take_map(&mut ebpf, "TARGETS")?;
         let code_mappings = take_map(&mut ebpf, "CODE_MAPPINGS")?;
@@ -74,6 +72,11 @@ impl Kernel {
     /// Watched processes that have not ended.
     pub(super) fn watched(&self) -> Vec<u32> {
         self.targets.keys().filter_map(Result::ok).collect()
+    }
+
+    /// Has the kernel verify the sampling program, which takes its time: attaching it later does not.
+    pub(super) fn load_sampling(&mut self) -> Result<(), Error> {
+        Ok(program::<PerfEvent>(&mut self.ebpf, "cpu_sample")?.load()?)
     }
 
     /// Samples every CPU.

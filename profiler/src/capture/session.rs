@@ -152,7 +152,8 @@ impl Session {
             last_losses: Instant::now(),
             output: options.output.clone(),
         };
-        // The first sample finds the unwind tables of what is mapped by now.
+        // While the recorder loads the unwind tables of what is mapped by now, for the first sample to find.
+        session.kernel.load_sampling()?;
         if ready.recv().is_err() {
             return Err(session.recorder_error());
         }

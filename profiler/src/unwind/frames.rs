@@ -18,6 +18,8 @@ type ElfFile<'file> = object::File<'file, &'file ReadCache<&'file File>>;
 
 /// The largest section that is read: it is copied into memory, and a file full of holes is cheap to make.
 const MAX_SECTION_BYTES: u64 = 128 << 20;
+/// The longest common entry that is believed; compilers write some 40 bytes.
+const MAX_COMMON_ENTRY_BYTES: usize = 512;
 /// Frame descriptions of one file that are read. Node has 100,000.
 const MAX_DESCRIPTIONS: usize = 4_000_000;
 /// Rows of one file that are kept: 32 MiB.
@@ -41,8 +43,8 @@ pub struct Table {
 /// Reads the unwind rows of an ELF file. A file without any, or of another kind, gives an empty table.
 pub fn read_table(file: &File) -> Table {
     // One after the other: what each needs of the file is not in memory together.
-    let builtins = with_object(file, v8_builtins).flatten();
-    with_object(file, |object| read_frames(object, builtins)).unwrap_or_default()
+    let v8_code = with_object(file, v8_code).unwrap_or_default();
+    with_object(file, |object| read_frames(object, &v8_code)).unwrap_or_default()
 }
 
 fn with_object<T>(file: &File, read: impl FnOnce(&ElfFile<'_>) -> T) -> Option<T> {
@@ -50,7 +52,7 @@ fn with_object<T>(file: &File, read: impl FnOnce(&ElfFile<'_>) -> T) -> Option<T
     object::File::parse(&cache).ok().map(|object| read(&object))
 }
 
-fn read_frames(object: &ElfFile<'_>, builtins: Option<(u64, u64)>) -> Table {
+fn read_frames(object: &ElfFile<'_>, v8_code: &[(u64, u64)]) -> Table {
     let base = object.segments().map(|segment| segment.address()).min().unwrap_or(0);
     let mut builder = Builder { base, rows: Vec::new(), not_understood: 0, damaged: false };
     let section = |name: &str| {
@@ -70,7 +72,7 @@ fn read_frames(object: &ElfFile<'_>, builtins: Option<(u64, u64)>) -> Table {
         frames.set_address_size(8);
         builder.read(&frames, &bases);
     }
-    if let Some((start, end)) = builtins {
+    for &(start, end) in v8_code {
         builder.push(start, end, FRAME_POINTER_CHAIN.pack().unwrap_or(CfaKind::Unknown as u32));
     }
     builder.finish()
@@ -80,19 +82,32 @@ fn read_frames(object: &ElfFile<'_>, builtins: Option<(u64, u64)>) -> Table {
 const FRAME_POINTER_CHAIN: Rule =
     Rule { cfa: CfaKind::FramePointer, cfa_offset: 16, frame_pointer_below_cfa: 16, register: 0 };
 
-/// V8's builtins are compiled ahead of time into Node's own file, without unwind information: like all code that V8
-/// makes, they keep frame pointers (`src/execution/frame-constants.h` of V8). They lie in one piece.
-fn v8_builtins(object: &ElfFile<'_>) -> Option<(u64, u64)> {
+/// V8's code in Node's own file that has no unwind information. Like all code that V8 makes, it keeps frame pointers
+/// (`src/execution/frame-constants.h` and `src/heap/base/asm/x64/push_registers_asm.cc` of V8).
+///
+/// The builtins, compiled ahead of time, lie in one piece. The routine that the garbage collector enters stacks by is
+/// written by hand, and its symbol has no size.
+fn v8_code(object: &ElfFile<'_>) -> Vec<(u64, u64)> {
+    const PUSH_REGISTERS: &[u8] = b"PushAllRegistersAndIterateStack";
+    const PUSH_REGISTERS_BYTES: u64 = 33;
     let is_small =
         |name| object.section_by_name(name).is_none_or(|section| section.size() <= MAX_SECTION_BYTES);
     if !is_small(".symtab") || !is_small(".strtab") {
-        return None;
+        return Vec::new();
     }
-    let builtins = object
-        .symbols()
-        .filter(|symbol| symbol.name_bytes().is_ok_and(|name| name.starts_with(b"Builtins_")))
-        .map(|symbol| (symbol.address(), symbol.address().saturating_add(symbol.size())));
-    builtins.reduce(|(start, end), (other_start, other_end)| (start.min(other_start), end.max(other_end)))
+    let (mut builtins, mut code) = (None::<(u64, u64)>, Vec::new());
+    for symbol in object.symbols() {
+        let Ok(name) = symbol.name_bytes() else { continue };
+        let start = symbol.address();
+        if name.starts_with(b"Builtins_") {
+            let (first, last) = builtins.unwrap_or((start, start));
+            builtins = Some((first.min(start), last.max(start.saturating_add(symbol.size()))));
+        } else if name == PUSH_REGISTERS {
+            code.push((start, start.saturating_add(PUSH_REGISTERS_BYTES)));
+        }
+    }
+    code.extend(builtins);
+    code
 }
 
 struct Builder {
@@ -145,6 +160,11 @@ impl Builder {
         bases: &BaseAddresses,
         context: &mut UnwindContext<usize>,
     ) {
+        // Each description runs its common entry's instructions anew: a huge one would cost that many times.
+        if description.cie().entry_len() > MAX_COMMON_ENTRY_BYTES {
+            self.damaged = true;
+            return;
+        }
         let is_signal = description.is_signal_trampoline();
         let Ok(mut table) = description.rows(section, bases, context) else {
             self.damaged = true;
