@@ -46,7 +46,8 @@ fn signal_handlers_stand_on_what_they_interrupt() -> Result<()> {
             handled.iter().filter(|(frames, _)| has(frames, frame)).map(|(_, weight)| weight).sum()
         };
         assert_eq!(weight("main"), weight(handler), "{handled:?}");
-        assert!(weight("interrupted") * 100 > weight(handler) * 99, "{handled:?}");
+        // On a busy machine there are few samples: two of them are not one in a hundred of many.
+        assert!((weight("interrupted") + 2) * 100 > weight(handler) * 99, "{handled:?}");
         for (frames, _) in handled.iter().filter(|(frames, _)| has(frames, "interrupted")) {
             assert_order(frames, &["main", "interrupted", handler]);
         }

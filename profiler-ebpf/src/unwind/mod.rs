@@ -93,7 +93,11 @@ unsafe extern "C" fn step(_index: u64, context: *mut *mut Scratch) -> i64 {
     if slot >= (MAX_KERNEL_FRAMES + MAX_USER_FRAMES) as u64 {
         return STOP;
     }
-    scratch.frames[slot as usize] = scratch.walker.instruction_pointer;
+    // User space looks callers up one byte before their return addresses. Where a signal interrupted, the address is
+    // that of an instruction that did not run yet, perhaps a function's first one: one more makes up for it.
+    let walker = &scratch.walker;
+    let is_interrupted = 1 - (walker.is_return | walker.is_innermost) & 1;
+    scratch.frames[slot as usize] = walker.instruction_pointer.wrapping_add(is_interrupted);
     scratch.walker.slot = slot + 1;
     let outcome = match code::find(&mut scratch.walker) {
         true if scratch.walker.mapping.table == CodeMapping::NO_TABLE => {
