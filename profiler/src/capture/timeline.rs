@@ -59,6 +59,12 @@ struct ProcessState {
     runtime: Runtime,
 }
 
+impl ProcessState {
+    fn new(id: ProcessId, first_ns: u64, space: AddressSpace, command: String, runtime: Runtime) -> Self {
+        Self { id, first_ns, space, threads: HashMap::new(), jit_module: None, command, runtime }
+    }
+}
+
 /// Frames that have no name yet, with their addresses, by where names come from.
 #[derive(Default)]
 struct Unnamed {
@@ -98,15 +104,7 @@ impl Timeline {
         let (command, runtime) = describe(pid);
         let parent = parent.and_then(|parent| self.processes.get(&parent)).map(|parent| parent.id);
         let id = self.writer.process(pid, parent, &command, &runtime, now_ns)?;
-        let state = ProcessState {
-            id,
-            first_ns: now_ns,
-            space: AddressSpace::default(),
-            threads: HashMap::new(),
-            jit_module: None,
-            command,
-            runtime,
-        };
+        let state = ProcessState::new(id, now_ns, AddressSpace::default(), command, runtime);
         self.processes.insert(pid, state);
         self.code.own(pid);
         Ok(())
@@ -218,15 +216,7 @@ impl Timeline {
         // The ID may have been one that we know, if its exit was lost.
         self.forget(child);
         let id = self.writer.process(child, Some(parent_id), &command, &runtime, timestamp_ns)?;
-        let state = ProcessState {
-            id,
-            first_ns: timestamp_ns,
-            space,
-            threads: HashMap::new(),
-            jit_module: None,
-            command,
-            runtime,
-        };
+        let state = ProcessState::new(id, timestamp_ns, space, command, runtime);
         for mapped in state.space.iter() {
             let module = self.modules.get(mapped.module).expect("a mapping has a module");
             self.code.map(child, mapped.module, module, mapped);

@@ -16,7 +16,7 @@ use crate::analysis::completeness::Completeness;
 use crate::analysis::functions::Functions;
 use crate::capture::{FREQUENCY_RANGE_HZ, Options, Progress, Session, Summary};
 use crate::output::units::{count, duration, percent};
-use crate::recording::Recording;
+use crate::recording::{Recording, files_of};
 use crate::target::{Caller, Launched, Request, Target, resolve};
 
 /// How often the ring is drained.
@@ -196,14 +196,14 @@ impl Recorder {
         state: Option<&Path>,
     ) -> anyhow::Result<Self> {
         let session = Session::start(options)?;
-        for path in recording_files(&options.output) {
+        for path in files_of(&options.output) {
             give_to_caller(&path);
         }
         if let Some(launched) = &mut launched
             && let Err(error) = launched.release()
         {
             drop(session);
-            for path in recording_files(&options.output) {
+            for path in files_of(&options.output) {
                 let _ = std::fs::remove_file(path);
             }
             return Err(error.into());
@@ -303,15 +303,6 @@ impl Recorder {
         note(&end_line(&recording, &summary, &self.output));
         Ok(Recorded { path: self.output, recording })
     }
-}
-
-/// A recording that is being written, and what SQLite keeps beside it.
-fn recording_files(path: &Path) -> impl Iterator<Item = PathBuf> {
-    ["", "-wal", "-shm"].into_iter().map(|suffix| {
-        let mut name = path.as_os_str().to_owned();
-        name.push(suffix);
-        PathBuf::from(name)
-    })
 }
 
 /// Ends the launched command of a recording that failed, and tells `status` why it failed.

@@ -40,6 +40,15 @@ impl Style {
         self.width.max(LEAST_WIDTH)
     }
 
+    /// Fails when a line of plain text is wider than it may be.
+    #[cfg(test)]
+    pub(crate) fn assert_fits(self, text: &str) {
+        if !self.colour {
+            let widest = text.lines().max_by_key(|line| columns_of(line)).unwrap();
+            assert!(columns_of(widest) <= self.columns(), "too wide: {widest}");
+        }
+    }
+
     /// Text in a colour, where colours are wanted.
     pub(crate) fn paint(self, paint: Paint, text: &str) -> Cow<'_, str> {
         let code = match paint {

@@ -239,10 +239,7 @@ mod tests {
         let mut out = Vec::new();
         write_report(&mut out, &Report::new(recording, 0.05), 5, style).unwrap();
         let text = String::from_utf8(out).unwrap();
-        if !style.colour {
-            let widest = text.lines().max_by_key(|line| columns_of(line)).unwrap();
-            assert!(columns_of(widest) <= style.columns(), "too wide: {widest}");
-        }
+        style.assert_fits(&text);
         text
     }
 

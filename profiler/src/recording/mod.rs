@@ -4,7 +4,7 @@ mod model;
 mod reader;
 mod writer;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 pub use model::{
     Frame, FrameIndex, FrameKind, Gauge, GaugeKind, Line, Meta, Process, ProcessIndex, Recording, Runtime,
@@ -20,6 +20,20 @@ const SCHEMA_VERSION: i64 = 1;
 const APPLICATION_ID: i64 = 0x6d63_7070;
 /// The only kind of sample so far.
 const SAMPLE_ON_CPU: u8 = 1;
+
+/// All that a recording consists of while it is written: its file, and what SQLite keeps beside it.
+pub fn files_of(path: &Path) -> impl Iterator<Item = PathBuf> {
+    ["", LOG_SUFFIX, "-shm", "-journal"].into_iter().map(|suffix| beside(path, suffix))
+}
+
+/// SQLite's write-ahead log.
+const LOG_SUFFIX: &str = "-wal";
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}
 
 /// A recording could not be written or read.
 #[derive(Debug, thiserror::Error)]
@@ -78,7 +92,7 @@ pub enum Error {
 }
 
 impl Error {
-    fn from_sqlite(path: &std::path::Path, source: rusqlite::Error) -> Self {
+    fn from_sqlite(path: &Path, source: rusqlite::Error) -> Self {
         use rusqlite::ErrorCode;
         let path = path.to_owned();
         match source.sqlite_error_code() {

@@ -1,7 +1,7 @@
 //! Reads a recording into memory. Every reference is checked: a file may be damaged or made by someone else.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use rusqlite::{Connection, OpenFlags, Row};
@@ -10,7 +10,7 @@ use super::model::{
     Frame, FrameKind, Gauge, GaugeKind, Line, Meta, Process, Recording, Runtime, Sample, StackEnd, StackNode,
     Thread,
 };
-use super::{APPLICATION_ID, Error, SAMPLE_ON_CPU, SCHEMA_VERSION};
+use super::{APPLICATION_ID, Error, LOG_SUFFIX, SAMPLE_ON_CPU, SCHEMA_VERSION, beside};
 
 /// Reads a recording, also one that is still being written.
 ///
@@ -27,9 +27,9 @@ pub fn read(path: &Path) -> Result<Recording, Error> {
     reader.check_version()?;
     let recording = reader.recording()?;
     // SQLite makes an empty log where there is none.
-    let has_log = || std::fs::metadata(log_path(path)).is_ok_and(|log| log.len() > 0);
+    let has_log = || std::fs::metadata(beside(path, LOG_SUFFIX)).is_ok_and(|log| log.len() > 0);
     if recording.samples.is_empty() && recording.meta.end_reason.is_none() && !has_log() {
-        let what = format!("its log {} is missing: copy that too", log_path(path).display());
+        let what = format!("its log {} is missing: copy that too", beside(path, LOG_SUFFIX).display());
         return Err(Error::Damaged { path: path.to_owned(), what });
     }
     Ok(recording)
@@ -52,13 +52,6 @@ fn open(path: &Path) -> Result<Connection, Error> {
     let immutable = format!("file:{}?immutable=1", escape(path));
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
     Connection::open_with_flags(immutable, flags).map_err(sqlite)
-}
-
-/// The log of a recording that was not ended.
-fn log_path(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push("-wal");
-    PathBuf::from(name)
 }
 
 fn escape(path: &Path) -> String {

@@ -6,7 +6,7 @@ use rusqlite::Connection;
 
 use super::*;
 
-fn write(path: &std::path::Path) -> Writer {
+fn write(path: &Path) -> Writer {
     let meta = Meta { target_name: "server".into(), frequency_hz: 99, start_ns: 5, ..Meta::default() };
     let mut writer = Writer::create(path, &meta).unwrap();
     let runtime = Runtime { name: "node".into(), version: Some("20".into()) };
@@ -78,7 +78,7 @@ fn knows_unfinished_recordings() {
     assert!(matches!(read(&alone), Err(Error::Damaged { what, .. }) if what.contains("alone.mcpprof-wal")));
     let killed = folder.path().join("killed.mcpprof");
     for suffix in ["", "-wal"] {
-        let name = |path: &std::path::Path| format!("{}{suffix}", path.display());
+        let name = |path: &Path| format!("{}{suffix}", path.display());
         std::fs::copy(name(&path), name(&killed)).unwrap();
     }
     assert_eq!(read(&killed).unwrap().samples.len(), 1);

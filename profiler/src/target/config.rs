@@ -237,16 +237,13 @@ struct Place {
 /// Every file that is looked at: of one client, those of a project before those of the user.
 fn places(surroundings: &Surroundings) -> Vec<Place> {
     let home = &surroundings.home;
-    let mut places = Vec::new();
-    let mut of_user = |path: &str, shape, client| {
-        places.push(Place {
-            file: home.join(path),
-            shape,
-            client,
-            workspace: surroundings.directory.clone(),
-        });
+    let of_user = |path: &str, shape, client| Place {
+        file: home.join(path),
+        shape,
+        client,
+        workspace: surroundings.directory.clone(),
     };
-    of_user(".claude.json", Shape::ClaudeProjects, "Claude Code (local)");
+    let mut places = vec![of_user(".claude.json", Shape::ClaudeProjects, "Claude Code (local)")];
     let project = [
         (".mcp.json", Shape::McpServers, "Claude Code (project)"),
         (".vscode/mcp.json", Shape::Servers, "VS Code (workspace)"),
@@ -261,21 +258,13 @@ fn places(surroundings: &Surroundings) -> Vec<Place> {
             }
         }
     }
-    let mut of_user = |path: &str, shape, client| {
-        places.push(Place {
-            file: home.join(path),
-            shape,
-            client,
-            workspace: surroundings.directory.clone(),
-        });
-    };
-    of_user(".claude.json", Shape::McpServers, "Claude Code (user)");
-    of_user(".config/Claude/claude_desktop_config.json", Shape::McpServers, "Claude Desktop");
-    of_user(".config/Code/User/mcp.json", Shape::Servers, "VS Code (user)");
-    of_user(".config/Code/User/settings.json", Shape::Settings, "VS Code (settings)");
-    of_user(".cursor/mcp.json", Shape::McpServers, "Cursor (user)");
-    of_user(".codeium/windsurf/mcp_config.json", Shape::McpServers, "Windsurf");
-    of_user(".gemini/settings.json", Shape::McpServers, "Gemini CLI (user)");
+    places.push(of_user(".claude.json", Shape::McpServers, "Claude Code (user)"));
+    places.push(of_user(".config/Claude/claude_desktop_config.json", Shape::McpServers, "Claude Desktop"));
+    places.push(of_user(".config/Code/User/mcp.json", Shape::Servers, "VS Code (user)"));
+    places.push(of_user(".config/Code/User/settings.json", Shape::Settings, "VS Code (settings)"));
+    places.push(of_user(".cursor/mcp.json", Shape::McpServers, "Cursor (user)"));
+    places.push(of_user(".codeium/windsurf/mcp_config.json", Shape::McpServers, "Windsurf"));
+    places.push(of_user(".gemini/settings.json", Shape::McpServers, "Gemini CLI (user)"));
     places
 }
 
