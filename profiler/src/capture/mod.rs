@@ -11,6 +11,7 @@ mod gauges;
 mod kernel;
 mod mappings;
 mod offsets;
+mod python;
 mod session;
 mod timeline;
 

@@ -17,6 +17,7 @@ use super::event::Event;
 use super::gauges::Reading;
 use super::kernel::Kernel;
 use super::mappings::{MappingEvent, MappingRecords};
+use super::python::Pythons;
 use super::timeline::Timeline;
 use crate::recording::{Meta, Writer};
 use crate::target::{Process, ProcessTable};
@@ -128,6 +129,7 @@ impl Session {
         let recorder = Recorder {
             writer,
             code: kernel.take_code()?,
+            pythons: kernel.take_pythons()?,
             pids,
             is_launched: options.is_launched,
             watched_ns: meta.start_ns,
@@ -341,6 +343,7 @@ fn meta(options: &Options, sampling: &Sampling, start_ns: u64) -> Meta {
 struct Recorder {
     writer: Writer,
     code: Code,
+    pythons: Pythons,
     /// Processes that were running at the start, each with its parent.
     pids: Vec<(u32, Option<u32>)>,
     is_launched: bool,
@@ -356,7 +359,7 @@ impl Recorder {
     /// Writes until the last batch, or until the recording can't be written.
     fn run(self, shared: &Mutex<Progress>) -> Result<(), Error> {
         drop_capabilities();
-        let mut timeline = Timeline::new(self.writer, self.code, self.period_ns)?;
+        let mut timeline = Timeline::new(self.writer, self.code, self.pythons, self.period_ns)?;
         for (pid, parent) in self.pids {
             timeline.adopt(pid, parent, self.watched_ns)?;
             // A command that waits for its start still has our own code, and will have none of it.
