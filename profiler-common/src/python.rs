@@ -8,24 +8,28 @@
 #[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[repr(C)]
 pub struct PythonLayout {
+    /// Address of `PyCode_Type`, the type of code objects; zero when it is not known.
+    pub code_type: u64,
     /// From the thread pointer (the `fs` base) to that word, or to a pointer towards it.
     pub slot: u32,
     /// From there to that word, when the one before is a pointer.
     pub slot_inner: u32,
     /// `PyThreadState.thread_id`: the thread pointer again.
     pub thread_id: u32,
-    /// `PyThreadState.cframe`: a structure on the C stack of each evaluation (3.10 to 3.12).
+    /// `PyThreadState.cframe`: a structure on the C stack of each evaluation (3.11 and 3.12).
     pub thread_cframe: u32,
-    /// Where the pointer to the innermost frame is: in the `cframe` (3.11 and 3.12), else in the thread's state.
+    /// Where the pointer to the innermost frame is: in the `cframe` where there is one, else in the thread's state.
     pub current_frame: u32,
-    /// Non-zero when it is in the `cframe`.
-    pub is_frame_in_cframe: u32,
+    /// `PyObject.ob_type`.
+    pub object_type: u32,
     /// `_PyCFrame.previous`.
     pub cframe_previous: u32,
     /// How much of a frame is read: at most [`PythonLayout::MAX_FRAME_BYTES`].
     pub frame_bytes: u32,
     /// The code object of a frame.
     pub frame_code: u32,
+    /// Low bits of that pointer that are marks, not part of it.
+    pub code_marks: u32,
     /// The frame of the caller.
     pub frame_previous: u32,
     /// The instruction of a frame: a pointer, or `f_lasti` where [`Self::code_instructions`] is not there.
@@ -40,6 +44,8 @@ pub struct PythonLayout {
     pub code_identity: u32,
     /// How many words these are: 3 or 4.
     pub code_identity_words: u32,
+    /// Always zero.
+    pub reserved: u32,
 }
 
 /// Which of the chained frames the C function that evaluates them started with.
@@ -62,6 +68,8 @@ impl PythonLayout {
     pub const MAX_FRAME_BYTES: usize = 128;
     /// The least `owner` of a frame that is no function's (`FRAME_OWNED_BY_CSTACK`).
     pub const FIRST_OWNER_WITHOUT_FUNCTION: u64 = 3;
+    /// The greatest `owner`, of any version.
+    pub const LAST_OWNER: u64 = 4;
     /// An instruction that is not within its code, or that can't be told.
     pub const NO_INSTRUCTION: u32 = u32::MAX;
 }
@@ -81,6 +89,6 @@ pub fn code_fingerprint(identity: [u64; 4]) -> u32 {
     (hash >> 32) as u32 | 1
 }
 
-// SAFETY: `repr(C)`, `u32` alone: every bit pattern is valid.
+// SAFETY: `repr(C)`, a `u64` and `u32` of an even number: every bit pattern is valid.
 #[cfg(feature = "user")]
 unsafe impl aya::Pod for PythonLayout {}

@@ -37,9 +37,12 @@ pub(crate) struct Chain {
     words: [u64; FRAME_WORDS],
     /// As it was at the start of this evaluation.
     first_frame: u64,
+    first_cframe: u64,
     first_slot: u64,
     /// The evaluation's own frame, to be shown if it turns out to have no function yet.
     native_word: u64,
+    /// 1 until the functions of one evaluation were shown.
+    is_innermost: u64,
     /// Something that lies in the stack frame of the evaluation that the functions belong to.
     anchor: u64,
 }
@@ -79,7 +82,15 @@ pub(super) fn enter(walker: &mut Walker, native_word: u64) -> bool {
         }
     }
     let chain = &mut walker.chain;
-    if chain.state != State::Known as u64 || chain.frame == 0 {
+    if chain.state != State::Known as u64 {
+        return false;
+    }
+    chain.first_cframe = chain.cframe;
+    if chain.frame == 0 {
+        if chain.is_innermost == 1 && chain.layout.thread_cframe != NONE && go_outside(chain).is_ok() {
+            chain.frame = chain.first_frame;
+            chain.cframe = chain.first_cframe;
+        }
         return false;
     }
     chain.state = State::Showing as u64;
@@ -103,6 +114,7 @@ fn find(walker: &mut Walker) -> Result<(), StackEnd> {
     // SAFETY: a copy of a value that is replaced as a whole.
     let layout = unsafe { PYTHON_LAYOUTS.get(walker.owner as u32) }.ok_or(StackEnd::NoMapping)?;
     chain.layout = *layout;
+    chain.is_innermost = 1;
     let layout = &chain.layout;
     // SAFETY: the helper checks the address; the offset is that of this kernel.
     let thread_pointer: u64 = unsafe {
@@ -119,13 +131,35 @@ fn find(walker: &mut Walker) -> Result<(), StackEnd> {
     if at::<u64>(thread, layout.thread_id)? != thread_pointer {
         return Err(StackEnd::Unreadable);
     }
-    chain.cframe = 0;
-    if layout.thread_cframe != NONE {
-        chain.cframe = at(thread, layout.thread_cframe)?;
+    if layout.thread_cframe == NONE {
+        chain.frame = at(thread, layout.current_frame)?;
+        return Ok(());
     }
-    let holder = if layout.is_frame_in_cframe != 0 { chain.cframe } else { thread };
-    chain.frame = at(holder, layout.current_frame)?;
+    chain.cframe = at(thread, layout.thread_cframe)?;
+    chain.frame = at(chain.cframe, layout.current_frame)?;
     Ok(())
+}
+
+/// An evaluation tells of its `cframe` before it has put its function there: what is there is of no use, or leads to functions of
+/// its caller or to ones that have ended. Goes on with the `cframe` outside it.
+#[inline(always)]
+fn go_outside(chain: &mut Chain) -> Result<(), StackEnd> {
+    chain.first_cframe = at(chain.first_cframe, chain.layout.cframe_previous)?;
+    chain.first_frame = at(chain.first_cframe, chain.layout.current_frame)?;
+    Ok(())
+}
+
+/// What was taken for a frame is none.
+#[inline(always)]
+fn refuse(chain: &mut Chain) -> bool {
+    let may_be_early = chain.is_innermost == 1 && chain.layout.thread_cframe != NONE;
+    if may_be_early && go_outside(chain).is_ok() {
+        chain.anchor = u64::MAX;
+        chain.state = State::Known as u64;
+    } else {
+        give_up(chain);
+    }
+    false
 }
 
 /// Shows one function. False when the evaluation has no more: the walk goes on with its own caller.
@@ -142,33 +176,46 @@ pub(super) fn step(scratch: &mut Scratch) -> bool {
         generated::bpf_probe_read_user(chain.words.as_mut_ptr().cast(), bytes, chain.frame as *const _)
     };
     if outcome != 0 {
-        give_up(chain);
-        return false;
+        return refuse(chain);
     }
     let entry_byte = word(&chain.words, layout.frame_entry) >> (layout.frame_entry % 8 * 8) & 0xff;
-    let code = word(&chain.words, layout.frame_code) & !7; // the low bits are marks, from 3.14 on
+    let code = word(&chain.words, layout.frame_code);
     let instruction = word(&chain.words, layout.frame_instruction) >> (layout.frame_instruction % 8 * 8);
     let previous = word(&chain.words, layout.frame_previous);
-    let frame = chain.frame;
-    chain.frame = previous;
-    let is_without_function =
-        layout.entry == PythonEntry::Owner as u32 && entry_byte >= PythonLayout::FIRST_OWNER_WITHOUT_FUNCTION;
-    if is_without_function {
-        chain.anchor = frame;
+    if layout.entry == PythonEntry::Owner as u32 && entry_byte >= PythonLayout::FIRST_OWNER_WITHOUT_FUNCTION {
+        if entry_byte > PythonLayout::LAST_OWNER {
+            return refuse(chain);
+        }
+        chain.anchor = chain.frame;
+        chain.frame = previous;
         chain.state = State::Known as u64;
         return false;
     }
-    let is_last = match layout.entry {
-        entry if entry == PythonEntry::Each as u32 => true,
-        entry if entry == PythonEntry::Flag as u32 => entry_byte != 0,
-        _ => false,
-    };
-    if is_last {
+    let is_last = layout.entry == PythonEntry::Each as u32
+        || layout.entry == PythonEntry::Flag as u32 && entry_byte == 1;
+    let unmarked = code & !u64::from(layout.code_marks);
+    if unmarked == 0 || unmarked & 7 != 0 || previous == 0 && !is_last {
+        return refuse(chain);
+    }
+    let code = unmarked;
+    // One that can't be read may be paged out.
+    if let Ok(ty) = at::<u64>(code, layout.object_type)
+        && ty != layout.code_type
+        && layout.code_type != 0
+    {
+        return refuse(chain);
+    }
+    if layout.entry == PythonEntry::Flag as u32 && is_last {
         chain.anchor = chain.cframe;
-        chain.state = State::Known as u64;
-        if layout.thread_cframe != NONE {
-            chain.cframe = at(chain.cframe, layout.cframe_previous).unwrap_or(0);
+        chain.cframe = at(chain.cframe, layout.cframe_previous).unwrap_or(0);
+        // The function of the evaluation outside this one is the caller of this one's first.
+        if chain.cframe != 0 && at(chain.cframe, layout.current_frame) != Ok(previous) {
+            return refuse(chain);
         }
+    }
+    chain.frame = previous;
+    if is_last {
+        chain.state = State::Known as u64;
     }
     let offset = if layout.code_instructions == NONE {
         instruction as u32
@@ -181,12 +228,8 @@ pub(super) fn step(scratch: &mut Scratch) -> bool {
         }
     };
     let fingerprint = identify(code, layout);
-    if previous == 0 {
-        chain.state = State::Known as u64;
-    }
-    let is_done = chain.state != State::Showing as u64;
     emit(scratch, [FrameTag::Python.word(code), u64::from(offset) << 32 | u64::from(fingerprint)]);
-    !is_done
+    !is_last
 }
 
 /// Zero when the code object can't be read now: user space will try.
@@ -208,16 +251,21 @@ fn identify(code: u64, layout: &PythonLayout) -> u32 {
 #[inline(always)]
 pub(super) fn check(scratch: &mut Scratch) {
     let (chain, frame_end) = (&mut scratch.walker.chain, scratch.walker.stack_pointer);
-    if chain.anchor < frame_end || chain.state == State::Absent as u64 {
-        return;
+    if chain.anchor >= frame_end {
+        let is_early = chain.layout.thread_cframe != NONE && chain.first_cframe < frame_end;
+        if chain.anchor != u64::MAX && is_early && go_outside(chain).is_err() {
+            give_up(chain);
+        }
+        chain.frame = chain.first_frame;
+        chain.cframe = chain.first_cframe;
+        scratch.walker.slot = chain.first_slot;
     }
-    chain.frame = chain.first_frame;
-    if chain.layout.entry != PythonEntry::Owner as u32 {
-        chain.cframe = chain.anchor;
+    if scratch.walker.slot == scratch.walker.chain.first_slot {
+        let word = scratch.walker.chain.native_word;
+        emit(scratch, [word]);
+    } else {
+        scratch.walker.chain.is_innermost = 0;
     }
-    let native_word = chain.native_word;
-    scratch.walker.slot = scratch.walker.chain.first_slot;
-    emit(scratch, [native_word]);
 }
 
 #[inline(always)]

@@ -63,7 +63,7 @@ pub(crate) fn read_function(
     if fingerprint != 0 && fingerprint != code_fingerprint(identity) {
         return None;
     }
-    if !is_code(memory, layout, word(layout.object_type)?) {
+    if !is_code(memory, layout, word(kernel.object_type.into())?) {
         return None;
     }
     let [file, name, then, last] = identity;

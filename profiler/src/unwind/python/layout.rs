@@ -19,8 +19,6 @@ pub(crate) struct Layout {
     pub(super) next_thread: u64,
     /// `PyCodeObject.co_firstlineno`.
     pub(crate) first_line: u64,
-    /// `PyObject.ob_type`.
-    pub(crate) object_type: u64,
     /// `PyTypeObject.tp_name`.
     pub(crate) type_name: u64,
     /// `PyBytesObject.ob_size` and `ob_sval`.
@@ -63,15 +61,17 @@ impl Layout {
     pub(crate) fn of_version(minor: u8) -> Option<Self> {
         let common = Self {
             kernel: PythonLayout {
+                code_type: 0,
                 slot: NONE,
                 slot_inner: NONE,
                 thread_id: 0,
                 thread_cframe: NONE,
                 current_frame: 0,
-                is_frame_in_cframe: 0,
+                object_type: 8,
                 cframe_previous: NONE,
                 frame_bytes: 80,
                 frame_code: 32,
+                code_marks: 0,
                 frame_previous: 0,
                 frame_instruction: 0,
                 frame_entry: 0,
@@ -79,12 +79,12 @@ impl Layout {
                 code_instructions: NONE,
                 code_identity: 0,
                 code_identity_words: 4,
+                reserved: 0,
             },
             interpreters_head: 40,
             threads_head: 0,
             next_thread: 8,
             first_line: 0,
-            object_type: 8,
             type_name: 24,
             bytes_size: 16,
             bytes_data: 32,
@@ -95,8 +95,6 @@ impl Layout {
             9 | 10 => Self {
                 kernel: PythonLayout {
                     thread_id: 176,
-                    thread_cframe: if minor == 9 { NONE } else { 48 },
-                    cframe_previous: if minor == 9 { NONE } else { 8 },
                     current_frame: 24,
                     frame_bytes: 112,
                     frame_previous: 24,
@@ -116,7 +114,6 @@ impl Layout {
                     thread_id: 152,
                     thread_cframe: 56,
                     current_frame: 8,
-                    is_frame_in_cframe: 1,
                     cframe_previous: 16,
                     frame_previous: 48,
                     frame_instruction: 56,
@@ -135,7 +132,6 @@ impl Layout {
                     thread_id: 136,
                     thread_cframe: 56,
                     current_frame: 0,
-                    is_frame_in_cframe: 1,
                     cframe_previous: 8,
                     frame_code: 0,
                     frame_previous: 8,
@@ -194,15 +190,18 @@ impl Layout {
         }
         Some(Self {
             kernel: PythonLayout {
+                code_type: 0,
                 slot: NONE,
                 slot_inner: NONE,
                 thread_id: word(thread + 5)?,
                 thread_cframe: NONE,
                 current_frame: word(thread + 4)?,
-                is_frame_in_cframe: 0,
+                object_type: word(object + 1)?,
                 cframe_previous: NONE,
                 frame_bytes,
                 frame_code: word(frame + 2)?,
+                // `_PyStackRef` of `Include/internal/pycore_stackref.h`.
+                code_marks: if minor >= 14 { 3 } else { 0 },
                 frame_previous: word(frame + 1)?,
                 frame_instruction: word(frame + 3)?,
                 frame_entry: word(frame + 5)?,
@@ -210,12 +209,12 @@ impl Layout {
                 code_instructions: word(code + 9)?,
                 code_identity: identity as u32,
                 code_identity_words: 4,
+                reserved: 0,
             },
             interpreters_head: at(5)?,
             threads_head: at(9)?,
             next_thread: at(thread + 2)?,
             first_line: at(code + 5)?,
-            object_type: at(object + 1)?,
             type_name: at(ty + 1)?,
             bytes_size: at(bytes + 1)?,
             bytes_data: at(bytes + 2)?,

@@ -22,6 +22,8 @@ pub(crate) struct PythonImage {
     pub(crate) minor: Option<u8>,
     /// Address of `_PyRuntime` in the file.
     runtime: u64,
+    /// Address of `PyCode_Type` in the file, if it is known.
+    code_type: Option<u64>,
     /// The code of `_PyEval_EvalFrameDefault` in the file: in order, from start to end.
     pub(crate) evaluation: Vec<(u64, u64)>,
 }
@@ -38,14 +40,15 @@ pub(crate) enum Refusal {
 impl PythonImage {
     /// The interpreter in a file, if there is one. The path tells versions that do not tell themselves (until 3.10).
     pub(crate) fn read(object: &ElfFile<'_>, path: &Path) -> Option<Self> {
-        let [runtime, function, version] = symbols(object, path)?;
+        let [runtime, function, version, code_type] = symbols(object, path)?;
         let (runtime, function) = (runtime?, function?);
         let minor = match version {
             Some(version) => read_u64(object, version.address).map(minor_of_hex)?,
             None => python_in_path(path).and_then(|text| text.strip_prefix("3.")?.parse().ok()),
         };
         let evaluation = evaluation::find(object, function.address, function.size);
-        Some(Self { minor, runtime: runtime.address, evaluation })
+        let code_type = code_type.map(|symbol| symbol.address);
+        Some(Self { minor, runtime: runtime.address, code_type, evaluation })
     }
 
     /// How the frames of a process are read that has loaded the file `bias` behind the file's own addresses.
@@ -56,6 +59,7 @@ impl PythonImage {
             Some(layout) => layout,
             None => Layout::published(minor, runtime, memory).ok_or(Refusal::UnknownLayout)?,
         };
+        layout.kernel.code_type = self.code_type.map_or(0, |address| bias.wrapping_add(address));
         let slot = thread::find_slot(&layout, runtime, memory)?;
         (layout.kernel.slot, layout.kernel.slot_inner) = slot;
         Ok(layout)
@@ -68,12 +72,14 @@ struct Symbol {
     size: u64,
 }
 
-/// `_PyRuntime`, `_PyEval_EvalFrameDefault` and `Py_Version`. The interpreter exports them all; only where it was linked
+type Symbols = [Option<Symbol>; 4];
+
+/// `_PyRuntime`, `_PyEval_EvalFrameDefault`, `Py_Version` and `PyCode_Type`. The interpreter exports them all; only where it was linked
 /// into a program that exports nothing are they among its own symbols.
-fn symbols(object: &ElfFile<'_>, path: &Path) -> Option<[Option<Symbol>; 3]> {
-    const NAMES: [&[u8]; 3] = [b"_PyRuntime", b"_PyEval_EvalFrameDefault", b"Py_Version"];
-    let mut found = [None; 3];
-    let look = |found: &mut [Option<Symbol>; 3], symbols: object::SymbolIterator<'_, '_, _>| {
+fn symbols(object: &ElfFile<'_>, path: &Path) -> Option<Symbols> {
+    const NAMES: [&[u8]; 4] = [b"_PyRuntime", b"_PyEval_EvalFrameDefault", b"Py_Version", b"PyCode_Type"];
+    let mut found = [None; 4];
+    let look = |found: &mut Symbols, symbols: object::SymbolIterator<'_, '_, _>| {
         for symbol in symbols.filter(ObjectSymbol::is_definition) {
             let Ok(name) = symbol.name_bytes() else { continue };
             if let Some(index) = NAMES.iter().position(|wanted| *wanted == name) {
