@@ -12,7 +12,7 @@ use super::completeness::Completeness;
 use super::functions::Functions;
 use super::hot_paths::hot_paths;
 use super::seconds;
-use crate::recording::{GaugeKind, Process, ProcessIndex, Recording};
+use crate::recording::{GaugeKind, Process, ProcessIndex, Recording, Unwinding};
 
 /// Version of the report's shape: it changes when a field goes away or changes its meaning.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -65,6 +65,9 @@ pub struct Target {
     /// Language runtime of the server itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub runtime: Option<ReportedRuntime>,
+    /// How the stacks of the server itself were made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unwinding: Option<ReportedUnwinding>,
 }
 
 /// A language runtime.
@@ -75,6 +78,19 @@ pub struct ReportedRuntime {
     /// Its version, where the binary tells it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
+}
+
+/// How the stacks of a process were made, in words for people.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ReportedUnwinding {
+    /// Its machine code.
+    pub native: String,
+    /// The language's own frames; absent where the language is machine code.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub language: Option<String>,
+    /// What to do for better stacks; absent when nothing is to be done.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub advice: Option<String>,
 }
 
 /// When something was recorded.
@@ -187,6 +203,9 @@ pub struct ReportedProcess {
     /// Its language runtime, when known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub runtime: Option<ReportedRuntime>,
+    /// How its stacks were made, when known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unwinding: Option<ReportedUnwinding>,
     /// Sampled time.
     pub seconds: f64,
     /// What the kernel counted; absent when it was not asked twice.
@@ -263,6 +282,7 @@ fn target(recording: &Recording) -> Target {
         command: server.map(|process| process.command.clone()).filter(|command| !command.is_empty()),
         pids: recording.processes.iter().map(|process| process.pid).filter(|pid| seen.insert(*pid)).collect(),
         runtime: server.and_then(runtime),
+        unwinding: server.and_then(unwinding),
     }
 }
 
@@ -270,6 +290,11 @@ fn runtime(process: &Process) -> Option<ReportedRuntime> {
     let runtime = &process.runtime;
     (!runtime.name.is_empty())
         .then(|| ReportedRuntime { name: runtime.name.clone(), version: runtime.version.clone() })
+}
+
+fn unwinding(process: &Process) -> Option<ReportedUnwinding> {
+    let Unwinding { native, language, advice } = process.unwinding.clone()?;
+    Some(ReportedUnwinding { native, language, advice })
 }
 
 fn stacks(recording: &Recording, functions: &Functions) -> Stacks {
@@ -310,6 +335,7 @@ fn processes(recording: &Recording, kernel_ns: &HashMap<ProcessIndex, u64>) -> V
         pid: process.pid,
         command: process.command.clone(),
         runtime: runtime(process),
+        unwinding: unwinding(process),
         seconds: seconds(sampled[index]),
         kernel_seconds: kernel_ns.get(&index).copied().map(seconds),
     });

@@ -13,6 +13,7 @@ mod mappings;
 mod offsets;
 mod session;
 mod timeline;
+mod unwinding;
 
 use std::path::PathBuf;
 

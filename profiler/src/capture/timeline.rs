@@ -9,12 +9,13 @@ use super::code::Code;
 use super::event::{Event, thread_name};
 use super::gauges::Reading;
 use super::mappings::{AddressSpace, Mapped, MappingEvent, NewMapping, read_maps};
+use super::unwinding;
 use crate::recording::{
-    Error, FrameId, FrameKind, GaugeKind, ProcessId, RowId, Runtime, StackId, ThreadId, Writer,
+    Error, FrameId, FrameKind, GaugeKind, ProcessId, RowId, Runtime, StackId, ThreadId, Unwinding, Writer,
 };
 use crate::symbol::{Image, ModuleId, Modules, Name, Namer, jit_names};
 use crate::target::process::command_line;
-use crate::target::{Process, runtime};
+use crate::target::{Process, project_folder, runtime};
 
 /// Losses that are known here.
 const CODE_REFUSED: &str = "code_tables_full";
@@ -55,13 +56,32 @@ struct ProcessState {
     threads: HashMap<u32, (ThreadId, [u8; profiler_common::COMM_LEN])>,
     /// Where frames of this process's own JIT code belong.
     jit_module: Option<RowId>,
+    program: Program,
+}
+
+/// What a process runs.
+#[derive(Clone, Default)]
+struct Program {
     command: String,
     runtime: Runtime,
+    project: Option<String>,
+    unwinding: Unwinding,
+}
+
+impl Program {
+    /// Empty when the process is already gone.
+    fn of(pid: u32) -> Self {
+        let Ok(process) = Process::open(pid) else { return Self::default() };
+        let command = process.arguments().map(|arguments| command_line(&arguments)).unwrap_or_default();
+        let runtime = runtime::detect(&process).unwrap_or_default();
+        let unwinding = unwinding::of_runtime(&runtime);
+        Self { command, runtime, project: project_folder(&process), unwinding }
+    }
 }
 
 impl ProcessState {
-    fn new(id: ProcessId, first_ns: u64, space: AddressSpace, command: String, runtime: Runtime) -> Self {
-        Self { id, first_ns, space, threads: HashMap::new(), jit_module: None, command, runtime }
+    fn new(id: ProcessId, first_ns: u64, space: AddressSpace, program: Program) -> Self {
+        Self { id, first_ns, space, threads: HashMap::new(), jit_module: None, program }
     }
 }
 
@@ -101,13 +121,33 @@ impl Timeline {
         if self.processes.contains_key(&pid) {
             return Ok(());
         }
-        let (command, runtime) = describe(pid);
+        let program = Program::of(pid);
         let parent = parent.and_then(|parent| self.processes.get(&parent)).map(|parent| parent.id);
-        let id = self.writer.process(pid, parent, &command, &runtime, now_ns)?;
-        let state = ProcessState::new(id, now_ns, AddressSpace::default(), command, runtime);
+        let id = self.writer.process(pid, parent, &program.command, &program.runtime, now_ns)?;
+        self.describe(id, &program)?;
+        let state = ProcessState::new(id, now_ns, AddressSpace::default(), program);
         self.processes.insert(pid, state);
         self.code.own(pid);
         Ok(())
+    }
+
+    fn describe(&self, id: ProcessId, program: &Program) -> Result<(), Error> {
+        self.writer.process_project(id, program.project.as_deref())?;
+        self.writer.process_unwinding(id, &program.unwinding)
+    }
+
+    /// Says how the frames of a process's language are had, and what would make them better.
+    #[expect(dead_code, reason = "the runtimes that need it say so as they are added")]
+    pub(super) fn language_unwinding(
+        &mut self,
+        pid: u32,
+        language: String,
+        advice: Option<String>,
+    ) -> Result<(), Error> {
+        let Some(process) = self.processes.get_mut(&pid) else { return Ok(()) };
+        let unwinding = &mut process.program.unwinding;
+        (unwinding.language, unwinding.advice) = (Some(language), advice);
+        self.writer.process_unwinding(process.id, unwinding)
     }
 
     /// Sampling starts.
@@ -212,11 +252,13 @@ impl Timeline {
             return Ok(());
         };
         let (parent_id, space) = (origin.id, origin.space.clone());
-        let (command, runtime) = (origin.command.clone(), origin.runtime.clone());
+        let program = origin.program.clone();
         // The ID may have been one that we know, if its exit was lost.
         self.forget(child);
-        let id = self.writer.process(child, Some(parent_id), &command, &runtime, timestamp_ns)?;
-        let state = ProcessState::new(id, timestamp_ns, space, command, runtime);
+        let id =
+            self.writer.process(child, Some(parent_id), &program.command, &program.runtime, timestamp_ns)?;
+        self.describe(id, &program)?;
+        let state = ProcessState::new(id, timestamp_ns, space, program);
         for mapped in state.space.iter() {
             let module = self.modules.get(mapped.module).expect("a mapping has a module");
             self.code.map(child, mapped.module, module, mapped);
@@ -235,8 +277,10 @@ impl Timeline {
 
     fn exec(&mut self, pid: u32) -> Result<(), Error> {
         let Some(process) = self.processes.get_mut(&pid) else { return Ok(()) };
-        (process.command, process.runtime) = describe(pid);
-        self.writer.process_program(process.id, &process.command, &process.runtime)
+        process.program = Program::of(pid);
+        let (id, program) = (process.id, process.program.clone());
+        self.writer.process_program(id, &program.command, &program.runtime)?;
+        self.describe(id, &program)
     }
 
     fn sample(&mut self, sample: &SampleEvent, addresses: &[u64]) -> Result<(), Error> {
@@ -461,11 +505,4 @@ fn write_names(writer: &mut Writer, frames: &[(FrameId, u64)], names: &[Vec<Name
         }
     }
     Ok(())
-}
-
-/// Command line and runtime of a process; empty when it is already gone.
-fn describe(pid: u32) -> (String, Runtime) {
-    let Ok(process) = Process::open(pid) else { return Default::default() };
-    let command = process.arguments().map(|arguments| command_line(&arguments)).unwrap_or_default();
-    (command, runtime::detect(&process).unwrap_or_default())
 }

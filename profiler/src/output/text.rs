@@ -233,7 +233,7 @@ fn write_processes(mut out: impl Write, report: &Report, style: Style) -> io::Re
 mod tests {
     use super::*;
     use crate::analysis::testing::{Builder, PERIOD_NS, example};
-    use crate::recording::{Recording, StackEnd};
+    use crate::recording::{Recording, StackEnd, Unwinding};
 
     fn text(recording: &Recording, style: Style) -> String {
         let mut out = Vec::new();
@@ -382,6 +382,37 @@ mod tests {
         builder.cpu_gauge(0, 9_000_000_000);
         assert!(text(&builder.recording, Style::default()).contains("mcp-profiler doctor"));
         text(&Recording::default(), Style { colour: true, width: 80 });
+    }
+
+    /// How the stacks were made is told, and what would make them better, once for each runtime.
+    #[test]
+    fn unwinding_is_told() {
+        let mut recording = example();
+        let unwinding = |language: Option<&str>, advice: Option<&str>| Unwinding {
+            native: "by unwind information, code without it by frame pointers".into(),
+            language: language.map(Into::into),
+            advice: advice.map(Into::into),
+        };
+        recording.processes[0].unwinding = Some(unwinding(Some("V8 frames, read in the kernel"), None));
+        recording.processes[1].unwinding = Some(unwinding(None, Some("start it with\x1b --frames")));
+        recording.processes.push(recording.processes[1].clone());
+        let mut out = Vec::new();
+        write_summary(&mut out, &Report::new(&recording, 0.05), Style::default()).unwrap();
+        insta::assert_snapshot!(String::from_utf8(out).unwrap(), @r"
+        everything
+        Command      /usr/bin/node server.js
+        Runtime      node 22.1.0
+        Unwound      V8 frames, read in the kernel; machine code by unwind information,
+                     code without it by frame pointers
+        Process      100 and 1 other process
+        Recorded     10.0 s from 2026-02-02T02:40:00Z, Linux 6.1.0-44-amd64 with 4 CPUs
+        On CPU       5.00 s sampled; 50.0 % of one core
+        Samples      500 at 100 Hz (cpu-clock)
+        Stacks       100.0 % complete
+        Lost         nothing
+
+        For better stacks of native: start it with� --frames.
+        ");
     }
 
     /// Colours are written only where they are wanted.

@@ -8,10 +8,12 @@ mod go_build;
 pub mod launch;
 pub(crate) mod listening;
 pub mod process;
+mod project;
 pub mod resolve;
 pub mod runtime;
 
 pub use config::{Configurations, Surroundings};
 pub use launch::{Caller, LaunchError, LaunchPlan, Launched};
 pub use process::{Process, ProcessError, ProcessTable};
+pub(crate) use project::project_folder;
 pub use resolve::{Request, ResolveError, Server, Target, resolve};

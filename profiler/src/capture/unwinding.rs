@@ -1,0 +1,39 @@
+//! How the stacks of a process are made, in words: what is true of its runtime unless something better is found out.
+
+use crate::recording::{Runtime, Unwinding};
+
+/// What holds for any process of a runtime.
+pub(super) fn of_runtime(runtime: &Runtime) -> Unwinding {
+    let (language, advice) = match runtime.name.as_str() {
+        "ruby" => interpreted("Ruby"),
+        "php" => interpreted("PHP"),
+        "python" => interpreted("Python"),
+        "node" => compiled(
+            "JavaScript",
+            "start Node with --perf-basic-prof and --interpreted-frames-native-stack to have its functions named",
+        ),
+        "deno" => compiled(
+            "JavaScript",
+            "start Deno with --v8-flags=--perf-basic-prof,--interpreted-frames-native-stack to have its functions named",
+        ),
+        "bun" => (Some("JavaScript functions are not named: Bun writes no perf map".to_owned()), None),
+        "java" => compiled("Java", "run `jcmd PID Compiler.perfmap` while it is recorded (JDK 17 and later)"),
+        "dotnet" => compiled(
+            ".NET",
+            "start it with DOTNET_PerfMapEnabled=1 in its environment to have its methods named",
+        ),
+        _ => (None, None),
+    };
+    let native = "by unwind information, code without it by frame pointers".to_owned();
+    Unwinding { native, language, advice }
+}
+
+fn interpreted(language: &str) -> (Option<String>, Option<String>) {
+    let text = format!("{language} functions are not shown: these are the stacks of their interpreter");
+    (Some(text), None)
+}
+
+fn compiled(language: &str, advice: &str) -> (Option<String>, Option<String>) {
+    let text = format!("{language} code by frame pointers, named only if a perf map is there");
+    (Some(text), Some(advice.to_owned()))
+}
