@@ -9,14 +9,16 @@ use core::ffi::c_void;
 
 use aya_ebpf::bindings::pt_regs;
 use aya_ebpf::helpers::{bpf_get_current_task_btf, bpf_loop, bpf_probe_read_user, bpf_task_pt_regs};
-use profiler_common::{CodeMapping, MAX_KERNEL_FRAMES, MAX_USER_FRAMES, StackEnd};
+use profiler_common::{
+    CodeMapping, MAX_FRAME_WORDS, MAX_KERNEL_FRAMES, MAX_USER_FRAMES, MAX_USER_WORDS, StackEnd,
+};
 
 use crate::cpu::Scratch;
 
 /// What a walk gave.
 pub(crate) struct Walk {
-    /// How many addresses were written.
-    pub(crate) frames: u32,
+    /// How many words were written.
+    pub(crate) words: u32,
     /// Why it stopped: a [`StackEnd`].
     pub(crate) end: u32,
 }
@@ -45,10 +47,10 @@ pub(crate) struct Walker {
 /// Returned by a loop's step: no further step.
 const STOP: i64 = 1;
 
-/// Writes the user stack of the current thread into `scratch.frames` from index `first`, innermost first.
+/// Writes the user stack of the current thread into `scratch.words` from index `first`, innermost first.
 #[inline(always)]
 pub(crate) fn user_stack(scratch: &mut Scratch, first: u32, owner: u32) -> Walk {
-    const NOTHING: Walk = Walk { frames: 0, end: StackEnd::NoUserStack as u32 };
+    const NOTHING: Walk = Walk { words: 0, end: StackEnd::NoUserStack as u32 };
     // SAFETY: the helper returns the user registers of the current task, saved at its entry into the kernel, or zero.
     let registers = unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) } as *const pt_regs;
     if registers.is_null() {
@@ -78,28 +80,20 @@ pub(crate) fn user_stack(scratch: &mut Scratch, first: u32, owner: u32) -> Walk 
     }
     // SAFETY: this CPU's slot, which outlives the walk.
     let walker = unsafe { &(*context).walker };
-    let frames = walker.slot.wrapping_sub(u64::from(first));
-    if frames > MAX_USER_FRAMES as u64 {
+    let words = walker.slot.wrapping_sub(u64::from(first));
+    if words > MAX_USER_WORDS as u64 {
         return NOTHING;
     }
-    Walk { frames: frames as u32, end: walker.end as u32 }
+    Walk { words: words as u32, end: walker.end as u32 }
 }
 
 /// One frame. Returns [`STOP`] to stop.
 unsafe extern "C" fn step(_index: u64, context: *mut *mut Scratch) -> i64 {
     // SAFETY: `bpf_loop` hands back the context that it was given: this CPU's slot.
     let scratch = unsafe { &mut **context };
-    let slot = scratch.walker.slot;
-    if slot >= (MAX_KERNEL_FRAMES + MAX_USER_FRAMES) as u64 {
-        return STOP;
-    }
-    // User space looks callers up one byte before their return addresses. Where a signal interrupted, the address is
-    // that of an instruction that did not run yet, perhaps a function's first one: one more makes up for it.
-    let walker = &scratch.walker;
-    let is_interrupted = 1 - (walker.is_return | walker.is_innermost) & 1;
-    scratch.frames[slot as usize] = walker.instruction_pointer.wrapping_add(is_interrupted);
-    scratch.walker.slot = slot + 1;
-    let outcome = match code::find(&mut scratch.walker) {
+    let is_mapped = code::find(&mut scratch.walker);
+    emit_native(scratch);
+    let outcome = match is_mapped {
         true if scratch.walker.mapping.table == CodeMapping::NO_TABLE => {
             frame_pointer::step(&mut scratch.walker)
         }
@@ -113,6 +107,29 @@ unsafe extern "C" fn step(_index: u64, context: *mut *mut Scratch) -> i64 {
             STOP
         }
     }
+}
+
+/// Writes the address of the walker's frame.
+#[inline(always)]
+fn emit_native(scratch: &mut Scratch) {
+    // User space looks callers up one byte before their return addresses. Where a signal interrupted, the address is
+    // that of an instruction that did not run yet, perhaps a function's first one: one more makes up for it.
+    let walker = &scratch.walker;
+    let is_interrupted = 1 - (walker.is_return | walker.is_innermost) & 1;
+    emit(scratch, [walker.instruction_pointer.wrapping_add(is_interrupted)]);
+}
+
+/// Writes a frame. There is room for as many as a walk has steps.
+#[inline(always)]
+fn emit<const WORDS: usize>(scratch: &mut Scratch, words: [u64; WORDS]) {
+    let slot = scratch.walker.slot;
+    if slot > (MAX_KERNEL_FRAMES + MAX_USER_WORDS - MAX_FRAME_WORDS) as u64 {
+        return; // tells the verifier
+    }
+    for (offset, word) in words.into_iter().enumerate() {
+        scratch.words[slot as usize + offset] = word;
+    }
+    scratch.walker.slot = slot + WORDS as u64;
 }
 
 impl Walker {

@@ -6,7 +6,7 @@ use std::time::Instant;
 use profiler_common::{SampleEvent, StackEnd};
 
 use super::code::Code;
-use super::event::{Event, thread_name};
+use super::event::{Event, UserFrame, thread_name};
 use super::gauges::Reading;
 use super::mappings::{AddressSpace, Mapped, MappingEvent, NewMapping, read_maps};
 use super::unwinding;
@@ -171,7 +171,10 @@ impl Timeline {
             return; // told again
         }
         let change = process.space.insert(mapped);
-        change.gone.iter().for_each(|gone| self.code.erase(pid, gone));
+        for gone in &change.gone {
+            let module = self.modules.get(gone.module).expect("a mapping has a module");
+            self.code.erase(pid, module, gone);
+        }
         for new in &change.new {
             let module = self.modules.get(new.module).expect("a mapping has a module");
             self.code.map(pid, new.module, module, new);
@@ -209,8 +212,8 @@ impl Timeline {
                 self.forget_jit(*pid)?;
                 if let Some(process) = self.processes.get_mut(pid) {
                     let gone = process.space.clear();
-                    gone.iter().for_each(|gone| self.code.unmap(*pid, gone));
                     process.jit_module = None;
+                    self.unmap(*pid, &gone);
                 }
             }
             MappingEvent::Lost { count, .. } => {
@@ -226,7 +229,7 @@ impl Timeline {
 
     fn apply_event(&mut self, event: Event) -> Result<(), Error> {
         match event {
-            Event::Sample { sample, addresses } => self.sample(&sample, &addresses),
+            Event::Sample { sample, kernel, user } => self.sample(&sample, &kernel, &user),
             Event::Fork { timestamp_ns, parent, child } => self.fork(timestamp_ns, parent, child),
             Event::Exec { pid, .. } => self.exec(pid),
             Event::Exit { timestamp_ns, pid } => match self.processes.get(&pid) {
@@ -271,7 +274,14 @@ impl Timeline {
     /// The process is gone.
     fn forget(&mut self, pid: u32) {
         if let Some(mut process) = self.processes.remove(&pid) {
-            process.space.clear().iter().for_each(|gone| self.code.unmap(pid, gone));
+            self.unmap(pid, &process.space.clear());
+        }
+    }
+
+    fn unmap(&mut self, pid: u32, gone: &[Mapped]) {
+        for gone in gone {
+            let module = self.modules.get(gone.module).expect("a mapping has a module");
+            self.code.unmap(pid, module, gone);
         }
     }
 
@@ -283,19 +293,20 @@ impl Timeline {
         self.describe(id, &program)
     }
 
-    fn sample(&mut self, sample: &SampleEvent, addresses: &[u64]) -> Result<(), Error> {
+    fn sample(&mut self, sample: &SampleEvent, kernel: &[u64], user: &[UserFrame]) -> Result<(), Error> {
         let pid = sample.header.pid;
         if !self.processes.contains_key(&pid) {
             // Its fork event was lost.
             self.adopt(pid, None, sample.header.timestamp_ns)?;
             self.read_mappings(pid);
         }
-        let (kernel, user) = addresses.split_at(usize::from(sample.kernel_frames).min(addresses.len()));
         let mut stack: Option<StackId> = None;
-        for (depth, &address) in user.iter().enumerate().rev() {
-            // A return address is behind its call; look up the call itself.
-            let address = if depth == 0 { address } else { address.wrapping_sub(1) };
-            let frame = self.user_frame(pid, address)?;
+        for (depth, frame) in user.iter().enumerate().rev() {
+            let frame = match *frame {
+                // A return address is behind its call; look up the call itself.
+                UserFrame::Native(address) if depth > 0 => self.native_frame(pid, address.wrapping_sub(1))?,
+                UserFrame::Native(address) => self.native_frame(pid, address)?,
+            };
             stack = Some(self.writer.stack(stack, frame)?);
         }
         for (depth, &address) in kernel.iter().enumerate().rev() {
@@ -330,7 +341,7 @@ impl Timeline {
         }
     }
 
-    fn user_frame(&mut self, pid: u32, address: u64) -> Result<FrameId, Error> {
+    fn native_frame(&mut self, pid: u32, address: u64) -> Result<FrameId, Error> {
         let process = self.processes.get_mut(&pid).expect("taken up before its samples");
         let Some(mapped) = process.space.find(address) else {
             return Ok(self.writer.frame(FrameKind::Native, self.unknown_module, address)?.0);

@@ -121,17 +121,18 @@ pub enum FrameKind {
     Kernel = 2,
     /// Machine code that a runtime made while running.
     Jit = 3,
-    /// A Python function. Its module is the path of its source file.
+    /// A function of CPython.
     Python = 4,
-    /// A JavaScript function. Its module is the path of its source file.
+    /// A function of V8.
     JavaScript = 5,
 }
 
 impl FrameKind {
     /// The kind with this number.
     pub fn from_number(number: u8) -> Option<Self> {
-        let all = [Self::Native, Self::Kernel, Self::Jit, Self::Python, Self::JavaScript];
-        all.into_iter().find(|kind| *kind as u8 == number)
+        [Self::Native, Self::Kernel, Self::Jit, Self::Python, Self::JavaScript]
+            .into_iter()
+            .find(|kind| *kind as u8 == number)
     }
 }
 

@@ -6,6 +6,7 @@ mod module;
 mod namer;
 mod perf_map;
 
+pub(crate) use module::InterpreterCode;
 pub use module::{ElfImage, Image, Module, ModuleId, Modules};
 pub use namer::{Name, Namer};
 pub use perf_map::jit_names;

@@ -9,6 +9,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use object::read::{Object, ObjectSegment, ReadCache};
+use profiler_common::Interpreter;
 
 use crate::capture::FileIdentity;
 use crate::target::Process;
@@ -58,6 +59,15 @@ pub struct ElfImage {
     segments: Vec<LoadSegment>,
     /// Its GNU build ID, in hexadecimal.
     pub build_id: Option<String>,
+    interpreters: Vec<InterpreterCode>,
+}
+
+/// Code in which an interpreter runs, in its file's own address space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct InterpreterCode {
+    pub(crate) start: u64,
+    pub(crate) end: u64,
+    pub(crate) interpreter: Interpreter,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -89,7 +99,8 @@ impl ElfImage {
         let build_id = object.build_id().ok().flatten().map(<[u8]>::to_vec);
         let debug_file = build_id.as_deref().and_then(|id| find_debug_file(id, pid));
         drop(object);
-        Some(Self { debug_file, segments, build_id: build_id.as_deref().map(hex), file })
+        let interpreters = Vec::new();
+        Some(Self { interpreters, debug_file, segments, build_id: build_id.as_deref().map(hex), file })
     }
 
     /// Where an offset in the file is in the file's own address space (`p_vaddr` of its program headers). A mapping
@@ -124,6 +135,14 @@ impl Module {
             }
             Image::Jit => address,
             Image::Opaque => address - mapping_start + file_offset,
+        }
+    }
+
+    /// Where interpreters run in it: in order, without overlap.
+    pub(crate) fn interpreters(&self) -> &[InterpreterCode] {
+        match &self.image {
+            Image::Elf(elf) => &elf.interpreters,
+            Image::Jit | Image::Opaque => &[],
         }
     }
 
@@ -287,7 +306,7 @@ mod tests {
         let segment = |file_start, file_end, address| LoadSegment { file_start, file_end, address };
         let segments = vec![segment(0xca00, 0x1_5000, 0xda00)];
         let file = File::open("/proc/self/exe").unwrap();
-        let image = ElfImage { file, debug_file: None, segments, build_id: None };
+        let image = ElfImage { interpreters: Vec::new(), file, debug_file: None, segments, build_id: None };
         assert_eq!(image.address(0xc000), Some(0xd000));
         assert_eq!(image.address(0xca10), Some(0xda10));
         assert_eq!(image.address(0xbfff), None);
