@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::call_tree::{CallTree, Filter, Grouping};
 use super::completeness::Completeness;
-use super::functions::Functions;
+use super::functions::{Folding, Functions};
 use super::hot_paths::hot_paths;
 use super::seconds;
 use crate::recording::{GaugeKind, Process, ProcessIndex, Recording, Unwinding};
@@ -153,6 +153,23 @@ pub struct Cpu {
     pub frequency_hz: u64,
     /// Time by function, by self time, the most first.
     pub functions: Vec<ReportedFunction>,
+    /// Time by package, by self time, the most first.
+    pub packages: Vec<ReportedPackage>,
+}
+
+/// The time of a package.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ReportedPackage {
+    /// Its name.
+    pub package: String,
+    /// Time in its own functions.
+    pub self_seconds: f64,
+    /// Time in its own functions and in what they called.
+    pub total_seconds: f64,
+    /// `self_seconds` as a share of all.
+    pub self_ratio: f64,
+    /// `total_seconds` as a share of all.
+    pub total_ratio: f64,
 }
 
 /// The time of a function.
@@ -168,6 +185,10 @@ pub struct ReportedFunction {
     pub line: Option<u32>,
     /// File of the code, or `[kernel]`, `[vdso]`, `[jit]`, `[unknown]`.
     pub module: String,
+    /// The package that it belongs to.
+    pub package: String,
+    /// Its source file, or else its module, as people read it, with the line where it is known.
+    pub place: String,
     /// Time in itself.
     pub self_seconds: f64,
     /// Time in itself and in what it called.
@@ -251,6 +272,7 @@ impl Report {
             event: meta.sampling_event.clone(),
             frequency_hz: meta.frequency_hz,
             functions: reported_functions(&tree, &functions),
+            packages: reported_packages(recording),
         };
         Self {
             schema_version: SCHEMA_VERSION,
@@ -375,11 +397,29 @@ fn reported_functions(tree: &CallTree, functions: &Functions) -> Vec<ReportedFun
             file: function.file.as_deref().map(str::to_owned),
             line: function.line,
             module: function.module.to_string(),
+            package: function.package.to_string(),
+            place: match (&function.file, function.line) {
+                (Some(_), Some(line)) => format!("{}:{line}", function.place),
+                _ => function.place.to_string(),
+            },
             self_seconds: seconds(time.self_ns),
             total_seconds: seconds(time.total_ns),
             self_ratio: time.self_ratio,
             total_ratio: time.total_ratio,
         }
+    });
+    reported.collect()
+}
+
+fn reported_packages(recording: &Recording) -> Vec<ReportedPackage> {
+    let packages = Functions::folded(recording, Folding::Package);
+    let tree = CallTree::new(recording, &packages, Filter::All, Grouping::None);
+    let reported = tree.functions(&packages).into_iter().map(|time| ReportedPackage {
+        package: packages.get(time.function).name.to_string(),
+        self_seconds: seconds(time.self_ns),
+        total_seconds: seconds(time.total_ns),
+        self_ratio: time.self_ratio,
+        total_ratio: time.total_ratio,
     });
     reported.collect()
 }
