@@ -6,6 +6,7 @@ mod program {
     mod failures;
     mod formats;
     mod interruptions;
+    mod java;
     mod known_answers;
     mod namespaces;
     mod servers;

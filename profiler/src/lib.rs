@@ -11,6 +11,7 @@ pub mod capture;
 pub mod cli;
 pub mod demo;
 pub mod doctor;
+mod java;
 pub mod load;
 mod memory;
 pub mod output;

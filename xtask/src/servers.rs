@@ -23,6 +23,7 @@ const TOOLS: [(&str, &str); 6] = [
     ("c++", "g++"),
     ("cc", "gcc"),
     ("go", "golang-go"),
+    ("javac", "openjdk-17-jdk-headless"),
     ("npm", "npm"),
     ("python3", "python3-venv"),
     ("unshare", "util-linux"),

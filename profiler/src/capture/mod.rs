@@ -8,6 +8,7 @@ mod code;
 mod cpu;
 mod event;
 mod gauges;
+mod java;
 mod kernel;
 mod mappings;
 mod offsets;
@@ -20,7 +21,6 @@ use std::path::PathBuf;
 pub use cpu::has_cycles;
 pub use kernel::{OBJECT, try_load};
 pub(crate) use mappings::FileIdentity;
-#[cfg(test)]
 pub(crate) use mappings::read_maps;
 pub use session::{Options, Progress, Session, Summary};
 

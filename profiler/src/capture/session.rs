@@ -40,6 +40,8 @@ pub struct Options {
     pub pids: Vec<u32>,
     /// Samples a second of CPU time, within [`FREQUENCY_RANGE_HZ`](super::FREQUENCY_RANGE_HZ).
     pub frequency_hz: u64,
+    /// Whether runtimes may be asked for the names of their code, where they give them only when asked.
+    pub is_asking: bool,
     /// Whether it is a command that waits for its start, without code of its own yet.
     pub is_launched: bool,
     /// The file to write.
@@ -129,6 +131,7 @@ impl Session {
             writer,
             code: kernel.take_code()?,
             pids,
+            is_asking: options.is_asking,
             is_launched: options.is_launched,
             watched_ns: meta.start_ns,
             period_ns: sampling.period_ns(),
@@ -343,6 +346,7 @@ struct Recorder {
     code: Code,
     /// Processes that were running at the start, each with its parent.
     pids: Vec<(u32, Option<u32>)>,
+    is_asking: bool,
     is_launched: bool,
     /// Since when they are watched.
     watched_ns: u64,
@@ -356,7 +360,7 @@ impl Recorder {
     /// Writes until the last batch, or until the recording can't be written.
     fn run(self, shared: &Mutex<Progress>) -> Result<(), Error> {
         drop_capabilities();
-        let mut timeline = Timeline::new(self.writer, self.code, self.period_ns)?;
+        let mut timeline = Timeline::new(self.writer, self.code, self.period_ns, self.is_asking)?;
         for (pid, parent) in self.pids {
             timeline.adopt(pid, parent, self.watched_ns)?;
             // A command that waits for its start still has our own code, and will have none of it.
@@ -412,7 +416,7 @@ fn raise_file_limit() {
 /// Gives up what is not needed any more once everything is attached. What stays: reading the files of targets,
 /// the kernel's symbols and our own maps, writing where the user asks, and signalling what we launched.
 fn drop_capabilities() {
-    const KEPT: [Capability; 9] = [
+    const KEPT: [Capability; 10] = [
         Capability::CAP_BPF,
         Capability::CAP_PERFMON,
         Capability::CAP_SYS_PTRACE,
@@ -422,6 +426,7 @@ fn drop_capabilities() {
         Capability::CAP_SYSLOG,
         Capability::CAP_KILL,
         Capability::CAP_CHOWN,
+        Capability::CAP_FOWNER,
     ];
     let Ok(permitted) = caps::read(None, CapSet::Permitted) else { return };
     // Where the newer, narrower ones are not given, this one stands in for them.

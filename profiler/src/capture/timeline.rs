@@ -8,8 +8,10 @@ use profiler_common::{SampleEvent, StackEnd};
 use super::code::Code;
 use super::event::{Event, UserFrame, thread_name};
 use super::gauges::Reading;
+use super::java::{Answer, Java, method_name};
 use super::mappings::{AddressSpace, Mapped, MappingEvent, NewMapping, read_maps};
 use super::unwinding;
+use crate::java::remove_perf_map;
 use crate::recording::{
     Error, FrameId, FrameKind, GaugeKind, ProcessId, RowId, Runtime, StackId, ThreadId, Unwinding, Writer,
 };
@@ -40,6 +42,8 @@ pub(super) struct Timeline {
     kernel_module: RowId,
     unknown_module: RowId,
     period_ns: u64,
+    /// Whether runtimes may be asked for names.
+    is_asking: bool,
     unnamed: Unnamed,
     mapping_records_lost: u64,
     undecodable: u64,
@@ -57,6 +61,7 @@ struct ProcessState {
     /// Where frames of this process's own JIT code belong.
     jit_module: Option<RowId>,
     program: Program,
+    java: Option<Java>,
 }
 
 /// What a process runs.
@@ -81,7 +86,7 @@ impl Program {
 
 impl ProcessState {
     fn new(id: ProcessId, first_ns: u64, space: AddressSpace, program: Program) -> Self {
-        Self { id, first_ns, space, threads: HashMap::new(), jit_module: None, program }
+        Self { id, first_ns, space, threads: HashMap::new(), jit_module: None, program, java: None }
     }
 }
 
@@ -94,7 +99,12 @@ struct Unnamed {
 }
 
 impl Timeline {
-    pub(super) fn new(mut writer: Writer, code: Code, period_ns: u64) -> Result<Self, Error> {
+    pub(super) fn new(
+        mut writer: Writer,
+        code: Code,
+        period_ns: u64,
+        is_asking: bool,
+    ) -> Result<Self, Error> {
         let kernel_module = writer.module("[kernel]", None)?;
         let unknown_module = writer.module("[unknown]", None)?;
         Ok(Self {
@@ -108,6 +118,7 @@ impl Timeline {
             kernel_module,
             unknown_module,
             period_ns,
+            is_asking,
             unnamed: Unnamed::default(),
             mapping_records_lost: 0,
             undecodable: 0,
@@ -128,7 +139,33 @@ impl Timeline {
         let state = ProcessState::new(id, now_ns, AddressSpace::default(), program);
         self.processes.insert(pid, state);
         self.code.own(pid);
-        Ok(())
+        self.look_for_java(pid)
+    }
+
+    /// Takes up the Java machine of a process, or what has become known of it.
+    fn look_for_java(&mut self, pid: u32) -> Result<(), Error> {
+        let is_asking = self.is_asking;
+        let Some(process) = self.processes.get_mut(&pid) else { return Ok(()) };
+        if process.program.runtime.name != "java" {
+            process.java = None;
+            return Ok(());
+        }
+        let Ok(open) = Process::open(pid) else { return Ok(()) };
+        match &mut process.java {
+            Some(java) => {
+                if !java.look(&open) {
+                    return Ok(());
+                }
+            }
+            java @ None => *java = Some(Java::new(&open, is_asking)),
+        }
+        self.describe_java(pid)
+    }
+
+    fn describe_java(&mut self, pid: u32) -> Result<(), Error> {
+        let java = self.processes.get(&pid).and_then(|process| process.java.as_ref());
+        let Some((language, advice)) = java.map(Java::unwinding) else { return Ok(()) };
+        self.language_unwinding(pid, language, advice)
     }
 
     fn describe(&self, id: ProcessId, program: &Program) -> Result<(), Error> {
@@ -137,7 +174,6 @@ impl Timeline {
     }
 
     /// Says how the frames of a process's language are had, and what would make them better.
-    #[expect(dead_code, reason = "the runtimes that need it say so as they are added")]
     pub(super) fn language_unwinding(
         &mut self,
         pid: u32,
@@ -268,7 +304,7 @@ impl Timeline {
         }
         self.code.own(child);
         self.processes.insert(child, state);
-        Ok(())
+        self.look_for_java(child)
     }
 
     /// The process is gone.
@@ -288,9 +324,11 @@ impl Timeline {
     fn exec(&mut self, pid: u32) -> Result<(), Error> {
         let Some(process) = self.processes.get_mut(&pid) else { return Ok(()) };
         process.program = Program::of(pid);
+        process.java = None;
         let (id, program) = (process.id, process.program.clone());
         self.writer.process_program(id, &program.command, &program.runtime)?;
-        self.describe(id, &program)
+        self.describe(id, &program)?;
+        self.look_for_java(pid)
     }
 
     fn sample(&mut self, sample: &SampleEvent, kernel: &[u64], user: &[UserFrame]) -> Result<(), Error> {
@@ -300,6 +338,8 @@ impl Timeline {
             self.adopt(pid, None, sample.header.timestamp_ns)?;
             self.read_mappings(pid);
         }
+        let stack_end = StackEnd::from_number(sample.stack_end).unwrap_or(StackEnd::NoUserStack);
+        let (user, stack_end) = self.believed(pid, user, stack_end);
         let mut stack: Option<StackId> = None;
         for (depth, frame) in user.iter().enumerate().rev() {
             let frame = match *frame {
@@ -317,12 +357,35 @@ impl Timeline {
             }
             stack = Some(self.writer.stack(stack, frame)?);
         }
-        let stack_end = StackEnd::from_number(sample.stack_end).unwrap_or(StackEnd::NoUserStack);
         let thread = self.thread(pid, sample)?;
         self.writer.sample(sample.header.timestamp_ns, thread, stack, self.period_ns, stack_end)?;
         self.samples += 1;
         self.whole_stacks += u64::from(matches!(stack_end, StackEnd::Outermost | StackEnd::ChainEnd));
         Ok(())
+    }
+
+    /// The innermost frames up to the first whose caller is a guess, since it keeps no frame pointer.
+    fn believed<'frames>(
+        &self,
+        pid: u32,
+        user: &'frames [UserFrame],
+        stack_end: StackEnd,
+    ) -> (&'frames [UserFrame], StackEnd) {
+        let Some(process) = self.processes.get(&pid) else { return (user, stack_end) };
+        let Some(java) = &process.java else { return (user, stack_end) };
+        let is_guess = |frame: &UserFrame| match *frame {
+            UserFrame::Native(address) if !java.keeps_frame_pointer(address) => {
+                let module = process.space.find(address).and_then(|mapped| self.modules.get(mapped.module));
+                module.is_some_and(|module| matches!(module.image, Image::Jit))
+            }
+            _ => false,
+        };
+        match user.iter().position(is_guess) {
+            Some(last) if last + 1 < user.len() || stack_end == StackEnd::Outermost => {
+                (&user[..=last], StackEnd::NotAscending)
+            }
+            _ => (user, stack_end),
+        }
     }
 
     /// A thread ID that is used again, with another name, is another thread.
@@ -377,7 +440,12 @@ impl Timeline {
 
     /// Names frames that are new, when that is affordable, or in any case when it is the last time.
     pub(super) fn name(&mut self, is_last: bool) -> Result<(), Error> {
-        let pids: Vec<u32> = self.unnamed.jit.keys().copied().collect();
+        self.name_java(is_last)?;
+        let is_named_here = |pid: &u32| {
+            let java = self.processes.get(pid).and_then(|process| process.java.as_ref());
+            !java.is_some_and(Java::gives_names)
+        };
+        let pids: Vec<u32> = self.unnamed.jit.keys().copied().filter(is_named_here).collect();
         if is_last || self.jit_naming.is_affordable() {
             let begin = Instant::now();
             pids.into_iter().try_for_each(|pid| self.name_jit(pid))?;
@@ -408,6 +476,58 @@ impl Timeline {
         }
         crate::memory::give_back();
         Ok(())
+    }
+
+    /// Asks Java machines for names, and writes those that they gave.
+    fn name_java(&mut self, is_last: bool) -> Result<(), Error> {
+        let has_java = self.processes.iter().filter(|(_, process)| process.java.is_some());
+        let pids: Vec<u32> = has_java.map(|(pid, _)| *pid).collect();
+        for pid in pids {
+            self.look_for_java(pid)?;
+            self.take_java_names(pid, is_last)?;
+            if self.ask_java(pid, is_last) {
+                self.take_java_names(pid, is_last)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks a Java machine for the names of what was seen since it was asked before, if it is time for that.
+    fn ask_java(&mut self, pid: u32, is_last: bool) -> bool {
+        let Some(process) = self.processes.get_mut(&pid) else { return false };
+        let Some(java) = process.java.as_mut().filter(|java| java.is_due(is_last)) else { return false };
+        let is_waiting = self.unnamed.jit.get(&pid).is_some_and(|frames| !frames.is_empty());
+        let (true, Ok(open)) = (is_waiting, Process::open(pid)) else { return false };
+        // An address may hold other code later: what is seen from now on waits for the next answer.
+        process.jit_module = None;
+        java.ask(open, self.unnamed.jit.remove(&pid).unwrap_or_default());
+        true
+    }
+
+    fn take_java_names(&mut self, pid: u32, is_last: bool) -> Result<(), Error> {
+        let java = self.processes.get_mut(&pid).and_then(|process| process.java.as_mut());
+        match java.and_then(|java| java.answer(is_last)) {
+            Some(Answer::Map { frames, existed }) => {
+                if let Ok(process) = Process::open(pid) {
+                    let names = jit_names(&process, &addresses(&frames));
+                    if !existed {
+                        remove_perf_map(&process);
+                    }
+                    // What has no name in it is gone: it must not be given the name of what comes to its place.
+                    for (frame, address) in frames {
+                        if let Some(name) = names.get(&address) {
+                            self.writer.line(frame, 0, method_name(name), None, None)?;
+                        }
+                    }
+                }
+                self.describe_java(pid)
+            }
+            Some(Answer::None { frames }) => {
+                self.unnamed.jit.entry(pid).or_default().extend(frames);
+                self.describe_java(pid)
+            }
+            None => Ok(()),
+        }
     }
 
     /// JIT code that no perf map names yet is asked for again: runtimes write late.

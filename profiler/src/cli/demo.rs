@@ -55,6 +55,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
             pid,
             pids: vec![pid],
             frequency_hz: arguments.frequency,
+            is_asking: false,
             is_launched: false,
             output: RECORDING.into(),
         };

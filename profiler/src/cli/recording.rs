@@ -39,6 +39,7 @@ impl Source {
                 request,
                 duration: self.sampling.duration,
                 frequency_hz: self.sampling.frequency,
+                is_asking: !self.sampling.passive,
                 output: self.recording.clone(),
                 state: None,
             }),
