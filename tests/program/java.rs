@@ -39,7 +39,7 @@ fn methods_have_their_depth_and_shares() -> Result<()> {
     }
     let unwinding = &report.json["target"]["unwinding"];
     let language = unwinding["language"].as_str().context("target.unwinding.language")?;
-    assert!(language.contains("by frame pointers; methods named by the JVM"), "{unwinding}");
+    assert!(language.contains("by frame pointers; methods named by the runtime"), "{unwinding}");
     assert_eq!(unwinding.get("advice"), None, "{unwinding}");
     java.assert_unharmed()
 }

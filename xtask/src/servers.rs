@@ -19,7 +19,7 @@ const NPM: [&str; 5] = [
 const PYPI: [&str; 1] = ["mcp-server-time==2026.10.19"];
 
 /// Debian packages that provide what this and the tests start.
-const TOOLS: [(&str, &str); 6] = [
+const TOOLS: [(&str, &str); 7] = [
     ("c++", "g++"),
     ("cc", "gcc"),
     ("go", "golang-go"),

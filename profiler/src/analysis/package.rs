@@ -191,13 +191,9 @@ fn compiled_javascript(name: &str) -> Option<&str> {
     (!place.is_empty()).then_some(place)
 }
 
-/// `System.Linq` of .NET's `int32 [System.Linq] System.Linq.Enumerable::Sum(...)[Tier1]`, `java.util` of Java's `java.util.HashMap.get(int)`.
+/// `System.Linq` of .NET's `[System.Linq] System.Linq.Enumerable::Sum(...)`, `java.util` of Java's `java.util.HashMap.get(int)`.
 fn compiled_package(name: &str) -> Option<&str> {
-    if let (Some(open), Some(_)) = (name.find('['), name.find("::"))
-        && let Some((assembly, rest)) = name[open + 1..].split_once(']')
-        && rest.starts_with(' ')
-        && !assembly.is_empty()
-    {
+    if let Some((assembly, _)) = name.strip_prefix('[').and_then(|rest| rest.split_once("] ")) {
         return Some(assembly);
     }
     let (method, _) = name.split_once('(')?;
@@ -283,7 +279,7 @@ mod tests {
         let jit = |name: &str| package(FrameKind::Jit, name, "[jit]", None);
         assert_eq!(jit("java.util.HashMap.put(java.lang.Object, java.lang.Object)"), "java.util");
         assert_eq!(jit("Server.main(java.lang.String[])"), "Server");
-        assert_eq!(jit("int32 [System.Linq] System.Linq.Enumerable::Sum(class X)[Tier1]"), "System.Linq");
+        assert_eq!(jit("[System.Linq] System.Linq.Enumerable::Sum(class X)"), "System.Linq");
         assert_eq!(jit("Interpreter"), "[jit]");
         assert_eq!(package(FrameKind::Kernel, "schedule", "[kernel]", None), "[kernel]");
     }

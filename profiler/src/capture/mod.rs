@@ -4,11 +4,11 @@
 //! [`Timeline`] puts events in order, gives them names and writes them: a slow disk or a large symbol table
 //! must not keep the ring from being drained.
 
+mod asking;
 mod code;
 mod cpu;
 mod event;
 mod gauges;
-mod java;
 mod kernel;
 mod mappings;
 mod offsets;

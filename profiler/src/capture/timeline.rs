@@ -5,13 +5,13 @@ use std::time::Instant;
 
 use profiler_common::{SampleEvent, StackEnd};
 
+use super::asking::{Answer, Asked};
 use super::code::Code;
 use super::event::{Event, UserFrame, thread_name};
 use super::gauges::Reading;
-use super::java::{Answer, Java, method_name};
 use super::mappings::{AddressSpace, Mapped, MappingEvent, NewMapping, read_maps};
 use super::unwinding;
-use crate::java::remove_perf_map;
+use crate::asking::remove_perf_map;
 use crate::recording::{
     Error, FrameId, FrameKind, GaugeKind, ProcessId, RowId, Runtime, StackId, ThreadId, Unwinding, Writer,
 };
@@ -61,7 +61,7 @@ struct ProcessState {
     /// Where frames of this process's own JIT code belong.
     jit_module: Option<RowId>,
     program: Program,
-    java: Option<Java>,
+    asked: Option<Asked>,
 }
 
 /// What a process runs.
@@ -86,7 +86,7 @@ impl Program {
 
 impl ProcessState {
     fn new(id: ProcessId, first_ns: u64, space: AddressSpace, program: Program) -> Self {
-        Self { id, first_ns, space, threads: HashMap::new(), jit_module: None, program, java: None }
+        Self { id, first_ns, space, threads: HashMap::new(), jit_module: None, program, asked: None }
     }
 }
 
@@ -139,32 +139,27 @@ impl Timeline {
         let state = ProcessState::new(id, now_ns, AddressSpace::default(), program);
         self.processes.insert(pid, state);
         self.code.own(pid);
-        self.look_for_java(pid)
+        self.look_for_runtime(pid)
     }
 
-    /// Takes up the Java machine of a process, or what has become known of it.
-    fn look_for_java(&mut self, pid: u32) -> Result<(), Error> {
-        let is_asking = self.is_asking;
+    /// Takes up a runtime that can be asked for names, or what has become known of it.
+    fn look_for_runtime(&mut self, pid: u32) -> Result<(), Error> {
         let Some(process) = self.processes.get_mut(&pid) else { return Ok(()) };
-        if process.program.runtime.name != "java" {
-            process.java = None;
-            return Ok(());
-        }
         let Ok(open) = Process::open(pid) else { return Ok(()) };
-        match &mut process.java {
-            Some(java) => {
-                if !java.look(&open) {
+        match &mut process.asked {
+            Some(asked) => {
+                if !asked.look(&open) {
                     return Ok(());
                 }
             }
-            java @ None => *java = Some(Java::new(&open, is_asking)),
+            asked @ None => *asked = Asked::new(&process.program.runtime.name, &open, self.is_asking),
         }
-        self.describe_java(pid)
+        self.describe_asked(pid)
     }
 
-    fn describe_java(&mut self, pid: u32) -> Result<(), Error> {
-        let java = self.processes.get(&pid).and_then(|process| process.java.as_ref());
-        let Some((language, advice)) = java.map(Java::unwinding) else { return Ok(()) };
+    fn describe_asked(&mut self, pid: u32) -> Result<(), Error> {
+        let asked = self.processes.get(&pid).and_then(|process| process.asked.as_ref());
+        let Some((language, advice)) = asked.map(Asked::unwinding) else { return Ok(()) };
         self.language_unwinding(pid, language, advice)
     }
 
@@ -304,7 +299,7 @@ impl Timeline {
         }
         self.code.own(child);
         self.processes.insert(child, state);
-        self.look_for_java(child)
+        self.look_for_runtime(child)
     }
 
     /// The process is gone.
@@ -324,11 +319,11 @@ impl Timeline {
     fn exec(&mut self, pid: u32) -> Result<(), Error> {
         let Some(process) = self.processes.get_mut(&pid) else { return Ok(()) };
         process.program = Program::of(pid);
-        process.java = None;
+        process.asked = None;
         let (id, program) = (process.id, process.program.clone());
         self.writer.process_program(id, &program.command, &program.runtime)?;
         self.describe(id, &program)?;
-        self.look_for_java(pid)
+        self.look_for_runtime(pid)
     }
 
     fn sample(&mut self, sample: &SampleEvent, kernel: &[u64], user: &[UserFrame]) -> Result<(), Error> {
@@ -372,9 +367,9 @@ impl Timeline {
         stack_end: StackEnd,
     ) -> (&'frames [UserFrame], StackEnd) {
         let Some(process) = self.processes.get(&pid) else { return (user, stack_end) };
-        let Some(java) = &process.java else { return (user, stack_end) };
+        let Some(asked) = &process.asked else { return (user, stack_end) };
         let is_guess = |frame: &UserFrame| match *frame {
-            UserFrame::Native(address) if !java.keeps_frame_pointer(address) => {
+            UserFrame::Native(address) if !asked.keeps_frame_pointer(address) => {
                 let module = process.space.find(address).and_then(|mapped| self.modules.get(mapped.module));
                 module.is_some_and(|module| matches!(module.image, Image::Jit))
             }
@@ -440,10 +435,10 @@ impl Timeline {
 
     /// Names frames that are new, when that is affordable, or in any case when it is the last time.
     pub(super) fn name(&mut self, is_last: bool) -> Result<(), Error> {
-        self.name_java(is_last)?;
+        self.name_asked(is_last)?;
         let is_named_here = |pid: &u32| {
-            let java = self.processes.get(pid).and_then(|process| process.java.as_ref());
-            !java.is_some_and(Java::gives_names)
+            let asked = self.processes.get(pid).and_then(|process| process.asked.as_ref());
+            !asked.is_some_and(Asked::gives_names)
         };
         let pids: Vec<u32> = self.unnamed.jit.keys().copied().filter(is_named_here).collect();
         if is_last || self.jit_naming.is_affordable() {
@@ -478,35 +473,36 @@ impl Timeline {
         Ok(())
     }
 
-    /// Asks Java machines for names, and writes those that they gave.
-    fn name_java(&mut self, is_last: bool) -> Result<(), Error> {
-        let has_java = self.processes.iter().filter(|(_, process)| process.java.is_some());
-        let pids: Vec<u32> = has_java.map(|(pid, _)| *pid).collect();
+    /// Asks runtimes for names, and writes those that they gave.
+    fn name_asked(&mut self, is_last: bool) -> Result<(), Error> {
+        let can_be_asked = self.processes.iter().filter(|(_, process)| process.asked.is_some());
+        let pids: Vec<u32> = can_be_asked.map(|(pid, _)| *pid).collect();
         for pid in pids {
-            self.look_for_java(pid)?;
-            self.take_java_names(pid, is_last)?;
-            if self.ask_java(pid, is_last) {
-                self.take_java_names(pid, is_last)?;
+            self.look_for_runtime(pid)?;
+            self.take_names(pid, is_last)?;
+            if self.ask(pid, is_last) {
+                self.take_names(pid, is_last)?;
             }
         }
         Ok(())
     }
 
-    /// Asks a Java machine for the names of what was seen since it was asked before, if it is time for that.
-    fn ask_java(&mut self, pid: u32, is_last: bool) -> bool {
+    /// Asks a runtime for the names of what was seen since it was asked before, if it is time for that.
+    fn ask(&mut self, pid: u32, is_last: bool) -> bool {
         let Some(process) = self.processes.get_mut(&pid) else { return false };
-        let Some(java) = process.java.as_mut().filter(|java| java.is_due(is_last)) else { return false };
+        let Some(asked) = process.asked.as_mut().filter(|asked| asked.is_due(is_last)) else { return false };
         let is_waiting = self.unnamed.jit.get(&pid).is_some_and(|frames| !frames.is_empty());
         let (true, Ok(open)) = (is_waiting, Process::open(pid)) else { return false };
         // An address may hold other code later: what is seen from now on waits for the next answer.
         process.jit_module = None;
-        java.ask(open, self.unnamed.jit.remove(&pid).unwrap_or_default());
+        asked.ask(open, self.unnamed.jit.remove(&pid).unwrap_or_default());
         true
     }
 
-    fn take_java_names(&mut self, pid: u32, is_last: bool) -> Result<(), Error> {
-        let java = self.processes.get_mut(&pid).and_then(|process| process.java.as_mut());
-        match java.and_then(|java| java.answer(is_last)) {
+    fn take_names(&mut self, pid: u32, is_last: bool) -> Result<(), Error> {
+        let asked = self.processes.get_mut(&pid).and_then(|process| process.asked.as_mut());
+        let Some(asked) = asked else { return Ok(()) };
+        match asked.answer(is_last) {
             Some(Answer::Map { frames, existed }) => {
                 if let Ok(process) = Process::open(pid) {
                     let names = jit_names(&process, &addresses(&frames));
@@ -516,15 +512,15 @@ impl Timeline {
                     // What has no name in it is gone: it must not be given the name of what comes to its place.
                     for (frame, address) in frames {
                         if let Some(name) = names.get(&address) {
-                            self.writer.line(frame, 0, method_name(name), None, None)?;
+                            self.writer.line(frame, 0, asked.function_name(name), None, None)?;
                         }
                     }
                 }
-                self.describe_java(pid)
+                self.describe_asked(pid)
             }
             Some(Answer::None { frames }) => {
                 self.unnamed.jit.entry(pid).or_default().extend(frames);
-                self.describe_java(pid)
+                self.describe_asked(pid)
             }
             None => Ok(()),
         }

@@ -1,4 +1,5 @@
-//! How the stacks of a process are made, in words: what is true of its runtime unless something better is found out.
+//! How the stacks of a process are made, in words: what is true of its runtime unless something better is found out. Java and
+//! .NET speak for themselves in [`asking`](super::asking).
 
 use crate::recording::{Runtime, Unwinding};
 
@@ -17,11 +18,6 @@ pub(super) fn of_runtime(runtime: &Runtime) -> Unwinding {
             "start Deno with --v8-flags=--perf-basic-prof,--interpreted-frames-native-stack to have its functions named",
         ),
         "bun" => (Some("JavaScript functions are not named: Bun writes no perf map".to_owned()), None),
-        "java" => compiled("Java", "run `jcmd PID Compiler.perfmap` while it is recorded (JDK 17 and later)"),
-        "dotnet" => compiled(
-            ".NET",
-            "start it with DOTNET_PerfMapEnabled=1 in its environment to have its methods named",
-        ),
         _ => (None, None),
     };
     let native = "by unwind information, code without it by frame pointers".to_owned();

@@ -72,8 +72,8 @@ pub(crate) struct SamplingArguments {
           allow_negative_numbers = true,
           value_parser = clap::value_parser!(u64).range(*FREQUENCY_RANGE_HZ.start()..=*FREQUENCY_RANGE_HZ.end()))]
     pub(crate) frequency: u64,
-    /// Only watch: do not ask runtimes for names. Else a Java server is asked for those of its methods by the JVM's
-    /// attach mechanism, which means SIGQUIT and files in its /tmp
+    /// Only watch: do not ask runtimes for names of methods. Java servers are asked by the JVM's attach mechanism (SIGQUIT, and files
+    /// in their /tmp), .NET servers by their diagnostics socket
     #[arg(long, help_heading = "Recording")]
     pub(crate) passive: bool,
 }
@@ -369,12 +369,14 @@ fn end_launched(launched: &mut Launched) {
 /// Says what is done to a server beyond watching it.
 fn announce_asking(pid: u32) {
     let runtime = Process::open(pid).and_then(|process| runtime::detect(&process));
-    if runtime.is_ok_and(|runtime| runtime.name == "java") {
-        note(&format!(
-            "process {pid} is a Java virtual machine: it is asked for the names of its methods (attach: SIGQUIT, \
-             and files in its /tmp); --passive forbids that"
-        ));
-    }
+    let (name, way) = match runtime.as_ref().map(|runtime| runtime.name.as_str()) {
+        Ok("java") => ("Java", "the JVM's attach mechanism: SIGQUIT, and files in its /tmp"),
+        Ok("dotnet") => (".NET", "its diagnostics socket; it writes a file into its /tmp"),
+        _ => return,
+    };
+    note(&format!(
+        "process {pid} runs {name} and is asked for the names of its methods ({way}); --passive forbids that"
+    ));
 }
 
 /// What would make the stacks of a recording better, once for each runtime.
