@@ -3,6 +3,7 @@
 
 mod program {
     mod commands;
+    mod dotnet;
     mod failures;
     mod formats;
     mod interruptions;

@@ -9,7 +9,8 @@ use crate::command::{find_in_path, output_of, run, workspace};
 use crate::packages;
 
 /// Node itself is one of them: another version has other functions.
-const NPM: [&str; 5] = [
+const NPM: [&str; 6] = [
+    "@azure/mcp-linux-x64@2.0.5",
     "@mcp-stress/linux-x64@0.2.1",
     "@modelcontextprotocol/server-everything@2026.8.31",
     "mcp-time-linux-x64@0.4.0",

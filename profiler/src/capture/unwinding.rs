@@ -33,3 +33,19 @@ fn compiled(language: &str, advice: &str) -> (Option<String>, Option<String>) {
     let text = format!("{language} code by frame pointers, named only if a perf map is there");
     (Some(text), Some(advice.to_owned()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is not shown is said, and nothing of languages that are machine code.
+    #[test]
+    fn runtimes_are_marked() {
+        let of = |name: &str| of_runtime(&Runtime { name: name.to_owned(), version: None });
+        assert!(of("ruby").language.unwrap().starts_with("Ruby functions are not shown"));
+        assert!(of("php").language.unwrap().starts_with("PHP functions are not shown"));
+        assert!(of("bun").language.unwrap().contains("not named"));
+        assert!(of("deno").advice.unwrap().contains("--perf-basic-prof"));
+        assert_eq!((of("rust").language, of("").advice), (None, None));
+    }
+}
