@@ -12,7 +12,7 @@ use profiler_common::{
 
 use super::mappings::Mapped;
 use crate::symbol::{Image, Module, ModuleId};
-use crate::unwind::Table;
+use crate::unwind::{Cache, Table};
 
 /// `BPF_F_INNER_MAP`: tables may differ in length.
 const INNER_MAP: u32 = 0x1000;
@@ -28,6 +28,8 @@ pub(super) struct Code {
     owners: BpfHashMap<MapData, u32, u32>,
     by_module: HashMap<ModuleId, Loaded>,
     free: Vec<u32>,
+    /// Tables that were parsed before.
+    cache: Option<Cache>,
     /// Code that the kernel half could not be told of: its maps are full.
     pub(super) refused: u64,
 }
@@ -55,6 +57,7 @@ impl Code {
             owners,
             by_module: HashMap::new(),
             free: (0..MAX_TABLES).rev().collect(),
+            cache: Cache::of_user(),
             refused: 0,
         })
     }
@@ -122,7 +125,7 @@ impl Code {
             return (loaded.table, loaded.base);
         }
         let rows = match &module.image {
-            Image::Elf(elf) => elf.unwind_table(),
+            Image::Elf(elf) => elf.unwind_table(self.cache.as_ref()),
             Image::Jit | Image::Opaque => Table::default(),
         };
         let table = if rows.rows.is_empty() { None } else { self.load(&rows.rows) };

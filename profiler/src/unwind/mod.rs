@@ -1,5 +1,9 @@
 //! From ELF files to unwind rows, and from there into the kernel half's tables.
 
+mod cache;
 mod frames;
+mod table;
+mod v8;
 
-pub use frames::{Table, read_table};
+pub use cache::Cache;
+pub use table::{Table, read_table, read_table_with};
