@@ -41,6 +41,8 @@ struct Loaded {
     base: u64,
     /// Mappings of watched processes.
     users: usize,
+    /// Mappings that were announced and will be told again.
+    announced: usize,
 }
 
 impl Code {
@@ -62,10 +64,26 @@ impl Code {
         })
     }
 
+    /// A process has just mapped a module's code, and [`Self::map`] will be told of it.
+    pub(super) fn announce(&mut self, pid: u32, module: &Module, mapped: &Mapped) {
+        self.insert(pid, module, mapped);
+        if let Some(loaded) = self.by_module.get_mut(&mapped.module) {
+            loaded.announced += 1;
+        }
+    }
+
     /// A process has mapped a module's code.
-    pub(super) fn map(&mut self, pid: u32, id: ModuleId, module: &Module, mapped: &Mapped) {
+    pub(super) fn map(&mut self, pid: u32, module: &Module, mapped: &Mapped) {
+        self.insert(pid, module, mapped);
+        if let Some(loaded) = self.by_module.get_mut(&mapped.module) {
+            loaded.users += 1;
+            loaded.announced = loaded.announced.saturating_sub(1);
+        }
+    }
+
+    fn insert(&mut self, pid: u32, module: &Module, mapped: &Mapped) {
         let (table, base) = match &module.image {
-            Image::Elf(_) => self.use_table(id, module),
+            Image::Elf(_) => self.table(mapped.module, module),
             // Runtimes keep frame pointers in the code that they make.
             Image::Jit => (CodeMapping::NO_TABLE, 0),
             Image::Opaque => return,
@@ -104,7 +122,7 @@ impl Code {
     pub(super) fn release(&mut self, mapped: &Mapped) {
         if let Some(loaded) = self.by_module.get_mut(&mapped.module) {
             loaded.users = loaded.users.saturating_sub(1);
-            if loaded.users == 0 {
+            if loaded.users == 0 && loaded.announced == 0 {
                 let table = loaded.table;
                 self.by_module.remove(&mapped.module);
                 self.unload(table);
@@ -118,10 +136,9 @@ impl Code {
         let _ = self.owners.insert(pid, pid, IF_PRESENT);
     }
 
-    /// The module's table and what its rows count from; loads it for its first user.
-    fn use_table(&mut self, id: ModuleId, module: &Module) -> (u32, u64) {
-        if let Some(loaded) = self.by_module.get_mut(&id) {
-            loaded.users += 1;
+    /// The module's table and what its rows count from; loads it when it is not there.
+    fn table(&mut self, id: ModuleId, module: &Module) -> (u32, u64) {
+        if let Some(loaded) = self.by_module.get(&id) {
             return (loaded.table, loaded.base);
         }
         let rows = match &module.image {
@@ -129,7 +146,8 @@ impl Code {
             Image::Jit | Image::Opaque => Table::default(),
         };
         let table = if rows.rows.is_empty() { None } else { self.load(&rows.rows) };
-        let loaded = Loaded { table: table.unwrap_or(CodeMapping::NO_TABLE), base: rows.base, users: 1 };
+        let loaded =
+            Loaded { table: table.unwrap_or(CodeMapping::NO_TABLE), base: rows.base, users: 0, announced: 0 };
         let result = (loaded.table, loaded.base);
         self.by_module.insert(id, loaded);
         result

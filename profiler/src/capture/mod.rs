@@ -13,6 +13,7 @@ mod mappings;
 mod offsets;
 mod session;
 mod timeline;
+mod wakeups;
 
 use std::path::PathBuf;
 
@@ -22,6 +23,7 @@ pub(crate) use mappings::FileIdentity;
 #[cfg(test)]
 pub(crate) use mappings::read_maps;
 pub use session::{Options, Progress, Session, Summary};
+pub use wakeups::Wakeups;
 
 /// The lowest and the highest sampling rate, in samples a second of CPU time.
 pub const FREQUENCY_RANGE_HZ: std::ops::RangeInclusive<u64> = 1..=10_000;

@@ -134,9 +134,24 @@ impl Timeline {
         change.gone.iter().for_each(|gone| self.code.erase(pid, gone));
         for new in &change.new {
             let module = self.modules.get(new.module).expect("a mapping has a module");
-            self.code.map(pid, new.module, module, new);
+            self.code.map(pid, module, new);
         }
         change.gone.iter().for_each(|gone| self.code.release(gone));
+    }
+
+    /// Lets the kernel half walk code that was mapped just now. What an address means is decided later, in order.
+    pub(super) fn announce(&mut self, mappings: &[MappingEvent]) {
+        for event in mappings {
+            let MappingEvent::Mapped { pid, mapping, .. } = event else { continue };
+            if !self.processes.contains_key(pid) {
+                continue; // its fork is not settled yet
+            }
+            let NewMapping { start, end, file_offset, .. } = *mapping;
+            let module = self.modules.resolve(*pid, mapping.file, &mapping.path, start, end);
+            let mapped = Mapped { start, end, file_offset, module };
+            let module = self.modules.get(module).expect("just resolved");
+            self.code.announce(*pid, module, &mapped);
+        }
     }
 
     /// Writes a batch. Both lists are put in order by their timestamps here.
@@ -219,7 +234,7 @@ impl Timeline {
         let state = ProcessState::new(id, timestamp_ns, space, command, runtime);
         for mapped in state.space.iter() {
             let module = self.modules.get(mapped.module).expect("a mapping has a module");
-            self.code.map(child, mapped.module, module, mapped);
+            self.code.map(child, module, mapped);
         }
         self.code.own(child);
         self.processes.insert(child, state);
