@@ -5,12 +5,13 @@ use std::collections::HashMap;
 use std::os::fd::AsFd;
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Array, ArrayOfMaps, HashMap as BpfHashMap, Map, MapData, MapError};
+use aya::maps::{Array, HashMap as BpfHashMap, Map, MapData, MapError};
 use profiler_common::{
     CodeMapping, MAPPING_KEY_BITS, MAX_PAGES, MAX_TABLES, ROWS_PER_PAGE, RowPage, UnwindRow, mapping_key,
 };
 
 use super::mappings::Mapped;
+use super::tables::{Pages, Tables};
 use crate::symbol::{Image, Module, ModuleId};
 use crate::unwind::{Cache, Table};
 
@@ -24,7 +25,9 @@ const UNUSED: UnwindRow = UnwindRow { start: u32::MAX, rule: 0 };
 /// The kernel half's maps of code, filled from here alone.
 pub(super) struct Code {
     mappings: LpmTrie<MapData, [u8; 12], CodeMapping>,
-    tables: ArrayOfMaps<MapData, Array<MapData, RowPage>>,
+    /// Programs that are loaded later refer to the map by this very descriptor.
+    outer: MapData,
+    tables: Option<Tables>,
     owners: BpfHashMap<MapData, u32, u32>,
     by_module: HashMap<ModuleId, Loaded>,
     free: Vec<u32>,
@@ -51,11 +54,15 @@ impl Code {
         let Map::HashMap(targets) = targets else {
             return Err(MapError::InvalidMapType { map_type: 0 });
         };
+        let Map::ArrayOfMaps(tables) = tables else {
+            return Err(MapError::InvalidMapType { map_type: 0 });
+        };
         let shared = targets.fd().as_fd().try_clone_to_owned().map_err(MapError::IoError)?;
         let owners = BpfHashMap::try_from(Map::HashMap(MapData::from_fd(shared)?))?;
         Ok(Self {
             mappings: LpmTrie::try_from(mappings)?,
-            tables: ArrayOfMaps::try_from(tables)?,
+            outer: tables,
+            tables: None,
             owners,
             by_module: HashMap::new(),
             free: (0..MAX_TABLES).rev().collect(),
@@ -153,45 +160,61 @@ impl Code {
         result
     }
 
-    fn load(&mut self, rows: &[UnwindRow]) -> Option<u32> {
-        let slot = self.free.pop();
-        let outcome = slot.and_then(|slot| self.fill(slot, rows));
-        if outcome.is_none() {
-            self.refused += 1;
-            self.free.extend(slot);
+    /// Waits until the kernel half has all tables.
+    pub(super) fn settle(&self) {
+        if let Some(tables) = &self.tables {
+            tables.settle();
         }
+    }
+
+    fn load(&mut self, rows: &[UnwindRow]) -> Option<u32> {
+        let outcome = self.try_load(rows);
+        self.refused += u64::from(outcome.is_none());
         outcome
     }
 
-    /// A new inner map: the index, then the pages. It is whole before the kernel half can see it.
-    fn fill(&mut self, slot: u32, rows: &[UnwindRow]) -> Option<u32> {
-        let pages = rows.len().div_ceil(ROWS_PER_PAGE);
-        if pages > MAX_PAGES {
-            return None;
+    fn try_load(&mut self, rows: &[UnwindRow]) -> Option<u32> {
+        let table = pages(rows)?;
+        let tables = match self.tables.take() {
+            Some(tables) => tables,
+            None => {
+                let outer = self.outer.fd().as_fd().try_clone_to_owned().ok()?;
+                Tables::start(outer, pages(&[UNUSED])?).ok()?
+            }
+        };
+        self.free.extend(tables.cleared());
+        let slot = self.free.pop();
+        if let Some(slot) = slot {
+            tables.put(slot, table);
         }
-        let mut map = Array::<MapData, RowPage>::create(pages as u32 + 1, INNER_MAP).ok()?;
-        let mut starts = [u32::MAX; MAX_PAGES];
-        for (number, chunk) in rows.chunks(ROWS_PER_PAGE).enumerate() {
-            starts[number] = chunk[0].start;
-            let mut page = [UNUSED; ROWS_PER_PAGE];
-            page[..chunk.len()].copy_from_slice(chunk);
-            map.set(number as u32 + 1, page, 0).ok()?;
-        }
-        let index: RowPage = bytemuck::cast(starts);
-        map.set(0, index, 0).ok()?;
-        self.tables.set(slot, &map, 0).ok()?;
-        Some(slot)
+        self.tables = Some(tables);
+        slot
     }
 
     fn unload(&mut self, table: u32) {
-        if table == CodeMapping::NO_TABLE {
-            return;
-        }
-        // An outer map can't be emptied through its typed interface: a table of one page takes the place.
-        if let Some(slot) = self.fill(table, &[UNUSED]) {
-            self.free.push(slot);
+        if let Some(tables) = self.tables.as_ref().filter(|_| table != CodeMapping::NO_TABLE) {
+            tables.clear(table);
         }
     }
+}
+
+/// A table for the kernel half: the index, then the pages.
+fn pages(rows: &[UnwindRow]) -> Option<Pages> {
+    let count = rows.len().div_ceil(ROWS_PER_PAGE);
+    if count > MAX_PAGES {
+        return None;
+    }
+    let mut map = Array::<MapData, RowPage>::create(count as u32 + 1, INNER_MAP).ok()?;
+    let mut starts = [u32::MAX; MAX_PAGES];
+    for (number, chunk) in rows.chunks(ROWS_PER_PAGE).enumerate() {
+        starts[number] = chunk[0].start;
+        let mut page = [UNUSED; ROWS_PER_PAGE];
+        page[..chunk.len()].copy_from_slice(chunk);
+        map.set(number as u32 + 1, page, 0).ok()?;
+    }
+    let index: RowPage = bytemuck::cast(starts);
+    map.set(0, index, 0).ok()?;
+    Some(map)
 }
 
 fn key(pid: u32, address: u64, bits: u32) -> Key<[u8; 12]> {

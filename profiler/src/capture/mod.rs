@@ -12,6 +12,7 @@ mod kernel;
 mod mappings;
 mod offsets;
 mod session;
+mod tables;
 mod timeline;
 mod wakeups;
 

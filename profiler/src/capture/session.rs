@@ -388,6 +388,7 @@ impl Recorder {
             }
         }
         timeline.commit(self.watched_ns, &[])?;
+        timeline.settle();
         crate::memory::give_back();
         // If nobody waits any more, there is nothing to receive either.
         let _ = self.ready.send(());

@@ -110,6 +110,11 @@ impl Timeline {
         Ok(())
     }
 
+    /// Waits until the kernel half has the unwind tables of all that is mapped.
+    pub(super) fn settle(&self) {
+        self.code.settle();
+    }
+
     /// Sampling starts.
     pub(super) fn begin(&self, now_ns: u64) -> Result<(), Error> {
         self.writer.begin(now_ns, jiff::Timestamp::now().as_millisecond())

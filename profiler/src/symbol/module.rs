@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 
 use object::read::{Object, ObjectSegment, ReadCache};
 
+use super::go;
+use super::namer::Name;
 use crate::capture::FileIdentity;
 use crate::target::Process;
 use crate::unwind::{Cache, Table, read_table_with};
@@ -104,6 +106,11 @@ impl ElfImage {
     /// How to unwind its code. Read anew each time, if not from the cache: the kernel half keeps it.
     pub(crate) fn unwind_table(&self, cache: Option<&Cache>) -> Table {
         read_table_with(&self.file, cache.zip(self.build_id.as_deref()))
+    }
+
+    /// For each address in the file's own address space its functions, outermost first, when it is a Go program.
+    pub(super) fn go_names(&self, addresses: &[u64]) -> Vec<Vec<Name>> {
+        go::names(&self.file, addresses)
     }
 
     /// A path under which the best source of names can be opened while this value lives.

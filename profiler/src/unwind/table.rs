@@ -8,7 +8,8 @@ use object::read::{Object, ObjectSection, ObjectSegment, ReadCache};
 use profiler_common::{CfaKind, UnwindRow};
 
 use super::cache::Cache;
-use super::v8;
+use super::{FRAME_POINTER_CHAIN, go, v8};
+use crate::symbol::GoTable;
 
 pub(super) type ElfFile<'file> = object::File<'file, &'file ReadCache<&'file File>>;
 
@@ -44,6 +45,9 @@ pub fn read_table_with(file: &File, cache: Option<(&Cache, &str)>) -> Table {
     // One after the other: what each needs of the file is not in memory together.
     let v8_code = with_object(file, v8::code).unwrap_or_default();
     with_object(file, |object| {
+        if let Some(table) = GoTable::find(object) {
+            return go_table(object, &table);
+        }
         let sources = Sources::read(object, v8_code);
         let Some((cache, build_id)) = cache.filter(|_| sources.bytes() >= WORTH_CACHING_BYTES) else {
             return sources.table();
@@ -56,6 +60,15 @@ pub fn read_table_with(file: &File, cache: Option<(&Cache, &str)>) -> Table {
         })
     })
     .unwrap_or_default()
+}
+
+/// The table of a Go program. Its own code is described by its own table, which is right also where a function goes to
+/// another stack, unlike `.debug_frame`; C in it by `.eh_frame`.
+fn go_table(object: &ElfFile<'_>, table: &GoTable<'_>) -> Table {
+    let sources = Sources { debug_frame: Section::default(), ..Sources::read(object, Vec::new()) };
+    let mut builder = sources.builder();
+    go::read(table, &mut builder);
+    builder.finish()
 }
 
 fn with_object<T>(file: &File, read: impl FnOnce(&ElfFile<'_>) -> T) -> Option<T> {
@@ -116,6 +129,10 @@ impl<'data> Sources<'data> {
     }
 
     fn table(&self) -> Table {
+        self.builder().finish()
+    }
+
+    fn builder(&self) -> Builder {
         let mut builder = Builder::new(self.base);
         let bases = BaseAddresses::default().set_text(self.text).set_got(self.global_offsets);
         if !self.eh_frame.data.is_empty() {
@@ -129,9 +146,9 @@ impl<'data> Sources<'data> {
             builder.read(&frames, &bases);
         }
         for &(start, end) in &self.v8_code {
-            builder.push(start, end, v8::RULE.pack().unwrap_or(CfaKind::Unknown as u32));
+            builder.push(start, end, FRAME_POINTER_CHAIN.pack().unwrap_or(CfaKind::Unknown as u32));
         }
-        builder.finish()
+        builder
     }
 }
 

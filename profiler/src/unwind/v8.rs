@@ -4,13 +4,8 @@
 use object::LittleEndian;
 use object::elf::Sym64;
 use object::read::{Object, ObjectSection};
-use profiler_common::{CfaKind, Rule};
 
 use super::table::{ElfFile, MAX_SECTION_BYTES};
-
-/// `push rbp; mov rbp, rsp`: what code that keeps frame pointers starts with.
-pub(super) const RULE: Rule =
-    Rule { cfa: CfaKind::FramePointer, cfa_offset: 16, frame_pointer_below_cfa: 16, register: 0 };
 
 /// The routine that the garbage collector enters stacks by is written by hand, and its symbol has no size.
 const PUSH_REGISTERS: &[u8] = b"PushAllRegistersAndIterateStack\0";
