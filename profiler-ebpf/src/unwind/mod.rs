@@ -101,7 +101,11 @@ unsafe extern "C" fn step(_index: u64, context: *mut *mut Scratch) -> i64 {
         false => Err(StackEnd::NoMapping),
     };
     match outcome {
-        Ok(()) => 0,
+        Ok(()) => {
+            // The stub behind a signal handler was not called either: the kernel makes the handler return to its start.
+            scratch.frames[slot as usize] += 1 - (scratch.walker.is_return & 1);
+            0
+        }
         Err(end) => {
             scratch.walker.end = end as u64;
             STOP

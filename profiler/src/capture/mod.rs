@@ -13,8 +13,10 @@ mod kernel;
 mod mappings;
 mod offsets;
 mod session;
+mod tables;
 mod timeline;
 mod unwinding;
+mod wakeups;
 
 use std::path::PathBuf;
 
@@ -23,6 +25,7 @@ pub use kernel::{OBJECT, try_load};
 pub(crate) use mappings::FileIdentity;
 pub(crate) use mappings::read_maps;
 pub use session::{Options, Progress, Session, Summary};
+pub use wakeups::Wakeups;
 
 /// The lowest and the highest sampling rate, in samples a second of CPU time.
 pub const FREQUENCY_RANGE_HZ: std::ops::RangeInclusive<u64> = 1..=10_000;

@@ -181,6 +181,11 @@ impl Timeline {
         self.writer.process_unwinding(process.id, unwinding)
     }
 
+    /// Waits until the kernel half has the unwind tables of all that is mapped.
+    pub(super) fn settle(&self) {
+        self.code.settle();
+    }
+
     /// Sampling starts.
     pub(super) fn begin(&self, now_ns: u64) -> Result<(), Error> {
         self.writer.begin(now_ns, jiff::Timestamp::now().as_millisecond())
@@ -208,9 +213,24 @@ impl Timeline {
         }
         for new in &change.new {
             let module = self.modules.get(new.module).expect("a mapping has a module");
-            self.code.map(pid, new.module, module, new);
+            self.code.map(pid, module, new);
         }
         change.gone.iter().for_each(|gone| self.code.release(gone));
+    }
+
+    /// Lets the kernel half walk code that was mapped just now. What an address means is decided later, in order.
+    pub(super) fn announce(&mut self, mappings: &[MappingEvent]) {
+        for event in mappings {
+            let MappingEvent::Mapped { pid, mapping, .. } = event else { continue };
+            if !self.processes.contains_key(pid) {
+                continue; // its fork is not settled yet
+            }
+            let NewMapping { start, end, file_offset, .. } = *mapping;
+            let module = self.modules.resolve(*pid, mapping.file, &mapping.path, start, end);
+            let mapped = Mapped { start, end, file_offset, module };
+            let module = self.modules.get(module).expect("just resolved");
+            self.code.announce(*pid, module, &mapped);
+        }
     }
 
     /// Writes a batch. Both lists are put in order by their timestamps here.
@@ -295,7 +315,7 @@ impl Timeline {
         let state = ProcessState::new(id, timestamp_ns, space, program);
         for mapped in state.space.iter() {
             let module = self.modules.get(mapped.module).expect("a mapping has a module");
-            self.code.map(child, mapped.module, module, mapped);
+            self.code.map(child, module, mapped);
         }
         self.code.own(child);
         self.processes.insert(child, state);
