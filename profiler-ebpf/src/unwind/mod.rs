@@ -37,6 +37,8 @@ pub(crate) struct Walker {
     is_innermost: u64,
     /// Where the next frame goes.
     slot: u64,
+    /// How many frames there are.
+    frames: u64,
     /// Whose code mappings these are.
     owner: u64,
     /// A [`StackEnd`].
@@ -45,6 +47,9 @@ pub(crate) struct Walker {
     mapping: CodeMapping,
     chain: python::Chain,
 }
+
+/// A frame takes one turn, and the evaluation of Python functions up to three more.
+const MAX_TURNS: u32 = 4 * MAX_USER_FRAMES as u32;
 
 /// Returned by a loop's step: no further step.
 const STOP: i64 = 1;
@@ -72,6 +77,7 @@ pub(crate) fn user_stack(scratch: &mut Scratch, first: u32, owner: u32) -> Walk 
     walker.is_return = 0;
     walker.is_innermost = 1;
     walker.slot = u64::from(first);
+    walker.frames = 0;
     walker.owner = u64::from(owner);
     walker.end = StackEnd::TooDeep as u64;
     walker.mapping.end = 0;
@@ -79,7 +85,7 @@ pub(crate) fn user_stack(scratch: &mut Scratch, first: u32, owner: u32) -> Walk 
     let mut context = core::ptr::from_mut(scratch);
     // SAFETY: `step` has the signature of a loop callback, and the context outlives the call.
     unsafe {
-        bpf_loop(MAX_USER_FRAMES as u32, step as *mut c_void, core::ptr::from_mut(&mut context).cast(), 0);
+        bpf_loop(MAX_TURNS, step as *mut c_void, core::ptr::from_mut(&mut context).cast(), 0);
     }
     // SAFETY: this CPU's slot, which outlives the walk.
     let walker = unsafe { &(*context).walker };
@@ -94,18 +100,33 @@ pub(crate) fn user_stack(scratch: &mut Scratch, first: u32, owner: u32) -> Walk 
 unsafe extern "C" fn step(_index: u64, context: *mut *mut Scratch) -> i64 {
     // SAFETY: `bpf_loop` hands back the context that it was given: this CPU's slot.
     let scratch = unsafe { &mut **context };
+    // Each turn does one thing: where one could lead into another, the verifier would follow all their ways together.
+    let walker = &mut scratch.walker;
+    if walker.frames >= MAX_USER_FRAMES as u64 {
+        return STOP;
+    }
+    let slot = walker.slot;
     let mut is_mapped = true;
-    if !scratch.walker.chain.is_showing() {
-        is_mapped = code::find(&mut scratch.walker);
-        let word = scratch.walker.native_word();
-        let is_python = is_mapped && scratch.walker.mapping.interpreter == Interpreter::Python as u32;
-        if !is_python || !python::enter(&mut scratch.walker, word) {
+    match walker.chain.state() {
+        python::State::Showing => {
+            python::step(scratch);
+            return 0;
+        }
+        python::State::Left => {
+            python::check(scratch);
+            return 0;
+        }
+        python::State::Leaving => {}
+        python::State::Elsewhere => {
+            is_mapped = code::find(walker);
+            let word = walker.native_word();
+            if is_mapped && walker.mapping.interpreter == Interpreter::Python as u32 {
+                if python::enter(walker, word) {
+                    return 0;
+                }
+            }
             emit(scratch, [word]);
         }
-    }
-    let is_evaluation = scratch.walker.chain.is_showing();
-    if is_evaluation && python::step(scratch) {
-        return 0;
     }
     let outcome = match is_mapped {
         true if scratch.walker.mapping.table == CodeMapping::NO_TABLE => {
@@ -114,11 +135,15 @@ unsafe extern "C" fn step(_index: u64, context: *mut *mut Scratch) -> i64 {
         true => rows::step(&mut scratch.walker),
         false => Err(StackEnd::NoMapping),
     };
-    if is_evaluation && outcome.is_ok() {
-        python::check(scratch);
-    }
+    scratch.walker.chain.leave();
     match outcome {
-        Ok(()) => 0,
+        Ok(()) => {
+            // The stub behind a signal handler was not called either: the kernel makes the handler return to its start.
+            if slot < (MAX_KERNEL_FRAMES + MAX_USER_WORDS) as u64 {
+                scratch.words[slot as usize] += 1 - (scratch.walker.is_return & 1);
+            }
+            0
+        }
         Err(end) => {
             scratch.walker.end = end as u64;
             STOP
@@ -126,7 +151,7 @@ unsafe extern "C" fn step(_index: u64, context: *mut *mut Scratch) -> i64 {
     }
 }
 
-/// Writes a frame. There is room for as many as a walk has steps.
+/// Writes a frame. There is room for as many as a walk may have.
 #[inline(always)]
 fn emit<const WORDS: usize>(scratch: &mut Scratch, words: [u64; WORDS]) {
     let slot = scratch.walker.slot;
@@ -137,6 +162,7 @@ fn emit<const WORDS: usize>(scratch: &mut Scratch, words: [u64; WORDS]) {
         scratch.words[slot as usize + offset] = word;
     }
     scratch.walker.slot = slot + WORDS as u64;
+    scratch.walker.frames += 1;
 }
 
 impl Walker {

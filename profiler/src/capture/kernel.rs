@@ -77,6 +77,11 @@ impl Kernel {
         let _ = self.targets.remove(&pid);
     }
 
+    /// Whether a process is watched.
+    pub(super) fn is_watched(&self, pid: u32) -> bool {
+        self.targets.get(&pid, 0).is_ok()
+    }
+
     /// Watched processes that have not ended.
     pub(super) fn watched(&self) -> Vec<u32> {
         self.targets.keys().filter_map(Result::ok).collect()

@@ -5,17 +5,20 @@ use std::time::Instant;
 
 use profiler_common::{SampleEvent, StackEnd};
 
+use super::asking::{Answer, Asked};
 use super::code::Code;
 use super::event::{Event, UserFrame, thread_name};
 use super::gauges::Reading;
 use super::mappings::{AddressSpace, Mapped, MappingEvent, NewMapping, read_maps};
 use super::python::Pythons;
+use super::unwinding;
+use crate::asking::remove_perf_map;
 use crate::recording::{
-    Error, FrameId, FrameKind, GaugeKind, ProcessId, RowId, Runtime, StackId, ThreadId, Writer,
+    Error, FrameId, FrameKind, GaugeKind, ProcessId, RowId, Runtime, StackId, ThreadId, Unwinding, Writer,
 };
 use crate::symbol::{Image, ModuleId, Modules, Name, Namer, jit_names};
 use crate::target::process::command_line;
-use crate::target::{Process, runtime};
+use crate::target::{Process, project_folder, runtime};
 
 /// Losses that are known here.
 const CODE_REFUSED: &str = "code_tables_full";
@@ -43,6 +46,8 @@ pub(super) struct Timeline {
     kernel_module: RowId,
     unknown_module: RowId,
     period_ns: u64,
+    /// Whether runtimes may be asked for names.
+    is_asking: bool,
     unnamed: Unnamed,
     mapping_records_lost: u64,
     undecodable: u64,
@@ -59,13 +64,33 @@ struct ProcessState {
     threads: HashMap<u32, (ThreadId, [u8; profiler_common::COMM_LEN])>,
     /// Where frames of this process's own JIT code belong.
     jit_module: Option<RowId>,
+    program: Program,
+    asked: Option<Asked>,
+}
+
+/// What a process runs.
+#[derive(Clone, Default)]
+struct Program {
     command: String,
     runtime: Runtime,
+    project: Option<String>,
+    unwinding: Unwinding,
+}
+
+impl Program {
+    /// Empty when the process is already gone.
+    fn of(pid: u32) -> Self {
+        let Ok(process) = Process::open(pid) else { return Self::default() };
+        let command = process.arguments().map(|arguments| command_line(&arguments)).unwrap_or_default();
+        let runtime = runtime::detect(&process).unwrap_or_default();
+        let unwinding = unwinding::of_runtime(&runtime);
+        Self { command, runtime, project: project_folder(&process), unwinding }
+    }
 }
 
 impl ProcessState {
-    fn new(id: ProcessId, first_ns: u64, space: AddressSpace, command: String, runtime: Runtime) -> Self {
-        Self { id, first_ns, space, threads: HashMap::new(), jit_module: None, command, runtime }
+    fn new(id: ProcessId, first_ns: u64, space: AddressSpace, program: Program) -> Self {
+        Self { id, first_ns, space, threads: HashMap::new(), jit_module: None, program, asked: None }
     }
 }
 
@@ -83,6 +108,7 @@ impl Timeline {
         code: Code,
         pythons: Pythons,
         period_ns: u64,
+        is_asking: bool,
     ) -> Result<Self, Error> {
         let kernel_module = writer.module("[kernel]", None)?;
         let unknown_module = writer.module("[unknown]", None)?;
@@ -98,6 +124,7 @@ impl Timeline {
             kernel_module,
             unknown_module,
             period_ns,
+            is_asking,
             unnamed: Unnamed::default(),
             mapping_records_lost: 0,
             undecodable: 0,
@@ -111,13 +138,58 @@ impl Timeline {
         if self.processes.contains_key(&pid) {
             return Ok(());
         }
-        let (command, runtime) = describe(pid);
+        let program = Program::of(pid);
         let parent = parent.and_then(|parent| self.processes.get(&parent)).map(|parent| parent.id);
-        let id = self.writer.process(pid, parent, &command, &runtime, now_ns)?;
-        let state = ProcessState::new(id, now_ns, AddressSpace::default(), command, runtime);
+        let id = self.writer.process(pid, parent, &program.command, &program.runtime, now_ns)?;
+        self.describe(id, &program)?;
+        let state = ProcessState::new(id, now_ns, AddressSpace::default(), program);
         self.processes.insert(pid, state);
         self.code.own(pid);
-        Ok(())
+        self.look_for_runtime(pid)
+    }
+
+    /// Takes up a runtime that can be asked for names, or what has become known of it.
+    fn look_for_runtime(&mut self, pid: u32) -> Result<(), Error> {
+        let Some(process) = self.processes.get_mut(&pid) else { return Ok(()) };
+        let Ok(open) = Process::open(pid) else { return Ok(()) };
+        match &mut process.asked {
+            Some(asked) => {
+                if !asked.look(&open) {
+                    return Ok(());
+                }
+            }
+            asked @ None => *asked = Asked::new(&process.program.runtime.name, &open, self.is_asking),
+        }
+        self.describe_asked(pid)
+    }
+
+    fn describe_asked(&mut self, pid: u32) -> Result<(), Error> {
+        let asked = self.processes.get(&pid).and_then(|process| process.asked.as_ref());
+        let Some((language, advice)) = asked.map(Asked::unwinding) else { return Ok(()) };
+        self.language_unwinding(pid, language, advice)
+    }
+
+    fn describe(&self, id: ProcessId, program: &Program) -> Result<(), Error> {
+        self.writer.process_project(id, program.project.as_deref())?;
+        self.writer.process_unwinding(id, &program.unwinding)
+    }
+
+    /// Says how the frames of a process's language are had, and what would make them better.
+    pub(super) fn language_unwinding(
+        &mut self,
+        pid: u32,
+        language: String,
+        advice: Option<String>,
+    ) -> Result<(), Error> {
+        let Some(process) = self.processes.get_mut(&pid) else { return Ok(()) };
+        let unwinding = &mut process.program.unwinding;
+        (unwinding.language, unwinding.advice) = (Some(language), advice);
+        self.writer.process_unwinding(process.id, unwinding)
+    }
+
+    /// Waits until the kernel half has the unwind tables of all that is mapped.
+    pub(super) fn settle(&self) {
+        self.code.settle();
     }
 
     /// Sampling starts.
@@ -147,10 +219,25 @@ impl Timeline {
         }
         for new in &change.new {
             let module = self.modules.get(new.module).expect("a mapping has a module");
-            self.code.map(pid, new.module, module, new);
+            self.code.map(pid, module, new);
             self.pythons.map(pid, module, new);
         }
         change.gone.iter().for_each(|gone| self.code.release(gone));
+    }
+
+    /// Lets the kernel half walk code that was mapped just now. What an address means is decided later, in order.
+    pub(super) fn announce(&mut self, mappings: &[MappingEvent]) {
+        for event in mappings {
+            let MappingEvent::Mapped { pid, mapping, .. } = event else { continue };
+            if !self.processes.contains_key(pid) {
+                continue; // its fork is not settled yet
+            }
+            let NewMapping { start, end, file_offset, .. } = *mapping;
+            let module = self.modules.resolve(*pid, mapping.file, &mapping.path, start, end);
+            let mapped = Mapped { start, end, file_offset, module };
+            let module = self.modules.get(module).expect("just resolved");
+            self.code.announce(*pid, module, &mapped);
+        }
     }
 
     /// Writes a batch. Both lists are put in order by their timestamps here.
@@ -228,19 +315,21 @@ impl Timeline {
             return Ok(());
         };
         let (parent_id, space) = (origin.id, origin.space.clone());
-        let (command, runtime) = (origin.command.clone(), origin.runtime.clone());
+        let program = origin.program.clone();
         // The ID may have been one that we know, if its exit was lost.
         self.forget(child);
-        let id = self.writer.process(child, Some(parent_id), &command, &runtime, timestamp_ns)?;
-        let state = ProcessState::new(id, timestamp_ns, space, command, runtime);
+        let id =
+            self.writer.process(child, Some(parent_id), &program.command, &program.runtime, timestamp_ns)?;
+        self.describe(id, &program)?;
+        let state = ProcessState::new(id, timestamp_ns, space, program);
         for mapped in state.space.iter() {
             let module = self.modules.get(mapped.module).expect("a mapping has a module");
-            self.code.map(child, mapped.module, module, mapped);
+            self.code.map(child, module, mapped);
         }
         self.pythons.fork(parent, child);
         self.code.own(child);
         self.processes.insert(child, state);
-        Ok(())
+        self.look_for_runtime(child)
     }
 
     /// The process is gone.
@@ -260,8 +349,12 @@ impl Timeline {
 
     fn exec(&mut self, pid: u32) -> Result<(), Error> {
         let Some(process) = self.processes.get_mut(&pid) else { return Ok(()) };
-        (process.command, process.runtime) = describe(pid);
-        self.writer.process_program(process.id, &process.command, &process.runtime)
+        process.program = Program::of(pid);
+        process.asked = None;
+        let (id, program) = (process.id, process.program.clone());
+        self.writer.process_program(id, &program.command, &program.runtime)?;
+        self.describe(id, &program)?;
+        self.look_for_runtime(pid)
     }
 
     fn sample(&mut self, sample: &SampleEvent, kernel: &[u64], user: &[UserFrame]) -> Result<(), Error> {
@@ -271,6 +364,8 @@ impl Timeline {
             self.adopt(pid, None, sample.header.timestamp_ns)?;
             self.read_mappings(pid);
         }
+        let stack_end = StackEnd::from_number(sample.stack_end).unwrap_or(StackEnd::NoUserStack);
+        let (user, stack_end) = self.believed(pid, user, stack_end);
         let mut stack: Option<StackId> = None;
         for (depth, frame) in user.iter().enumerate().rev() {
             let frame = match *frame {
@@ -294,12 +389,35 @@ impl Timeline {
             }
             stack = Some(self.writer.stack(stack, frame)?);
         }
-        let stack_end = StackEnd::from_number(sample.stack_end).unwrap_or(StackEnd::NoUserStack);
         let thread = self.thread(pid, sample)?;
         self.writer.sample(sample.header.timestamp_ns, thread, stack, self.period_ns, stack_end)?;
         self.samples += 1;
         self.whole_stacks += u64::from(matches!(stack_end, StackEnd::Outermost | StackEnd::ChainEnd));
         Ok(())
+    }
+
+    /// The innermost frames up to the first whose caller is a guess, since it keeps no frame pointer.
+    fn believed<'frames>(
+        &self,
+        pid: u32,
+        user: &'frames [UserFrame],
+        stack_end: StackEnd,
+    ) -> (&'frames [UserFrame], StackEnd) {
+        let Some(process) = self.processes.get(&pid) else { return (user, stack_end) };
+        let Some(asked) = &process.asked else { return (user, stack_end) };
+        let is_guess = |frame: &UserFrame| match *frame {
+            UserFrame::Native(address) if !asked.keeps_frame_pointer(address) => {
+                let module = process.space.find(address).and_then(|mapped| self.modules.get(mapped.module));
+                module.is_some_and(|module| matches!(module.image, Image::Jit))
+            }
+            _ => false,
+        };
+        match user.iter().position(is_guess) {
+            Some(last) if last + 1 < user.len() || stack_end == StackEnd::Outermost => {
+                (&user[..=last], StackEnd::NotAscending)
+            }
+            _ => (user, stack_end),
+        }
     }
 
     /// A thread ID that is used again, with another name, is another thread.
@@ -354,7 +472,12 @@ impl Timeline {
 
     /// Names frames that are new, when that is affordable, or in any case when it is the last time.
     pub(super) fn name(&mut self, is_last: bool) -> Result<(), Error> {
-        let pids: Vec<u32> = self.unnamed.jit.keys().copied().collect();
+        self.name_asked(is_last)?;
+        let is_named_here = |pid: &u32| {
+            let asked = self.processes.get(pid).and_then(|process| process.asked.as_ref());
+            !asked.is_some_and(Asked::gives_names)
+        };
+        let pids: Vec<u32> = self.unnamed.jit.keys().copied().filter(is_named_here).collect();
         if is_last || self.jit_naming.is_affordable() {
             let begin = Instant::now();
             pids.into_iter().try_for_each(|pid| self.name_jit(pid))?;
@@ -385,6 +508,59 @@ impl Timeline {
         }
         crate::memory::give_back();
         Ok(())
+    }
+
+    /// Asks runtimes for names, and writes those that they gave.
+    fn name_asked(&mut self, is_last: bool) -> Result<(), Error> {
+        let can_be_asked = self.processes.iter().filter(|(_, process)| process.asked.is_some());
+        let pids: Vec<u32> = can_be_asked.map(|(pid, _)| *pid).collect();
+        for pid in pids {
+            self.look_for_runtime(pid)?;
+            self.take_names(pid, is_last)?;
+            if self.ask(pid, is_last) {
+                self.take_names(pid, is_last)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks a runtime for the names of what was seen since it was asked before, if it is time for that.
+    fn ask(&mut self, pid: u32, is_last: bool) -> bool {
+        let Some(process) = self.processes.get_mut(&pid) else { return false };
+        let Some(asked) = process.asked.as_mut().filter(|asked| asked.is_due(is_last)) else { return false };
+        let is_waiting = self.unnamed.jit.get(&pid).is_some_and(|frames| !frames.is_empty());
+        let (true, Ok(open)) = (is_waiting, Process::open(pid)) else { return false };
+        // An address may hold other code later: what is seen from now on waits for the next answer.
+        process.jit_module = None;
+        asked.ask(open, self.unnamed.jit.remove(&pid).unwrap_or_default());
+        true
+    }
+
+    fn take_names(&mut self, pid: u32, is_last: bool) -> Result<(), Error> {
+        let asked = self.processes.get_mut(&pid).and_then(|process| process.asked.as_mut());
+        let Some(asked) = asked else { return Ok(()) };
+        match asked.answer(is_last) {
+            Some(Answer::Map { frames, existed }) => {
+                if let Ok(process) = Process::open(pid) {
+                    let names = jit_names(&process, &addresses(&frames));
+                    if !existed {
+                        remove_perf_map(&process);
+                    }
+                    // What has no name in it is gone: it must not be given the name of what comes to its place.
+                    for (frame, address) in frames {
+                        if let Some(name) = names.get(&address) {
+                            self.writer.line(frame, 0, asked.function_name(name), None, None)?;
+                        }
+                    }
+                }
+                self.describe_asked(pid)
+            }
+            Some(Answer::None { frames }) => {
+                self.unnamed.jit.entry(pid).or_default().extend(frames);
+                self.describe_asked(pid)
+            }
+            None => Ok(()),
+        }
     }
 
     /// JIT code that no perf map names yet is asked for again: runtimes write late.
@@ -495,11 +671,4 @@ fn write_names(writer: &mut Writer, frames: &[(FrameId, u64)], names: &[Vec<Name
         }
     }
     Ok(())
-}
-
-/// Command line and runtime of a process; empty when it is already gone.
-fn describe(pid: u32) -> (String, Runtime) {
-    let Ok(process) = Process::open(pid) else { return Default::default() };
-    let command = process.arguments().map(|arguments| command_line(&arguments)).unwrap_or_default();
-    (command, runtime::detect(&process).unwrap_or_default())
 }

@@ -12,9 +12,11 @@ use std::sync::Arc;
 use object::read::{Object, ObjectSegment, ReadCache};
 use profiler_common::Interpreter;
 
+use super::go;
+use super::namer::Name;
 use crate::capture::FileIdentity;
 use crate::target::Process;
-use crate::unwind::{PythonImage, Table, read_table};
+use crate::unwind::{Cache, PythonImage, Table, read_table_with};
 
 /// Index of a [`Module`] in [`Modules`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -125,9 +127,14 @@ impl ElfImage {
             .map(|segment| segment.address.wrapping_add(file_offset.wrapping_sub(segment.file_start)))
     }
 
-    /// How to unwind its code. Read anew each time: the kernel half keeps it.
-    pub(crate) fn unwind_table(&self) -> Table {
-        read_table(&self.file)
+    /// How to unwind its code. Read anew each time, if not from the cache: the kernel half keeps it.
+    pub(crate) fn unwind_table(&self, cache: Option<&Cache>) -> Table {
+        read_table_with(&self.file, cache.zip(self.build_id.as_deref()))
+    }
+
+    /// For each address in the file's own address space its functions, outermost first, when it is a Go program.
+    pub(super) fn go_names(&self, addresses: &[u64]) -> Vec<Vec<Name>> {
+        go::names(&self.file, addresses)
     }
 
     /// A path under which the best source of names can be opened while this value lives.

@@ -9,6 +9,7 @@ pub mod launch;
 pub(crate) mod listening;
 mod memory;
 pub mod process;
+mod project;
 pub mod resolve;
 pub mod runtime;
 
@@ -16,4 +17,5 @@ pub use config::{Configurations, Surroundings};
 pub use launch::{Caller, LaunchError, LaunchPlan, Launched};
 pub(crate) use memory::TargetMemory;
 pub use process::{Process, ProcessError, ProcessTable};
+pub(crate) use project::project_folder;
 pub use resolve::{Request, ResolveError, Server, Target, resolve};
