@@ -12,6 +12,7 @@ mod gauges;
 mod kernel;
 mod mappings;
 mod offsets;
+mod python;
 mod session;
 mod tables;
 mod timeline;

@@ -40,6 +40,7 @@ pub(super) fn read() -> Result<KernelOffsets, Error> {
         task_tgid: offset("task_struct", "tgid")?,
         task_signal: offset("task_struct", "signal")?,
         signal_live: offset("signal_struct", "live")?,
+        task_thread_pointer: offset("task_struct", "thread")? + offset("thread_struct", "fsbase")?,
     })
 }
 

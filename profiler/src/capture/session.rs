@@ -17,6 +17,7 @@ use super::event::Event;
 use super::gauges::Reading;
 use super::kernel::Kernel;
 use super::mappings::{MappingEvent, MappingRecords};
+use super::python::Pythons;
 use super::timeline::Timeline;
 use super::wakeups::Wakeups;
 use crate::recording::{Meta, Writer};
@@ -133,6 +134,7 @@ impl Session {
         let recorder = Recorder {
             writer,
             code: kernel.take_code()?,
+            pythons: kernel.take_pythons()?,
             pids,
             is_asking: options.is_asking,
             is_launched: options.is_launched,
@@ -367,6 +369,7 @@ fn meta(options: &Options, sampling: &Sampling, start_ns: u64) -> Meta {
 struct Recorder {
     writer: Writer,
     code: Code,
+    pythons: Pythons,
     /// Processes that were running at the start, each with its parent.
     pids: Vec<(u32, Option<u32>)>,
     is_asking: bool,
@@ -383,7 +386,8 @@ impl Recorder {
     /// Writes until the last batch, or until the recording can't be written.
     fn run(self, shared: &Mutex<Progress>) -> Result<(), Error> {
         drop_capabilities();
-        let mut timeline = Timeline::new(self.writer, self.code, self.period_ns, self.is_asking)?;
+        let mut timeline =
+            Timeline::new(self.writer, self.code, self.pythons, self.period_ns, self.is_asking)?;
         for (pid, parent) in self.pids {
             timeline.adopt(pid, parent, self.watched_ns)?;
             // A command that waits for its start still has our own code, and will have none of it.
