@@ -279,8 +279,10 @@ fn identify(code: u64, layout: &PythonLayout) -> u32 {
 pub(super) fn check(scratch: &mut Scratch) {
     let (chain, frame_end) = (&mut scratch.walker.chain, scratch.walker.stack_pointer);
     chain.state = State::Elsewhere as u64;
-    if chain.anchor >= frame_end {
-        let is_early = chain.layout.thread_cframe != NONE && chain.first_cframe < frame_end;
+    let has_cframe = chain.layout.thread_cframe != NONE;
+    let is_unfounded = chain.is_innermost == 1 && has_cframe && scratch.walker.slot == chain.first_slot;
+    if chain.anchor >= frame_end || is_unfounded {
+        let is_early = has_cframe && chain.first_cframe < frame_end;
         if chain.anchor != u64::MAX && is_early && go_outside(chain).is_err() {
             give_up(chain);
         }
