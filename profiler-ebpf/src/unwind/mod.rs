@@ -4,13 +4,14 @@
 mod code;
 mod frame_pointer;
 mod rows;
+mod v8;
 
 use core::ffi::c_void;
 
 use aya_ebpf::bindings::pt_regs;
 use aya_ebpf::helpers::{bpf_get_current_task_btf, bpf_loop, bpf_probe_read_user, bpf_task_pt_regs};
 use profiler_common::{
-    CodeMapping, MAX_FRAME_WORDS, MAX_KERNEL_FRAMES, MAX_USER_FRAMES, MAX_USER_WORDS, StackEnd,
+    CodeMapping, Interpreter, MAX_FRAME_WORDS, MAX_KERNEL_FRAMES, MAX_USER_FRAMES, MAX_USER_WORDS, StackEnd,
 };
 
 use crate::cpu::Scratch;
@@ -92,13 +93,17 @@ unsafe extern "C" fn step(_index: u64, context: *mut *mut Scratch) -> i64 {
     // SAFETY: `bpf_loop` hands back the context that it was given: this CPU's slot.
     let scratch = unsafe { &mut **context };
     let is_mapped = code::find(&mut scratch.walker);
-    emit_native(scratch);
-    let outcome = match is_mapped {
-        true if scratch.walker.mapping.table == CodeMapping::NO_TABLE => {
-            frame_pointer::step(&mut scratch.walker)
+    let outcome = if is_mapped && scratch.walker.mapping.interpreter == Interpreter::V8 as u32 {
+        v8::step(scratch)
+    } else {
+        emit_native(scratch);
+        match is_mapped {
+            true if scratch.walker.mapping.table == CodeMapping::NO_TABLE => {
+                frame_pointer::step(&mut scratch.walker)
+            }
+            true => rows::step(&mut scratch.walker),
+            false => Err(StackEnd::NoMapping),
         }
-        true => rows::step(&mut scratch.walker),
-        false => Err(StackEnd::NoMapping),
     };
     match outcome {
         Ok(()) => 0,
