@@ -94,6 +94,14 @@ impl V8Frame {
         }
     }
 
+    /// The address of its machine code, if that is where it is.
+    pub fn address(self) -> Option<u64> {
+        match self {
+            Self::Function { place: V8Place::Code(address), .. } | Self::Marked { address, .. } => Some(address),
+            Self::Function { place: V8Place::Bytecode(_) | V8Place::Call(_), .. } => None,
+        }
+    }
+
     /// What was sent; `None` when it is none of these.
     pub fn from_words([first, second, third]: [u64; 3]) -> Option<Self> {
         let figure = FrameTag::figure(first);

@@ -12,6 +12,7 @@ use profiler_common::{
 };
 
 use super::mappings::Mapped;
+use super::v8::V8Frames;
 use crate::symbol::{Image, InterpreterCode, Module, ModuleId};
 use crate::unwind::Table;
 
@@ -29,6 +30,8 @@ pub(super) struct Code {
     owners: BpfHashMap<MapData, u32, u32>,
     by_module: HashMap<ModuleId, Loaded>,
     free: Vec<u32>,
+    /// JavaScript frames, and what the kernel half needs for them.
+    pub(super) v8: V8Frames,
     /// Code that the kernel half could not be told of: its maps are full.
     pub(super) refused: u64,
 }
@@ -44,7 +47,7 @@ struct Loaded {
 
 impl Code {
     /// Takes the maps of a loaded object. The target set is shared with its other user.
-    pub(super) fn new(mappings: Map, tables: Map, targets: &Map) -> Result<Self, MapError> {
+    pub(super) fn new(mappings: Map, tables: Map, targets: &Map, v8: V8Frames) -> Result<Self, MapError> {
         let Map::HashMap(targets) = targets else {
             return Err(MapError::InvalidMapType { map_type: 0 });
         };
@@ -56,18 +59,22 @@ impl Code {
             owners,
             by_module: HashMap::new(),
             free: (0..MAX_TABLES).rev().collect(),
+            v8,
             refused: 0,
         })
     }
 
-    /// A process has mapped a module's code.
-    pub(super) fn map(&mut self, pid: u32, id: ModuleId, module: &Module, mapped: &Mapped) {
+    /// A process has mapped a module's code. Whether it is V8's, and news: then what the process mapped without a file
+    /// before has to be mapped again.
+    pub(super) fn map(&mut self, pid: u32, id: ModuleId, module: &Module, mapped: &Mapped) -> bool {
         let (table, base) = match &module.image {
             Image::Elf(_) => self.use_table(id, module),
             // Runtimes keep frame pointers in the code that they make.
             Image::Jit => (CodeMapping::NO_TABLE, 0),
-            Image::Opaque => return,
+            Image::Opaque => return false,
         };
+        let is_news = module.v8().is_some_and(|v8| self.v8.add(pid, v8, base));
+        let makes_code = matches!(module.image, Image::Jit) && self.v8.contains(pid);
         let to_row = module.address(mapped.start, mapped.start, mapped.file_offset).wrapping_sub(base);
         for piece in pieces(module, mapped) {
             let mapping = CodeMapping {
@@ -75,7 +82,7 @@ impl Code {
                 end: piece.end,
                 to_row: to_row.wrapping_sub(mapped.start),
                 table,
-                interpreter: piece.interpreter as u32,
+                interpreter: if makes_code { Interpreter::V8 as u32 } else { piece.interpreter as u32 },
             };
             for (address, bits) in blocks(piece.start, piece.end) {
                 if self.mappings.insert(&key(pid, address, bits), mapping, 0).is_err() {
@@ -83,6 +90,7 @@ impl Code {
                 }
             }
         }
+        is_news
     }
 
     /// A process has the code no longer. For a change, all that is gone is erased before the new is mapped, and

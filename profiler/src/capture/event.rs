@@ -1,6 +1,6 @@
 //! Records of the ring buffer, decoded.
 
-use profiler_common::{COMM_LEN, EventHeader, EventKind, ForkEvent, FrameTag, SampleEvent};
+use profiler_common::{COMM_LEN, EventHeader, EventKind, ForkEvent, FrameTag, SampleEvent, V8Frame};
 
 /// What happened to a watched process.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,6 +31,8 @@ pub(super) enum Event {
 pub(super) enum UserFrame {
     /// The address of an instruction, or a return address.
     Native(u64),
+    /// A frame of V8.
+    JavaScript(V8Frame),
 }
 
 impl Event {
@@ -77,7 +79,8 @@ fn user_frames(mut words: &[u64]) -> Option<Vec<UserFrame>> {
         let (frame, rest) = words.split_at_checked(tag.words())?;
         frames.push(match tag {
             FrameTag::Native => UserFrame::Native(frame[0]),
-            FrameTag::Python | FrameTag::JavaScript => return None,
+            FrameTag::JavaScript => UserFrame::JavaScript(V8Frame::from_words(frame.try_into().ok()?)?),
+            FrameTag::Python => return None,
         });
         words = rest;
     }

@@ -7,6 +7,7 @@ use profiler_common::Failure;
 
 use super::code::Code;
 use super::cpu::Sampling;
+use super::v8::V8Frames;
 use super::{Error, offsets};
 
 /// The compiled kernel object: `cargo xtask ebpf` makes it from `profiler-ebpf`.
@@ -47,7 +48,9 @@ impl Kernel {
         let events = RingBuf::try_from(take_map(&mut ebpf, "EVENTS")?)?;
         let targets = take_map(&mut ebpf, "TARGETS")?;
         let code_mappings = take_map(&mut ebpf, "CODE_MAPPINGS")?;
-        let code = Code::new(code_mappings, take_map(&mut ebpf, "UNWIND_TABLES")?, &targets)?;
+        let tables = take_map(&mut ebpf, "UNWIND_TABLES")?;
+        let v8 = V8Frames::new(take_map(&mut ebpf, "V8_PROCESSES")?)?;
+        let code = Code::new(code_mappings, tables, &targets, v8)?;
         let targets = HashMap::try_from(targets)?;
         let failures = PerCpuArray::try_from(take_map(&mut ebpf, "FAILURES")?)?;
         Ok(Self { ebpf, events, targets, failures, code: Some(code) })

@@ -13,6 +13,7 @@ mod mappings;
 mod offsets;
 mod session;
 mod timeline;
+mod v8;
 
 use std::path::PathBuf;
 

@@ -3,12 +3,13 @@
 use std::collections::HashMap;
 use std::time::Instant;
 
-use profiler_common::{SampleEvent, StackEnd};
+use profiler_common::{SampleEvent, StackEnd, V8Frame};
 
 use super::code::Code;
 use super::event::{Event, UserFrame, thread_name};
 use super::gauges::Reading;
 use super::mappings::{AddressSpace, Mapped, MappingEvent, NewMapping, read_maps};
+use super::v8::Shown;
 use crate::recording::{
     Error, FrameId, FrameKind, GaugeKind, ProcessId, RowId, Runtime, StackId, ThreadId, Writer,
 };
@@ -21,6 +22,8 @@ const CODE_REFUSED: &str = "code_tables_full";
 const UNDECODABLE: &str = "undecodable_records";
 const MAPPING_RECORDS_LOST: &str = "mapping_records_lost";
 const MODULE_UNREADABLE: &str = "module_unreadable";
+const JAVASCRIPT_UNREAD: &str = "javascript_unread";
+const V8_UNKNOWN: &str = "v8_unknown";
 
 /// Distinct threads of one process that are remembered; one that comes back after that is written again.
 const MAX_REMEMBERED_THREADS: usize = 1 << 16;
@@ -135,11 +138,24 @@ impl Timeline {
             let module = self.modules.get(gone.module).expect("a mapping has a module");
             self.code.erase(pid, module, gone);
         }
-        for new in &change.new {
-            let module = self.modules.get(new.module).expect("a mapping has a module");
-            self.code.map(pid, new.module, module, new);
-        }
+        self.map_code(pid, &change.new);
         change.gone.iter().for_each(|gone| self.code.release(gone));
+    }
+
+    /// Tells the kernel half of what a process has mapped.
+    fn map_code(&mut self, pid: u32, mapped: &[Mapped]) {
+        let mut is_news = false;
+        for mapped in mapped {
+            let module = self.modules.get(mapped.module).expect("a mapping has a module");
+            is_news |= self.code.map(pid, mapped.module, module, mapped);
+        }
+        let Some(process) = self.processes.get(&pid).filter(|_| is_news) else { return };
+        for mapped in process.space.iter() {
+            let module = self.modules.get(mapped.module).expect("a mapping has a module");
+            if let Image::Jit = module.image {
+                self.code.map(pid, mapped.module, module, mapped);
+            }
+        }
     }
 
     /// Writes a batch. Both lists are put in order by their timestamps here.
@@ -174,6 +190,7 @@ impl Timeline {
                     let gone = process.space.clear();
                     process.jit_module = None;
                     self.unmap(*pid, &gone);
+                    self.code.v8.remove(*pid);
                 }
             }
             MappingEvent::Lost { count, .. } => {
@@ -220,12 +237,10 @@ impl Timeline {
         self.forget(child);
         let id = self.writer.process(child, Some(parent_id), &command, &runtime, timestamp_ns)?;
         let state = ProcessState::new(id, timestamp_ns, space, command, runtime);
-        for mapped in state.space.iter() {
-            let module = self.modules.get(mapped.module).expect("a mapping has a module");
-            self.code.map(child, mapped.module, module, mapped);
-        }
-        self.code.own(child);
+        let mapped: Vec<Mapped> = state.space.iter().copied().collect();
         self.processes.insert(child, state);
+        self.map_code(child, &mapped);
+        self.code.own(child);
         Ok(())
     }
 
@@ -233,6 +248,7 @@ impl Timeline {
     fn forget(&mut self, pid: u32) {
         if let Some(mut process) = self.processes.remove(&pid) {
             self.unmap(pid, &process.space.clear());
+            self.code.v8.remove(pid);
         }
     }
 
@@ -258,12 +274,27 @@ impl Timeline {
         }
         let mut stack: Option<StackId> = None;
         for (depth, frame) in user.iter().enumerate().rev() {
+            let is_innermost = depth == 0;
             let frame = match *frame {
-                // A return address is behind its call; look up the call itself.
-                UserFrame::Native(address) if depth > 0 => self.native_frame(pid, address.wrapping_sub(1))?,
-                UserFrame::Native(address) => self.native_frame(pid, address)?,
+                UserFrame::Native(address) if !self.is_code_of_v8(pid, address) => {
+                    stack = Some(self.push_native(stack, pid, address, is_innermost)?);
+                    continue;
+                }
+                UserFrame::Native(address) => V8Frame::Marked { frame_type: 0, address },
+                UserFrame::JavaScript(frame) => frame,
             };
-            stack = Some(self.writer.stack(stack, frame)?);
+            match self.code.v8.show(&mut self.writer, pid, sample.tid, frame, is_innermost)? {
+                Shown::Frames(frames) => {
+                    for frame in frames.iter() {
+                        stack = Some(self.writer.stack(stack, *frame)?);
+                    }
+                }
+                Shown::Native => {
+                    if let Some(address) = frame.address() {
+                        stack = Some(self.push_native(stack, pid, address, is_innermost)?);
+                    }
+                }
+            }
         }
         for (depth, &address) in kernel.iter().enumerate().rev() {
             let address = if depth == 0 { address } else { address.wrapping_sub(1) };
@@ -279,6 +310,27 @@ impl Timeline {
         self.samples += 1;
         self.whole_stacks += u64::from(matches!(stack_end, StackEnd::Outermost | StackEnd::ChainEnd));
         Ok(())
+    }
+
+    fn push_native(
+        &mut self,
+        stack: Option<StackId>,
+        pid: u32,
+        address: u64,
+        is_innermost: bool,
+    ) -> Result<StackId, Error> {
+        // A return address is behind its call; look up the call itself.
+        let address = if is_innermost { address } else { address.wrapping_sub(1) };
+        let frame = self.native_frame(pid, address)?;
+        self.writer.stack(stack, frame)
+    }
+
+    /// Whether V8 made the code at an address.
+    fn is_code_of_v8(&self, pid: u32, address: u64) -> bool {
+        self.code.v8.contains(pid)
+            && self.processes.get(&pid).and_then(|process| process.space.find(address)).is_some_and(|mapped| {
+                self.modules.get(mapped.module).is_some_and(|module| matches!(module.image, Image::Jit))
+            })
     }
 
     /// A thread ID that is used again, with another name, is another thread.
@@ -428,6 +480,8 @@ impl Timeline {
             (CODE_REFUSED, self.code.refused),
             (MAPPING_RECORDS_LOST, self.mapping_records_lost),
             (MODULE_UNREADABLE, self.modules.unreadable()),
+            (JAVASCRIPT_UNREAD, self.code.v8.unread),
+            (V8_UNKNOWN, self.code.v8.unknown_layouts),
         ];
         kernel_losses.iter().copied().chain(own)
     }

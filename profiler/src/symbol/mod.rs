@@ -5,6 +5,7 @@ mod kernel;
 mod module;
 mod namer;
 mod perf_map;
+pub(crate) mod v8;
 
 pub(crate) use module::InterpreterCode;
 pub use module::{ElfImage, Image, Module, ModuleId, Modules};

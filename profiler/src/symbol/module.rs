@@ -13,6 +13,7 @@ use profiler_common::Interpreter;
 
 use crate::capture::FileIdentity;
 use crate::target::Process;
+use crate::unwind::v8::V8;
 use crate::unwind::{Table, read_table};
 
 /// Index of a [`Module`] in [`Modules`].
@@ -60,6 +61,8 @@ pub struct ElfImage {
     /// Its GNU build ID, in hexadecimal.
     pub build_id: Option<String>,
     interpreters: Vec<InterpreterCode>,
+    /// The V8 in it.
+    v8: Option<V8>,
 }
 
 /// Code in which an interpreter runs, in its file's own address space.
@@ -98,9 +101,16 @@ impl ElfImage {
             .collect();
         let build_id = object.build_id().ok().flatten().map(<[u8]>::to_vec);
         let debug_file = build_id.as_deref().and_then(|id| find_debug_file(id, pid));
+        let v8 = V8::read(&object);
         drop(object);
-        let interpreters = Vec::new();
-        Some(Self { interpreters, debug_file, segments, build_id: build_id.as_deref().map(hex), file })
+        let builtins = v8.as_ref().filter(|v8| v8.layout.is_some() && !v8.builtins.is_empty());
+        let interpreters = builtins.map(|v8| InterpreterCode {
+            start: v8.builtins.start,
+            end: v8.builtins.end,
+            interpreter: Interpreter::V8,
+        });
+        let interpreters = interpreters.into_iter().collect();
+        Some(Self { v8, interpreters, debug_file, segments, build_id: build_id.as_deref().map(hex), file })
     }
 
     /// Where an offset in the file is in the file's own address space (`p_vaddr` of its program headers). A mapping
@@ -143,6 +153,14 @@ impl Module {
         match &self.image {
             Image::Elf(elf) => &elf.interpreters,
             Image::Jit | Image::Opaque => &[],
+        }
+    }
+
+    /// The V8 in it.
+    pub(crate) fn v8(&self) -> Option<&V8> {
+        match &self.image {
+            Image::Elf(elf) => elf.v8.as_ref(),
+            Image::Jit | Image::Opaque => None,
         }
     }
 
@@ -306,7 +324,7 @@ mod tests {
         let segment = |file_start, file_end, address| LoadSegment { file_start, file_end, address };
         let segments = vec![segment(0xca00, 0x1_5000, 0xda00)];
         let file = File::open("/proc/self/exe").unwrap();
-        let image = ElfImage { interpreters: Vec::new(), file, debug_file: None, segments, build_id: None };
+        let image = ElfImage { interpreters: Vec::new(), v8: None, file, debug_file: None, segments, build_id: None };
         assert_eq!(image.address(0xc000), Some(0xd000));
         assert_eq!(image.address(0xca10), Some(0xda10));
         assert_eq!(image.address(0xbfff), None);

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::Arc;
 
 use object::read::{Object, ObjectSegment, ObjectSymbol, ReadRef};
 use profiler_common::{SCRIPT_TO_FUNCTION_ID, V8Process};
@@ -35,7 +36,7 @@ pub(crate) struct V8 {
     /// `InterpreterEntryTrampoline`.
     trampoline: Range<u64>,
     /// `None`: the version is not known, or a symbol is missing.
-    pub(crate) layout: Option<Layout>,
+    pub(crate) layout: Option<Arc<Layout>>,
 }
 
 /// Where an object's parts are, and which numbers stand for its type.
@@ -201,7 +202,7 @@ impl V8 {
             version,
             builtins: symbols.builtins.unwrap_or_default(),
             trampoline: symbols.trampoline.unwrap_or_default(),
-            layout: symbol_values.layout(sizes.flatten().unwrap_or_default()),
+            layout: symbol_values.layout(sizes.flatten().unwrap_or_default()).map(Arc::new),
         })
     }
 
