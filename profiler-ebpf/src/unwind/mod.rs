@@ -5,6 +5,7 @@ mod code;
 mod frame_pointer;
 mod python;
 mod rows;
+mod v8;
 
 use core::ffi::c_void;
 
@@ -47,6 +48,9 @@ pub(crate) struct Walker {
     mapping: CodeMapping,
     chain: python::Chain,
 }
+
+const PYTHON: u32 = Interpreter::Python as u32;
+const V8: u32 = Interpreter::V8 as u32;
 
 /// A frame takes one turn, and the evaluation of Python functions up to three more.
 const MAX_TURNS: u32 = 4 * MAX_USER_FRAMES as u32;
@@ -107,6 +111,7 @@ unsafe extern "C" fn step(_index: u64, context: *mut *mut Scratch) -> i64 {
     }
     let slot = walker.slot;
     let mut is_mapped = true;
+    let mut interpreter = PYTHON;
     match walker.chain.state() {
         python::State::Showing => {
             python::step(scratch);
@@ -119,16 +124,18 @@ unsafe extern "C" fn step(_index: u64, context: *mut *mut Scratch) -> i64 {
         python::State::Leaving => {}
         python::State::Elsewhere => {
             is_mapped = code::find(walker);
+            interpreter = if is_mapped { walker.mapping.interpreter } else { Interpreter::None as u32 };
             let word = walker.native_word();
-            if is_mapped && walker.mapping.interpreter == Interpreter::Python as u32 {
-                if python::enter(walker, word) {
-                    return 0;
-                }
+            if interpreter == PYTHON && python::enter(walker, word) {
+                return 0;
             }
-            emit(scratch, [word]);
+            if interpreter != V8 {
+                emit(scratch, [word]);
+            }
         }
     }
     let outcome = match is_mapped {
+        _ if interpreter == V8 => v8::step(scratch),
         true if scratch.walker.mapping.table == CodeMapping::NO_TABLE => {
             frame_pointer::step(&mut scratch.walker)
         }
@@ -149,6 +156,13 @@ unsafe extern "C" fn step(_index: u64, context: *mut *mut Scratch) -> i64 {
             STOP
         }
     }
+}
+
+/// Writes the walker's frame as machine code.
+#[inline(always)]
+fn emit_native(scratch: &mut Scratch) {
+    let word = scratch.walker.native_word();
+    emit(scratch, [word]);
 }
 
 /// Writes a frame. There is room for as many as a walk may have.
