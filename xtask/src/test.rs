@@ -27,7 +27,11 @@ pub(crate) fn test(options: &Options) -> Result<()> {
     servers::servers()?;
     let program = build_profiler(options.release)?;
     let mut command = cargo();
-    command.arg("test").env("MCP_PROFILER", program).env("MCP_PROFILER_SERVERS", servers::folder());
+    command
+        .arg("test")
+        .env("MCP_PROFILER", program)
+        .env("MCP_PROFILER_SERVERS", servers::folder())
+        .env("MCP_PROFILER_ROOTS", servers::roots_folder());
     if options.release {
         command.arg("--release");
     }
