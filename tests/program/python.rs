@@ -39,7 +39,7 @@ fn stacks_are_what_the_interpreter_knows() -> Result<()> {
             let (Some(caller), Some(callback)) = (position("run_qsort"), position("compare")) else {
                 return false;
             };
-            caller < callback && stack[caller..callback].iter().any(|frame| frame.file.contains("libc"))
+            caller < callback && stack[caller..callback].iter().any(|frame| frame.file.contains("ffi"))
         };
         let (mut between, mut all) = (0, 0);
         for (stack, weight) in callbacks {
@@ -113,7 +113,7 @@ fn functions_that_are_gone_have_no_wrong_names() -> Result<()> {
 #[test]
 fn py_spy_agrees() -> Result<()> {
     let python = Python::of_servers()?;
-    let mut process = Process::start(&mut python.workload("python_calls")?)?;
+    let mut process = Process::start(python.workload("python_calls")?.arg("alone"))?;
     let known = until_ready(&mut process)?;
     assert!(!known.is_empty());
     let pid = process.pid().to_string();
@@ -122,7 +122,7 @@ fn py_spy_agrees() -> Result<()> {
     // One after the other: py-spy stops the process to look at it.
     let spy = Command::new(Python::py_spy()?)
         .args(["record", "--pid", &pid, "--duration", "10", "--rate", "200", "--format", "raw"])
-        .args(["--gil", "--function", "--output"])
+        .args(["--function", "--output"])
         .arg(&raw)
         .output()?;
     ensure!(spy.status.success(), "{spy:?}");
@@ -132,15 +132,13 @@ fn py_spy_agrees() -> Result<()> {
     for line in std::fs::read_to_string(&raw)?.lines() {
         let (stack, count) = line.rsplit_once(' ').context("no count")?;
         // `burn (python_calls.py)`
-        let names = stack.split(';').map(|frame| frame.split(" (").next().unwrap_or(frame).to_owned());
+        let names = stack.split(';').map(|frame| short(frame.split(" (").next().unwrap_or(frame)));
         theirs.add(names.collect(), count.parse()?);
     }
     let mut ours = Shares::default();
     for (stack, weight) in &recorded.stacks {
         let python = stack.iter().filter(|frame| frame.is_python);
-        // py-spy knows functions by `co_name`.
-        let names = python.map(|frame| frame.name.rsplit('.').next().unwrap_or(&frame.name).to_owned());
-        ours.add(names.collect(), *weight);
+        ours.add(python.map(|frame| short(&frame.name)).collect(), *weight);
     }
     let tolerance = |share: f64| f64::max(0.02, 4.0 * (share * (1.0 - share) / 1000.0).sqrt());
     let mut top: Vec<(&String, f64)> = theirs.own.keys().map(|name| (name, theirs.own(name))).collect();
@@ -156,6 +154,11 @@ fn py_spy_agrees() -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// A name without its class: whether that is told depends on the version of py-spy.
+fn short(name: &str) -> String {
+    name.rsplit('.').next().unwrap_or(name).to_owned()
 }
 
 /// Weights by function.
@@ -220,7 +223,7 @@ fn until_ready(process: &mut Process) -> Result<Vec<String>> {
 
 fn recorded(profiler: &Profiler, pid: u32, seconds: u32, frequency: u32) -> Result<Recorded> {
     let report = profiler.record_and_report(seconds, frequency, &["--pid", &pid.to_string()])?;
-    assert!(report.samples() > 300, "{} samples", report.samples());
+    assert!(report.samples() > 100, "{} samples", report.samples());
     // This format tells the file of each frame.
     profiler.succeed(&[
         "export",
