@@ -199,7 +199,8 @@ impl Optimized {
 fn search(heap: &Heap, address: Address) -> Option<(Address, Address)> {
     let header = heap.layout.code.header;
     let mut end = (address & !(ALIGNMENT - 1)).checked_add(ALIGNMENT)?;
-    let lowest = address.saturating_sub(MAX_CODE_BYTES);
+    // No code lies that low.
+    let lowest = address.saturating_sub(MAX_CODE_BYTES).max(header + ALIGNMENT);
     while end > lowest {
         let first = end.saturating_sub(SEARCH_BYTES).max(ALIGNMENT);
         // Headers lie before the instructions; where memory starts, there may be less of it.
