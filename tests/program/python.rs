@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{BufRead as _, BufReader};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
@@ -106,6 +106,46 @@ fn functions_that_are_gone_have_no_wrong_names() -> Result<()> {
         }
         assert!(burning > 0, "{python:?}: {:?}", recorded.stacks);
     }
+    Ok(())
+}
+
+/// The report says how the functions were had. Of a version that is not known it says that they are not shown, and there are no
+/// guesses among the frames: here 3.11 claims to be 3.15.
+#[test]
+fn unknown_versions_are_not_guessed() -> Result<()> {
+    let (_, recorded) = record(&mut Python::of_servers()?.workload("python_shares")?, 2, FREQUENCY)?;
+    let of = |report: &Report| report.json["processes"][0]["unwinding"].to_string();
+    assert!(of(&recorded.report).contains("functions, read in the kernel"), "{}", of(&recorded.report));
+
+    let folder = tempfile::tempdir()?;
+    let program = folder.path().join("python3");
+    let original = std::fs::canonicalize(Python::of_servers()?.program())?;
+    let mut bytes = std::fs::read(&original)?;
+    let asked = Command::new(&original).args(["-c", "import sys; print(sys.hexversion)"]).output()?;
+    let version: u64 = String::from_utf8(asked.stdout)?.trim().parse()?;
+    // `const unsigned long Py_Version`.
+    let places: Vec<usize> = bytes
+        .windows(8)
+        .enumerate()
+        .filter(|(_, word)| *word == version.to_le_bytes())
+        .map(|(at, _)| at)
+        .collect();
+    assert_eq!(places.len(), 1, "{version:#x}");
+    bytes[places[0]..][..8].copy_from_slice(&0x030f_00f0_u64.to_le_bytes());
+    std::fs::write(&program, bytes)?;
+    std::fs::set_permissions(&program, std::fs::metadata(&original)?.permissions())?;
+    let script = "print('ready', flush=True)\nwhile True: sum(range(1000))";
+    let mut command = Command::new(&program);
+    let prefix = original.ancestors().nth(2).context("no prefix")?;
+    command.args(["-c", script]).env("PYTHONHOME", prefix).stdin(Stdio::null()).stdout(Stdio::piped());
+    let (_, recorded) = record(&mut command, 3, FREQUENCY)?;
+    let python = recorded.stacks.iter().flat_map(|(stack, _)| stack).find(|frame| frame.is_python);
+    assert!(python.is_none(), "{python:?}");
+    recorded.report.assert_complete(0.995);
+    recorded.report.function("_PyEval_EvalFrameDefault")?;
+    let causes = &recorded.report.json["losses"]["by_cause"];
+    assert_eq!(causes["python_layout_unknown"], 1, "{causes}");
+    assert!(of(&recorded.report).contains("Python functions are not shown"), "{}", of(&recorded.report));
     Ok(())
 }
 

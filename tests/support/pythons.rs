@@ -47,6 +47,11 @@ impl Python {
         Ok(pythons)
     }
 
+    /// Its file, in its root.
+    pub fn program(&self) -> &Path {
+        &self.program
+    }
+
     /// The py-spy that is beside the one of the servers.
     pub fn py_spy() -> Result<PathBuf> {
         let program = python_program()?.with_file_name("py-spy");

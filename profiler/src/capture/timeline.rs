@@ -277,6 +277,9 @@ impl Timeline {
         for mapping in mappings {
             self.apply_mapping(&mapping)?;
         }
+        for (pid, language, advice) in self.pythons.news() {
+            self.language_unwinding(pid, language, advice)?;
+        }
         Ok(())
     }
 

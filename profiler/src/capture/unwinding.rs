@@ -8,6 +8,7 @@ pub(super) fn of_runtime(runtime: &Runtime) -> Unwinding {
     let (language, advice) = match runtime.name.as_str() {
         "ruby" => interpreted("Ruby"),
         "php" => interpreted("PHP"),
+        // Says better itself once its frames are found.
         "python" => interpreted("Python"),
         "node" => compiled(
             "JavaScript",
