@@ -118,9 +118,14 @@ pub(super) fn enter(walker: &mut Walker, native_word: u64) -> bool {
     }
     chain.first_cframe = chain.cframe;
     if chain.frame == 0 {
-        if chain.is_innermost == 1 && chain.layout.thread_cframe != NONE && go_outside(chain).is_ok() {
-            chain.frame = chain.first_frame;
-            chain.cframe = chain.first_cframe;
+        if chain.is_innermost == 1 {
+            let has_cframe = chain.layout.thread_cframe != NONE;
+            if has_cframe && go_outside(chain).is_ok() && chain.first_frame != 0 {
+                chain.frame = chain.first_frame;
+                chain.cframe = chain.first_cframe;
+            } else {
+                give_up(chain);
+            }
         }
         return false;
     }
