@@ -8,12 +8,14 @@ mod event;
 mod failure;
 mod frame;
 mod offsets;
+mod python;
 mod unwind;
 
 pub use event::{COMM_LEN, EventHeader, EventKind, ForkEvent, SampleEvent, StackEnd};
 pub use failure::Failure;
 pub use frame::{FrameTag, MAX_FRAME_WORDS};
 pub use offsets::KernelOffsets;
+pub use python::{MAX_PYTHON_PROCESSES, PythonEntry, PythonLayout, code_fingerprint};
 pub use unwind::{
     CfaKind, CodeMapping, Interpreter, MAPPING_KEY_BITS, MAX_PAGES, MAX_TABLES, PageStarts, ROWS_PER_PAGE,
     RowPage, Rule, UnwindRow, mapping_key,

@@ -3,6 +3,7 @@
 
 mod code;
 mod frame_pointer;
+mod python;
 mod rows;
 
 use core::ffi::c_void;
@@ -10,7 +11,7 @@ use core::ffi::c_void;
 use aya_ebpf::bindings::pt_regs;
 use aya_ebpf::helpers::{bpf_get_current_task_btf, bpf_loop, bpf_probe_read_user, bpf_task_pt_regs};
 use profiler_common::{
-    CodeMapping, MAX_FRAME_WORDS, MAX_KERNEL_FRAMES, MAX_USER_FRAMES, MAX_USER_WORDS, StackEnd,
+    CodeMapping, Interpreter, MAX_FRAME_WORDS, MAX_KERNEL_FRAMES, MAX_USER_FRAMES, MAX_USER_WORDS, StackEnd,
 };
 
 use crate::cpu::Scratch;
@@ -42,6 +43,7 @@ pub(crate) struct Walker {
     end: u64,
     /// The mapping of the last frame: callers are often in the same file.
     mapping: CodeMapping,
+    chain: python::Chain,
 }
 
 /// Returned by a loop's step: no further step.
@@ -73,6 +75,7 @@ pub(crate) fn user_stack(scratch: &mut Scratch, first: u32, owner: u32) -> Walk 
     walker.owner = u64::from(owner);
     walker.end = StackEnd::TooDeep as u64;
     walker.mapping.end = 0;
+    walker.chain.reset();
     let mut context = core::ptr::from_mut(scratch);
     // SAFETY: `step` has the signature of a loop callback, and the context outlives the call.
     unsafe {
@@ -91,8 +94,20 @@ pub(crate) fn user_stack(scratch: &mut Scratch, first: u32, owner: u32) -> Walk 
 unsafe extern "C" fn step(_index: u64, context: *mut *mut Scratch) -> i64 {
     // SAFETY: `bpf_loop` hands back the context that it was given: this CPU's slot.
     let scratch = unsafe { &mut **context };
-    let is_mapped = code::find(&mut scratch.walker);
-    emit_native(scratch);
+    let slot = scratch.walker.slot;
+    let mut is_mapped = true;
+    if !scratch.walker.chain.is_showing() {
+        is_mapped = code::find(&mut scratch.walker);
+        let word = scratch.walker.native_word();
+        let is_python = is_mapped && scratch.walker.mapping.interpreter == Interpreter::Python as u32;
+        if !is_python || !python::enter(&mut scratch.walker, word) {
+            emit(scratch, [word]);
+        }
+    }
+    let is_evaluation = scratch.walker.chain.is_showing();
+    if is_evaluation && python::step(scratch) {
+        return 0;
+    }
     let outcome = match is_mapped {
         true if scratch.walker.mapping.table == CodeMapping::NO_TABLE => {
             frame_pointer::step(&mut scratch.walker)
@@ -100,23 +115,22 @@ unsafe extern "C" fn step(_index: u64, context: *mut *mut Scratch) -> i64 {
         true => rows::step(&mut scratch.walker),
         false => Err(StackEnd::NoMapping),
     };
+    if is_evaluation && outcome.is_ok() {
+        python::check(scratch);
+    }
     match outcome {
-        Ok(()) => 0,
+        Ok(()) => {
+            // The stub behind a signal handler was not called either: the kernel makes the handler return to its start.
+            if slot < (MAX_KERNEL_FRAMES + MAX_USER_WORDS) as u64 {
+                scratch.words[slot as usize] += 1 - (scratch.walker.is_return & 1);
+            }
+            0
+        }
         Err(end) => {
             scratch.walker.end = end as u64;
             STOP
         }
     }
-}
-
-/// Writes the address of the walker's frame.
-#[inline(always)]
-fn emit_native(scratch: &mut Scratch) {
-    // User space looks callers up one byte before their return addresses. Where a signal interrupted, the address is
-    // that of an instruction that did not run yet, perhaps a function's first one: one more makes up for it.
-    let walker = &scratch.walker;
-    let is_interrupted = 1 - (walker.is_return | walker.is_innermost) & 1;
-    emit(scratch, [walker.instruction_pointer.wrapping_add(is_interrupted)]);
 }
 
 /// Writes a frame. There is room for as many as a walk has steps.
@@ -133,6 +147,15 @@ fn emit<const WORDS: usize>(scratch: &mut Scratch, words: [u64; WORDS]) {
 }
 
 impl Walker {
+    /// The frame that the walker stands in, as machine code.
+    #[inline(always)]
+    fn native_word(&self) -> u64 {
+        // User space looks callers up one byte before their return addresses. Where a signal interrupted, the address is
+        // that of an instruction that did not run yet, perhaps a function's first one: one more makes up for it.
+        let is_interrupted = 1 - (self.is_return | self.is_innermost) & 1;
+        self.instruction_pointer.wrapping_add(is_interrupted)
+    }
+
     /// Goes to the caller: its frame address, its frame pointer, and where it is called from.
     #[inline(always)]
     fn return_to(

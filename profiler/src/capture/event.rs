@@ -31,6 +31,8 @@ pub(super) enum Event {
 pub(super) enum UserFrame {
     /// The address of an instruction, or a return address.
     Native(u64),
+    /// A function of CPython: its code object, the instruction in it, and what the code object is known again by.
+    Python { code: u64, instruction: u32, fingerprint: u32 },
 }
 
 impl Event {
@@ -77,7 +79,12 @@ fn user_frames(mut words: &[u64]) -> Option<Vec<UserFrame>> {
         let (frame, rest) = words.split_at_checked(tag.words())?;
         frames.push(match tag {
             FrameTag::Native => UserFrame::Native(frame[0]),
-            FrameTag::Python | FrameTag::JavaScript => return None,
+            FrameTag::Python => UserFrame::Python {
+                code: FrameTag::figure(frame[0]),
+                instruction: (frame[1] >> 32) as u32,
+                fingerprint: frame[1] as u32,
+            },
+            FrameTag::JavaScript => return None,
         });
         words = rest;
     }

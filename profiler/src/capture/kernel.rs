@@ -7,6 +7,7 @@ use profiler_common::Failure;
 
 use super::code::Code;
 use super::cpu::Sampling;
+use super::python::Pythons;
 use super::{Error, offsets};
 
 /// The compiled kernel object: `cargo xtask ebpf` makes it from `profiler-ebpf`.
@@ -26,6 +27,7 @@ pub(super) struct Kernel {
     targets: HashMap<MapData, u32, u32>,
     failures: PerCpuArray<MapData, u64>,
     code: Option<Code>,
+    pythons: Option<Pythons>,
 }
 
 impl Kernel {
@@ -48,14 +50,20 @@ impl Kernel {
         let targets = take_map(&mut ebpf, "TARGETS")?;
         let code_mappings = take_map(&mut ebpf, "CODE_MAPPINGS")?;
         let code = Code::new(code_mappings, take_map(&mut ebpf, "UNWIND_TABLES")?, &targets)?;
+        let pythons = Some(Pythons::new(take_map(&mut ebpf, "PYTHON_LAYOUTS")?)?);
         let targets = HashMap::try_from(targets)?;
         let failures = PerCpuArray::try_from(take_map(&mut ebpf, "FAILURES")?)?;
-        Ok(Self { ebpf, events, targets, failures, code: Some(code) })
+        Ok(Self { ebpf, events, targets, failures, code: Some(code), pythons })
     }
 
     /// The maps of code, for the thread that knows what is mapped where. They can be taken once.
     pub(super) fn take_code(&mut self) -> Result<Code, Error> {
         self.code.take().ok_or(Error::MissingInObject("CODE_MAPPINGS"))
+    }
+
+    /// The map of Python layouts, for the same thread. It can be taken once.
+    pub(super) fn take_pythons(&mut self) -> Result<Pythons, Error> {
+        self.pythons.take().ok_or(Error::MissingInObject("PYTHON_LAYOUTS"))
     }
 
     /// Watches a process and, from now on, what it forks.
@@ -67,6 +75,11 @@ impl Kernel {
     pub(super) fn forget(&mut self, pid: u32) {
         // It may be gone already.
         let _ = self.targets.remove(&pid);
+    }
+
+    /// Whether a process is watched.
+    pub(super) fn is_watched(&self, pid: u32) -> bool {
+        self.targets.get(&pid, 0).is_ok()
     }
 
     /// Watched processes that have not ended.

@@ -17,7 +17,9 @@ use super::event::Event;
 use super::gauges::Reading;
 use super::kernel::Kernel;
 use super::mappings::{MappingEvent, MappingRecords};
+use super::python::Pythons;
 use super::timeline::Timeline;
+use super::wakeups::Wakeups;
 use crate::recording::{Meta, Writer};
 use crate::target::{Process, ProcessTable};
 
@@ -97,6 +99,8 @@ pub struct Session {
 struct Batch {
     events: Vec<Event>,
     mappings: Vec<MappingEvent>,
+    /// Mappings that came in just now, and will be among `mappings` of a later batch.
+    announced: Vec<MappingEvent>,
     now_ns: u64,
     /// Losses of the kernel half until now; empty when they were not read this time.
     losses: Vec<(&'static str, u64)>,
@@ -130,6 +134,7 @@ impl Session {
         let recorder = Recorder {
             writer,
             code: kernel.take_code()?,
+            pythons: kernel.take_pythons()?,
             pids,
             is_asking: options.is_asking,
             is_launched: options.is_launched,
@@ -176,22 +181,33 @@ impl Session {
         }
     }
 
-    /// Drains what has come in. To be called about twenty times a second.
+    /// What the kernel wakes us for between two ticks. To be called inside of a tokio runtime.
+    ///
+    /// # Errors
+    /// [`Error::Mappings`] when there are no file descriptors left.
+    pub fn wakeups(&self) -> Result<Wakeups, Error> {
+        Wakeups::new(&self.kernel.events, self.mapping_records.file_descriptors()).map_err(Error::Mappings)
+    }
+
+    /// Drains what has come in. To be called about twenty times a second, and after each wakeup. Returns whether a
+    /// watched process has new code.
     ///
     /// # Errors
     /// When the recording can't be written any more: [`Self::finish`] says why.
-    pub fn tick(&mut self) -> Result<(), Error> {
+    pub fn tick(&mut self) -> Result<bool, Error> {
+        let mut has_new_code = false;
         if self.waiting.is_none() {
             let batch = self.drain(false)?;
+            has_new_code = !batch.announced.is_empty();
             self.waiting = Some(batch);
         }
-        let Some((sender, _)) = &self.recorder else { return Ok(()) };
+        let Some((sender, _)) = &self.recorder else { return Ok(false) };
         match self.waiting.take().map(|batch| sender.try_send(batch)) {
             Some(Err(TrySendError::Full(batch))) => self.waiting = Some(batch),
             Some(Err(TrySendError::Disconnected(_))) => return Err(self.recorder_error()),
             Some(Ok(())) | None => {}
         }
-        Ok(())
+        Ok(has_new_code)
     }
 
     /// Whether any watched process is left.
@@ -241,6 +257,12 @@ impl Session {
         self.kernel.watched().into_iter().map(Reading::of).collect()
     }
 
+    /// Those that are of watched processes.
+    fn of_targets(&self, mappings: &[MappingEvent]) -> Vec<MappingEvent> {
+        let is_target = |event: &&MappingEvent| event.pid().is_some_and(|pid| self.kernel.is_watched(pid));
+        mappings.iter().filter(is_target).cloned().collect()
+    }
+
     fn recorder_error(&mut self) -> Error {
         match self.recorder.take().map(|(_, thread)| thread.join()) {
             Some(Ok(Err(error))) => error,
@@ -259,8 +281,10 @@ impl Session {
                 None => undecodable += 1,
             }
         }
-        let mut mappings = std::mem::take(&mut self.held_mappings);
+        let mut mappings = Vec::new();
         undecodable += self.mapping_records.drain(&mut mappings);
+        let announced = if is_last { Vec::new() } else { self.of_targets(&mappings) };
+        mappings.append(&mut self.held_mappings);
         self.held_events = events.extract_if(.., |event| event.timestamp_ns() > settled_ns).collect();
         self.held_mappings = mappings.extract_if(.., |mapping| mapping.timestamp_ns() > settled_ns).collect();
 
@@ -276,6 +300,7 @@ impl Session {
         Ok(Box::new(Batch {
             events,
             mappings,
+            announced,
             now_ns,
             losses,
             readings,
@@ -344,6 +369,7 @@ fn meta(options: &Options, sampling: &Sampling, start_ns: u64) -> Meta {
 struct Recorder {
     writer: Writer,
     code: Code,
+    pythons: Pythons,
     /// Processes that were running at the start, each with its parent.
     pids: Vec<(u32, Option<u32>)>,
     is_asking: bool,
@@ -360,7 +386,8 @@ impl Recorder {
     /// Writes until the last batch, or until the recording can't be written.
     fn run(self, shared: &Mutex<Progress>) -> Result<(), Error> {
         drop_capabilities();
-        let mut timeline = Timeline::new(self.writer, self.code, self.period_ns, self.is_asking)?;
+        let mut timeline =
+            Timeline::new(self.writer, self.code, self.pythons, self.period_ns, self.is_asking)?;
         for (pid, parent) in self.pids {
             timeline.adopt(pid, parent, self.watched_ns)?;
             // A command that waits for its start still has our own code, and will have none of it.
@@ -369,6 +396,7 @@ impl Recorder {
             }
         }
         timeline.commit(self.watched_ns, &[])?;
+        timeline.settle();
         crate::memory::give_back();
         // If nobody waits any more, there is nothing to receive either.
         let _ = self.ready.send(());
@@ -379,6 +407,7 @@ impl Recorder {
                 timeline.begin(batch.now_ns)?;
             }
             timeline.apply(batch.events, batch.mappings)?;
+            timeline.announce(&batch.announced);
             timeline.gauges(batch.now_ns, &batch.readings)?;
             timeline.count_undecodable(batch.undecodable);
             if !batch.losses.is_empty() {

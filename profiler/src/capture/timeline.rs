@@ -10,6 +10,7 @@ use super::code::Code;
 use super::event::{Event, UserFrame, thread_name};
 use super::gauges::Reading;
 use super::mappings::{AddressSpace, Mapped, MappingEvent, NewMapping, read_maps};
+use super::python::Pythons;
 use super::unwinding;
 use crate::asking::remove_perf_map;
 use crate::recording::{
@@ -24,6 +25,8 @@ const CODE_REFUSED: &str = "code_tables_full";
 const UNDECODABLE: &str = "undecodable_records";
 const MAPPING_RECORDS_LOST: &str = "mapping_records_lost";
 const MODULE_UNREADABLE: &str = "module_unreadable";
+const PYTHON_LAYOUT_UNKNOWN: &str = "python_layout_unknown";
+const PYTHON_NAMES_UNREADABLE: &str = "python_names_unreadable";
 
 /// Distinct threads of one process that are remembered; one that comes back after that is written again.
 const MAX_REMEMBERED_THREADS: usize = 1 << 16;
@@ -34,6 +37,7 @@ const MAX_UNNAMED_JIT: usize = 1 << 18;
 pub(super) struct Timeline {
     writer: Writer,
     code: Code,
+    pythons: Pythons,
     modules: Modules,
     module_rows: HashMap<ModuleId, RowId>,
     naming: NamingBudget,
@@ -102,6 +106,7 @@ impl Timeline {
     pub(super) fn new(
         mut writer: Writer,
         code: Code,
+        pythons: Pythons,
         period_ns: u64,
         is_asking: bool,
     ) -> Result<Self, Error> {
@@ -110,6 +115,7 @@ impl Timeline {
         Ok(Self {
             writer,
             code,
+            pythons,
             modules: Modules::default(),
             module_rows: HashMap::new(),
             naming: NamingBudget::default(),
@@ -181,6 +187,11 @@ impl Timeline {
         self.writer.process_unwinding(process.id, unwinding)
     }
 
+    /// Waits until the kernel half has the unwind tables of all that is mapped.
+    pub(super) fn settle(&self) {
+        self.code.settle();
+    }
+
     /// Sampling starts.
     pub(super) fn begin(&self, now_ns: u64) -> Result<(), Error> {
         self.writer.begin(now_ns, jiff::Timestamp::now().as_millisecond())
@@ -208,9 +219,25 @@ impl Timeline {
         }
         for new in &change.new {
             let module = self.modules.get(new.module).expect("a mapping has a module");
-            self.code.map(pid, new.module, module, new);
+            self.code.map(pid, module, new);
+            self.pythons.map(pid, module, new);
         }
         change.gone.iter().for_each(|gone| self.code.release(gone));
+    }
+
+    /// Lets the kernel half walk code that was mapped just now. What an address means is decided later, in order.
+    pub(super) fn announce(&mut self, mappings: &[MappingEvent]) {
+        for event in mappings {
+            let MappingEvent::Mapped { pid, mapping, .. } = event else { continue };
+            if !self.processes.contains_key(pid) {
+                continue; // its fork is not settled yet
+            }
+            let NewMapping { start, end, file_offset, .. } = *mapping;
+            let module = self.modules.resolve(*pid, mapping.file, &mapping.path, start, end);
+            let mapped = Mapped { start, end, file_offset, module };
+            let module = self.modules.get(module).expect("just resolved");
+            self.code.announce(*pid, module, &mapped);
+        }
     }
 
     /// Writes a batch. Both lists are put in order by their timestamps here.
@@ -221,6 +248,7 @@ impl Timeline {
     ) -> Result<(), Error> {
         events.sort_by_key(Event::timestamp_ns);
         mappings.sort_by_key(MappingEvent::timestamp_ns);
+        self.pythons.find_layouts();
         let mut mappings = mappings.into_iter().peekable();
         for event in events {
             while let Some(mapping) =
@@ -241,6 +269,7 @@ impl Timeline {
             MappingEvent::Mapped { pid, mapping, .. } => self.map(*pid, mapping),
             MappingEvent::Exec { pid, .. } => {
                 self.forget_jit(*pid)?;
+                self.pythons.forget(*pid);
                 if let Some(process) = self.processes.get_mut(pid) {
                     let gone = process.space.clear();
                     process.jit_module = None;
@@ -295,8 +324,9 @@ impl Timeline {
         let state = ProcessState::new(id, timestamp_ns, space, program);
         for mapped in state.space.iter() {
             let module = self.modules.get(mapped.module).expect("a mapping has a module");
-            self.code.map(child, mapped.module, module, mapped);
+            self.code.map(child, module, mapped);
         }
+        self.pythons.fork(parent, child);
         self.code.own(child);
         self.processes.insert(child, state);
         self.look_for_runtime(child)
@@ -304,6 +334,7 @@ impl Timeline {
 
     /// The process is gone.
     fn forget(&mut self, pid: u32) {
+        self.pythons.forget(pid);
         if let Some(mut process) = self.processes.remove(&pid) {
             self.unmap(pid, &process.space.clear());
         }
@@ -341,6 +372,12 @@ impl Timeline {
                 // A return address is behind its call; look up the call itself.
                 UserFrame::Native(address) if depth > 0 => self.native_frame(pid, address.wrapping_sub(1))?,
                 UserFrame::Native(address) => self.native_frame(pid, address)?,
+                UserFrame::Python { code, instruction, fingerprint } => {
+                    match self.pythons.frame(&mut self.writer, pid, code, instruction, fingerprint)? {
+                        Some(frame) => frame,
+                        None => continue,
+                    }
+                }
             };
             stack = Some(self.writer.stack(stack, frame)?);
         }
@@ -588,6 +625,8 @@ impl Timeline {
             (CODE_REFUSED, self.code.refused),
             (MAPPING_RECORDS_LOST, self.mapping_records_lost),
             (MODULE_UNREADABLE, self.modules.unreadable()),
+            (PYTHON_LAYOUT_UNKNOWN, self.pythons.unknown_layouts),
+            (PYTHON_NAMES_UNREADABLE, self.pythons.unreadable_names),
         ];
         kernel_losses.iter().copied().chain(own)
     }

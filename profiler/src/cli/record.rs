@@ -243,6 +243,7 @@ impl Recorder {
         let mut hang_up = signal(SignalKind::hangup())?;
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut wakeups = self.session.wakeups()?;
         let deadline = async {
             match duration {
                 Some(duration) => tokio::time::sleep(duration).await,
@@ -263,12 +264,18 @@ impl Recorder {
                     value = Some(result);
                     break "done";
                 }
-                _ = tick.tick() => {
-                    if let Err(error) = self.session.tick() {
-                        progress.clear();
-                        let last = self.session.progress();
-                        give_up(&mut self.launched, &mut self.state, &error, &last);
-                        return Err(error.into());
+                is_tick = async { tokio::select! { _ = tick.tick() => true, () = wakeups.next() => false } } => {
+                    match self.session.tick() {
+                        Ok(has_new_code) => wakeups.rest(!is_tick && !has_new_code),
+                        Err(error) => {
+                            progress.clear();
+                            let last = self.session.progress();
+                            give_up(&mut self.launched, &mut self.state, &error, &last);
+                            return Err(error.into());
+                        }
+                    }
+                    if !is_tick {
+                        continue;
                     }
                     ticks = ticks.wrapping_add(1);
                     if ticks.is_multiple_of(TICKS_PER_LOOK) {

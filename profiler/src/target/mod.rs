@@ -7,6 +7,7 @@ mod expand;
 mod go_build;
 pub mod launch;
 pub(crate) mod listening;
+mod memory;
 pub mod process;
 mod project;
 pub mod resolve;
@@ -14,6 +15,7 @@ pub mod runtime;
 
 pub use config::{Configurations, Surroundings};
 pub use launch::{Caller, LaunchError, LaunchPlan, Launched};
+pub(crate) use memory::TargetMemory;
 pub use process::{Process, ProcessError, ProcessTable};
 pub(crate) use project::project_folder;
 pub use resolve::{Request, ResolveError, Server, Target, resolve};
