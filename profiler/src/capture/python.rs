@@ -124,6 +124,15 @@ impl Pythons {
         python.stage = stage;
     }
 
+    /// Whether the frames of a process are read; `None` while its interpreter starts, and where there is none.
+    pub(super) fn reads_frames(&self, pid: u32) -> Option<bool> {
+        match self.processes.get(&pid)?.stage {
+            Stage::Starting => None,
+            Stage::Known(_) => Some(true),
+            Stage::Refused => Some(false),
+        }
+    }
+
     /// A child starts as a copy of its parent: its functions are where its parent's were.
     pub(super) fn fork(&mut self, parent: u32, child: u32) {
         self.forget(child);
