@@ -10,6 +10,7 @@ mod frame;
 mod offsets;
 mod python;
 mod unwind;
+mod v8;
 
 pub use event::{COMM_LEN, EventHeader, EventKind, ForkEvent, SampleEvent, StackEnd};
 pub use failure::Failure;
@@ -20,6 +21,7 @@ pub use unwind::{
     CfaKind, CodeMapping, Interpreter, MAPPING_KEY_BITS, MAX_PAGES, MAX_TABLES, PageStarts, ROWS_PER_PAGE,
     RowPage, Rule, UnwindRow, mapping_key,
 };
+pub use v8::{SCRIPT_TO_FUNCTION_ID, V8Frame, V8Place, V8Process};
 
 /// Most user frames in one sample, innermost first.
 pub const MAX_USER_FRAMES: usize = 512;

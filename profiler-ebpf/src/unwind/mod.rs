@@ -5,6 +5,7 @@ mod code;
 mod frame_pointer;
 mod python;
 mod rows;
+mod v8;
 
 use core::ffi::c_void;
 
@@ -45,6 +46,9 @@ pub(crate) struct Walker {
     mapping: CodeMapping,
     chain: python::Chain,
 }
+
+const PYTHON: u32 = Interpreter::Python as u32;
+const V8: u32 = Interpreter::V8 as u32;
 
 /// Returned by a loop's step: no further step.
 const STOP: i64 = 1;
@@ -96,11 +100,17 @@ unsafe extern "C" fn step(_index: u64, context: *mut *mut Scratch) -> i64 {
     let scratch = unsafe { &mut **context };
     let slot = scratch.walker.slot;
     let mut is_mapped = true;
+    let mut interpreter = PYTHON;
     if !scratch.walker.chain.is_showing() {
         is_mapped = code::find(&mut scratch.walker);
+        interpreter = if is_mapped { scratch.walker.mapping.interpreter } else { Interpreter::None as u32 };
         let word = scratch.walker.native_word();
-        let is_python = is_mapped && scratch.walker.mapping.interpreter == Interpreter::Python as u32;
-        if !is_python || !python::enter(&mut scratch.walker, word) {
+        let is_shown = match interpreter {
+            V8 => true,
+            PYTHON => python::enter(&mut scratch.walker, word),
+            _ => false,
+        };
+        if !is_shown {
             emit(scratch, [word]);
         }
     }
@@ -109,6 +119,7 @@ unsafe extern "C" fn step(_index: u64, context: *mut *mut Scratch) -> i64 {
         return 0;
     }
     let outcome = match is_mapped {
+        _ if interpreter == V8 => v8::step(scratch),
         true if scratch.walker.mapping.table == CodeMapping::NO_TABLE => {
             frame_pointer::step(&mut scratch.walker)
         }
@@ -131,6 +142,13 @@ unsafe extern "C" fn step(_index: u64, context: *mut *mut Scratch) -> i64 {
             STOP
         }
     }
+}
+
+/// Writes the walker's frame as machine code.
+#[inline(always)]
+fn emit_native(scratch: &mut Scratch) {
+    let word = scratch.walker.native_word();
+    emit(scratch, [word]);
 }
 
 /// Writes a frame. There is room for as many as a walk has steps.

@@ -168,9 +168,11 @@ impl Interner {
             return vec![self.intern(identity, frame.kind, None, false)];
         }
         let lines = frame.lines.iter().enumerate().map(|(depth, line)| {
+            // A script is what its functions come from, also when they were inlined into another one's.
+            let script = line.file.as_ref().filter(|_| frame.kind == FrameKind::JavaScript);
             let identity = Identity {
                 name: line.function.clone(),
-                module: frame.module.clone(),
+                module: script.unwrap_or(&frame.module).clone(),
                 file: line.file.clone(),
             };
             self.intern(identity, frame.kind, line.line, depth > 0)

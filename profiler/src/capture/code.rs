@@ -13,6 +13,7 @@ use profiler_common::{
 
 use super::mappings::Mapped;
 use super::tables::{Pages, Tables};
+use super::v8::V8Frames;
 use crate::symbol::{Image, InterpreterCode, Module, ModuleId};
 use crate::unwind::{Cache, Table};
 
@@ -34,6 +35,8 @@ pub(super) struct Code {
     free: Vec<u32>,
     /// Tables that were parsed before.
     cache: Option<Cache>,
+    /// JavaScript frames, and what the kernel half needs for them.
+    pub(super) v8: V8Frames,
     /// Code that the kernel half could not be told of: its maps are full.
     pub(super) refused: u64,
 }
@@ -51,7 +54,7 @@ struct Loaded {
 
 impl Code {
     /// Takes the maps of a loaded object. The target set is shared with its other user.
-    pub(super) fn new(mappings: Map, tables: Map, targets: &Map) -> Result<Self, MapError> {
+    pub(super) fn new(mappings: Map, tables: Map, targets: &Map, v8: V8Frames) -> Result<Self, MapError> {
         let Map::HashMap(targets) = targets else {
             return Err(MapError::InvalidMapType { map_type: 0 });
         };
@@ -68,6 +71,7 @@ impl Code {
             by_module: HashMap::new(),
             free: (0..MAX_TABLES).rev().collect(),
             cache: Cache::of_user(),
+            v8,
             refused: 0,
         })
     }
@@ -80,22 +84,26 @@ impl Code {
         }
     }
 
-    /// A process has mapped a module's code.
-    pub(super) fn map(&mut self, pid: u32, module: &Module, mapped: &Mapped) {
-        self.insert(pid, module, mapped);
+    /// A process has mapped a module's code. Whether it is V8's, and news: then what the process mapped without a file
+    /// before has to be mapped again.
+    pub(super) fn map(&mut self, pid: u32, module: &Module, mapped: &Mapped) -> bool {
+        let is_news = self.insert(pid, module, mapped);
         if let Some(loaded) = self.by_module.get_mut(&mapped.module) {
             loaded.users += 1;
             loaded.announced = loaded.announced.saturating_sub(1);
         }
+        is_news
     }
 
-    fn insert(&mut self, pid: u32, module: &Module, mapped: &Mapped) {
+    fn insert(&mut self, pid: u32, module: &Module, mapped: &Mapped) -> bool {
         let (table, base) = match &module.image {
             Image::Elf(_) => self.table(mapped.module, module),
             // Runtimes keep frame pointers in the code that they make.
             Image::Jit => (CodeMapping::NO_TABLE, 0),
-            Image::Opaque => return,
+            Image::Opaque => return false,
         };
+        let is_news = module.v8().is_some_and(|v8| self.v8.add(pid, v8, base));
+        let makes_code = matches!(module.image, Image::Jit) && self.v8.contains(pid);
         let to_row = module.address(mapped.start, mapped.start, mapped.file_offset).wrapping_sub(base);
         for piece in pieces(module, mapped) {
             let mapping = CodeMapping {
@@ -103,7 +111,7 @@ impl Code {
                 end: piece.end,
                 to_row: to_row.wrapping_sub(mapped.start),
                 table,
-                interpreter: piece.interpreter as u32,
+                interpreter: if makes_code { Interpreter::V8 as u32 } else { piece.interpreter as u32 },
             };
             for (address, bits) in blocks(piece.start, piece.end) {
                 if self.mappings.insert(&key(pid, address, bits), mapping, 0).is_err() {
@@ -111,6 +119,7 @@ impl Code {
                 }
             }
         }
+        is_news
     }
 
     /// A process has the code no longer. For a change, all that is gone is erased before the new is mapped, and

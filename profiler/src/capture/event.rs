@@ -1,6 +1,6 @@
 //! Records of the ring buffer, decoded.
 
-use profiler_common::{COMM_LEN, EventHeader, EventKind, ForkEvent, FrameTag, SampleEvent};
+use profiler_common::{COMM_LEN, EventHeader, EventKind, ForkEvent, FrameTag, SampleEvent, V8Frame};
 
 /// What happened to a watched process.
 #[derive(Clone, Debug, PartialEq)]
@@ -33,6 +33,8 @@ pub(super) enum UserFrame {
     Native(u64),
     /// A function of CPython: its code object, the instruction in it, and what the code object is known again by.
     Python { code: u64, instruction: u32, fingerprint: u32 },
+    /// A frame of V8.
+    JavaScript(V8Frame),
 }
 
 impl Event {
@@ -84,7 +86,7 @@ fn user_frames(mut words: &[u64]) -> Option<Vec<UserFrame>> {
                 instruction: (frame[1] >> 32) as u32,
                 fingerprint: frame[1] as u32,
             },
-            FrameTag::JavaScript => return None,
+            FrameTag::JavaScript => UserFrame::JavaScript(V8Frame::from_words(frame.try_into().ok()?)?),
         });
         words = rest;
     }

@@ -8,6 +8,7 @@ use profiler_common::Failure;
 use super::code::Code;
 use super::cpu::Sampling;
 use super::python::Pythons;
+use super::v8::V8Frames;
 use super::{Error, offsets};
 
 /// The compiled kernel object: `cargo xtask ebpf` makes it from `profiler-ebpf`.
@@ -49,7 +50,9 @@ impl Kernel {
         let events = RingBuf::try_from(take_map(&mut ebpf, "EVENTS")?)?;
         let targets = take_map(&mut ebpf, "TARGETS")?;
         let code_mappings = take_map(&mut ebpf, "CODE_MAPPINGS")?;
-        let code = Code::new(code_mappings, take_map(&mut ebpf, "UNWIND_TABLES")?, &targets)?;
+        let tables = take_map(&mut ebpf, "UNWIND_TABLES")?;
+        let v8 = V8Frames::new(take_map(&mut ebpf, "V8_PROCESSES")?)?;
+        let code = Code::new(code_mappings, tables, &targets, v8)?;
         let pythons = Some(Pythons::new(take_map(&mut ebpf, "PYTHON_LAYOUTS")?)?);
         let targets = HashMap::try_from(targets)?;
         let failures = PerCpuArray::try_from(take_map(&mut ebpf, "FAILURES")?)?;

@@ -17,6 +17,7 @@ mod session;
 mod tables;
 mod timeline;
 mod unwinding;
+mod v8;
 mod wakeups;
 
 use std::path::PathBuf;

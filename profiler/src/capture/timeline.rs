@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Instant;
 
-use profiler_common::{SampleEvent, StackEnd};
+use profiler_common::{SampleEvent, StackEnd, V8Frame};
 
 use super::asking::{Answer, Asked};
 use super::code::Code;
@@ -12,6 +12,7 @@ use super::gauges::Reading;
 use super::mappings::{AddressSpace, Mapped, MappingEvent, NewMapping, read_maps};
 use super::python::Pythons;
 use super::unwinding;
+use super::v8::Shown;
 use crate::asking::remove_perf_map;
 use crate::recording::{
     Error, FrameId, FrameKind, GaugeKind, ProcessId, RowId, Runtime, StackId, ThreadId, Unwinding, Writer,
@@ -27,6 +28,8 @@ const MAPPING_RECORDS_LOST: &str = "mapping_records_lost";
 const MODULE_UNREADABLE: &str = "module_unreadable";
 const PYTHON_LAYOUT_UNKNOWN: &str = "python_layout_unknown";
 const PYTHON_NAMES_UNREADABLE: &str = "python_names_unreadable";
+const JAVASCRIPT_UNREAD: &str = "javascript_unread";
+const V8_UNKNOWN: &str = "v8_unknown";
 
 /// Distinct threads of one process that are remembered; one that comes back after that is written again.
 const MAX_REMEMBERED_THREADS: usize = 1 << 16;
@@ -230,12 +233,25 @@ impl Timeline {
             let module = self.modules.get(gone.module).expect("a mapping has a module");
             self.code.erase(pid, module, gone);
         }
-        for new in &change.new {
-            let module = self.modules.get(new.module).expect("a mapping has a module");
-            self.code.map(pid, module, new);
-            self.pythons.map(pid, module, new);
-        }
+        self.map_code(pid, &change.new);
         change.gone.iter().for_each(|gone| self.code.release(gone));
+    }
+
+    /// Tells the kernel half of what a process has mapped.
+    fn map_code(&mut self, pid: u32, mapped: &[Mapped]) {
+        let mut is_news = false;
+        for mapped in mapped {
+            let module = self.modules.get(mapped.module).expect("a mapping has a module");
+            is_news |= self.code.map(pid, module, mapped);
+            self.pythons.map(pid, module, mapped);
+        }
+        let Some(process) = self.processes.get(&pid).filter(|_| is_news) else { return };
+        for mapped in process.space.iter() {
+            let module = self.modules.get(mapped.module).expect("a mapping has a module");
+            if let Image::Jit = module.image {
+                self.code.map(pid, module, mapped);
+            }
+        }
     }
 
     /// Lets the kernel half walk code that was mapped just now. What an address means is decided later, in order.
@@ -287,6 +303,7 @@ impl Timeline {
                     let gone = process.space.clear();
                     process.jit_module = None;
                     self.unmap(*pid, &gone);
+                    self.code.v8.remove(*pid);
                 }
             }
             MappingEvent::Lost { count, .. } => {
@@ -335,13 +352,11 @@ impl Timeline {
             self.writer.process(child, Some(parent_id), &program.command, &program.runtime, timestamp_ns)?;
         self.describe(id, &program)?;
         let state = ProcessState::new(id, timestamp_ns, space, program);
-        for mapped in state.space.iter() {
-            let module = self.modules.get(mapped.module).expect("a mapping has a module");
-            self.code.map(child, module, mapped);
-        }
+        let mapped: Vec<Mapped> = state.space.iter().copied().collect();
+        self.processes.insert(child, state);
+        self.map_code(child, &mapped);
         self.pythons.fork(parent, child);
         self.code.own(child);
-        self.processes.insert(child, state);
         self.look_for_runtime(child)
     }
 
@@ -350,6 +365,7 @@ impl Timeline {
         self.pythons.forget(pid);
         if let Some(mut process) = self.processes.remove(&pid) {
             self.unmap(pid, &process.space.clear());
+            self.code.v8.remove(pid);
         }
     }
 
@@ -381,18 +397,35 @@ impl Timeline {
         let (user, stack_end) = self.believed(pid, user, stack_end);
         let mut stack: Option<StackId> = None;
         for (depth, frame) in user.iter().enumerate().rev() {
+            let is_innermost = depth == 0;
             let frame = match *frame {
-                // A return address is behind its call; look up the call itself.
-                UserFrame::Native(address) if depth > 0 => self.native_frame(pid, address.wrapping_sub(1))?,
-                UserFrame::Native(address) => self.native_frame(pid, address)?,
+                UserFrame::Native(address) if !self.is_code_of_v8(pid, address) => {
+                    stack = Some(self.push_native(stack, pid, address, is_innermost)?);
+                    continue;
+                }
+                UserFrame::Native(address) => V8Frame::Marked { frame_type: 0, address },
+                UserFrame::JavaScript(frame) => frame,
                 UserFrame::Python { code, instruction, fingerprint } => {
-                    match self.pythons.frame(&mut self.writer, pid, code, instruction, fingerprint)? {
-                        Some(frame) => frame,
-                        None => continue,
+                    if let Some(frame) =
+                        self.pythons.frame(&mut self.writer, pid, code, instruction, fingerprint)?
+                    {
+                        stack = Some(self.writer.stack(stack, frame)?);
                     }
+                    continue;
                 }
             };
-            stack = Some(self.writer.stack(stack, frame)?);
+            match self.code.v8.show(&mut self.writer, pid, sample.tid, frame, is_innermost)? {
+                Shown::Frames(frames) => {
+                    for frame in frames.iter() {
+                        stack = Some(self.writer.stack(stack, *frame)?);
+                    }
+                }
+                Shown::Native => {
+                    if let Some(address) = frame.address() {
+                        stack = Some(self.push_native(stack, pid, address, is_innermost)?);
+                    }
+                }
+            }
         }
         for (depth, &address) in kernel.iter().enumerate().rev() {
             let address = if depth == 0 { address } else { address.wrapping_sub(1) };
@@ -431,6 +464,29 @@ impl Timeline {
             }
             _ => (user, stack_end),
         }
+    }
+
+    fn push_native(
+        &mut self,
+        stack: Option<StackId>,
+        pid: u32,
+        address: u64,
+        is_innermost: bool,
+    ) -> Result<StackId, Error> {
+        // A return address is behind its call; look up the call itself.
+        let address = if is_innermost { address } else { address.wrapping_sub(1) };
+        let frame = self.native_frame(pid, address)?;
+        self.writer.stack(stack, frame)
+    }
+
+    /// Whether V8 made the code at an address.
+    fn is_code_of_v8(&self, pid: u32, address: u64) -> bool {
+        self.code.v8.contains(pid)
+            && self.processes.get(&pid).and_then(|process| process.space.find(address)).is_some_and(
+                |mapped| {
+                    self.modules.get(mapped.module).is_some_and(|module| matches!(module.image, Image::Jit))
+                },
+            )
     }
 
     /// A thread ID that is used again, with another name, is another thread.
@@ -641,6 +697,8 @@ impl Timeline {
             (MODULE_UNREADABLE, self.modules.unreadable()),
             (PYTHON_LAYOUT_UNKNOWN, self.pythons.unknown_layouts),
             (PYTHON_NAMES_UNREADABLE, self.pythons.unreadable_names),
+            (JAVASCRIPT_UNREAD, self.code.v8.unread),
+            (V8_UNKNOWN, self.code.v8.unknown_layouts),
         ];
         kernel_losses.iter().copied().chain(own)
     }

@@ -16,6 +16,7 @@ use super::go;
 use super::namer::Name;
 use crate::capture::FileIdentity;
 use crate::target::Process;
+use crate::unwind::v8::V8;
 use crate::unwind::{Cache, PythonImage, Table, read_table_with};
 
 /// Index of a [`Module`] in [`Modules`].
@@ -65,6 +66,8 @@ pub struct ElfImage {
     interpreters: Vec<InterpreterCode>,
     /// The CPython in it.
     pub(crate) python: Option<Arc<PythonImage>>,
+    /// The V8 in it.
+    v8: Option<V8>,
 }
 
 /// Code in which an interpreter runs, in its file's own address space.
@@ -104,13 +107,22 @@ impl ElfImage {
         let build_id = object.build_id().ok().flatten().map(<[u8]>::to_vec);
         let debug_file = build_id.as_deref().and_then(|id| find_debug_file(id, pid));
         let python = PythonImage::read(&object, path).map(Arc::new);
+        let v8 = V8::read(&object);
         drop(object);
-        let code =
-            |&(start, end): &(u64, u64)| InterpreterCode { start, end, interpreter: Interpreter::Python };
-        let interpreters = python.iter().flat_map(|python| &python.evaluation).map(code).collect();
+        let builtins = v8.as_ref().filter(|v8| v8.layout.is_some() && !v8.builtins.is_empty());
+        let builtins = builtins.map(|v8| (v8.builtins.start, v8.builtins.end, Interpreter::V8));
+        let evaluation = python.iter().flat_map(|python| &python.evaluation);
+        let evaluation = evaluation.map(|&(start, end)| (start, end, Interpreter::Python));
+        let mut interpreters: Vec<InterpreterCode> = builtins
+            .into_iter()
+            .chain(evaluation)
+            .map(|(start, end, interpreter)| InterpreterCode { start, end, interpreter })
+            .collect();
+        interpreters.sort_by_key(|code| code.start);
         Some(Self {
             interpreters,
             python,
+            v8,
             debug_file,
             segments,
             build_id: build_id.as_deref().map(hex),
@@ -163,6 +175,14 @@ impl Module {
         match &self.image {
             Image::Elf(elf) => &elf.interpreters,
             Image::Jit | Image::Opaque => &[],
+        }
+    }
+
+    /// The V8 in it.
+    pub(crate) fn v8(&self) -> Option<&V8> {
+        match &self.image {
+            Image::Elf(elf) => elf.v8.as_ref(),
+            Image::Jit | Image::Opaque => None,
         }
     }
 
@@ -331,6 +351,7 @@ mod tests {
         let image = ElfImage {
             interpreters: Vec::new(),
             python: None,
+            v8: None,
             file,
             debug_file: None,
             segments,

@@ -1,11 +1,12 @@
 //! From ELF files to unwind rows, and to where interpreters keep their frames.
 
+mod builtins;
 mod cache;
 mod frames;
 mod go;
 mod python;
 mod table;
-mod v8;
+pub(crate) mod v8;
 
 pub use cache::Cache;
 use profiler_common::{CfaKind, Rule};
