@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result};
 use serde_json::json;
-use tests::{Client, Load, Profiler, Report, python_time};
+use tests::{Client, Load, Profiler, Report, python_time, under_load};
 
 /// Python's installed packages and its standard library, in the report, the call tree, the flame graph and folded stacks.
 #[test]
@@ -33,6 +33,22 @@ fn python_packages() -> Result<()> {
         let packages: Vec<&str> = stack.split(';').skip(2).collect();
         assert!(packages.windows(2).all(|pair| pair[0] != pair[1]), "{line}");
     }
+    Ok(())
+}
+
+/// Node's installed packages and its standard library; a package stands for its functions.
+#[test]
+fn node_packages() -> Result<()> {
+    let load = under_load()?;
+    let profiler = Profiler::new()?;
+    let report = profiler.record_and_report(5, 499, &["--pid", &load.pid().to_string()])?;
+    assert_packages(
+        &report,
+        &["node_modules/@modelcontextprotocol/sdk", "node_modules/zod", "node:internal"],
+    );
+    let folded = profiler.succeed(&["call-tree", "recording.mcpprof", "--fold-by", "package"])?;
+    assert!(folded.stdout.contains(" node_modules/@modelcontextprotocol/sdk\n"), "{}", folded.stdout);
+    assert!(!folded.stdout.contains("Builtins_"), "{}", folded.stdout);
     Ok(())
 }
 
