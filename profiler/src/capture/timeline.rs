@@ -17,7 +17,7 @@ use crate::asking::remove_perf_map;
 use crate::recording::{
     Error, FrameId, FrameKind, GaugeKind, ProcessId, RowId, Runtime, StackId, ThreadId, Unwinding, Writer,
 };
-use crate::symbol::{Image, ModuleId, Modules, Name, Namer, jit_names};
+use crate::symbol::{ElfImage, Image, Module, ModuleId, Modules, Name, Namer, jit_names};
 use crate::target::process::command_line;
 use crate::target::{Process, project_folder, runtime};
 
@@ -565,9 +565,10 @@ impl Timeline {
 
     fn name_code(&mut self) -> Result<(), Error> {
         for (module, frames) in std::mem::take(&mut self.unnamed.elf) {
-            if let Some(Image::Elf(image)) = self.modules.get(module).map(|module| &module.image) {
+            if let Some(Module { path, image: Image::Elf(image) }) = self.modules.get(module) {
                 // One at a time: two large symbol tables are not in memory together.
-                let names = Namer::default().elf(image, &addresses(&frames));
+                let mut names = Namer::default().elf(image, &addresses(&frames));
+                name_by_start(path, image, &frames, &mut names);
                 write_names(&mut self.writer, &frames, &names)?;
             }
         }
@@ -734,6 +735,17 @@ impl NamingBudget {
 
 fn addresses(frames: &[(FrameId, u64)]) -> Vec<u64> {
     frames.iter().map(|(_, address)| *address).collect()
+}
+
+/// Where a function has no name, all of it is at least called the same.
+fn name_by_start(path: &str, image: &ElfImage, frames: &[(FrameId, u64)], names: &mut [Vec<Name>]) {
+    let unnamed: Vec<usize> = (0..frames.len()).filter(|index| names[*index].is_empty()).collect();
+    let addresses: Vec<u64> = unnamed.iter().map(|index| frames[*index].1).collect();
+    let file = path.rsplit('/').next().unwrap_or(path);
+    for (index, start) in unnamed.into_iter().zip(image.function_starts(&addresses)) {
+        let name = |start| Name { function: format!("{file}+{start:#x}"), file: None, line: None };
+        names[index].extend(start.map(name));
+    }
 }
 
 fn write_names(writer: &mut Writer, frames: &[(FrameId, u64)], names: &[Vec<Name>]) -> Result<(), Error> {
