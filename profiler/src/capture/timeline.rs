@@ -641,6 +641,9 @@ impl Timeline {
         };
         let Ok(process) = Process::open(pid) else { return Ok(()) };
         let names = jit_names(&process, &addresses(frames));
+        if names.is_empty() {
+            return Ok(());
+        }
         let mut outcome = Ok(());
         frames.retain(|&(frame, address)| match names.get(&address) {
             Some(name) if outcome.is_ok() => {
@@ -649,7 +652,12 @@ impl Timeline {
             }
             _ => true,
         });
-        outcome
+        outcome?;
+        let runtime = self.processes.get(&pid).map(|process| process.program.runtime.name.as_str());
+        match runtime.and_then(unwinding::of_perf_map) {
+            Some(language) => self.language_unwinding(pid, language, None),
+            None => Ok(()),
+        }
     }
 
     /// A perf map may be gone as soon as its process is: names what can still be named, and gives up on the rest.

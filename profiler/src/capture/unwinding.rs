@@ -37,6 +37,16 @@ pub(super) fn of_python(version: Option<&str>, are_read: bool) -> String {
     }
 }
 
+/// What holds for a process of a runtime whose perf map named some of its code; `None` where more is known otherwise.
+pub(super) fn of_perf_map(runtime: &str) -> Option<String> {
+    let language = match runtime {
+        "deno" | "bun" => "JavaScript code",
+        "native" | "rust" | "go" => "code made while it runs",
+        _ => return None,
+    };
+    Some(format!("{language} by frame pointers, named by its perf map"))
+}
+
 fn interpreted(language: &str) -> (Option<String>, Option<String>) {
     let text = format!("{language} functions are not shown: these are the stacks of their interpreter");
     (Some(text), None)
