@@ -1,7 +1,7 @@
 //! The watched processes at every moment, rebuilt from events in the order of their timestamps, and written down.
 
 use std::collections::HashMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use profiler_common::{SampleEvent, StackEnd, V8Frame};
 
@@ -36,6 +36,10 @@ const MAX_REMEMBERED_THREADS: usize = 1 << 16;
 /// Pieces of JIT code of one process that a perf map may still come to name.
 const MAX_UNNAMED_JIT: usize = 1 << 18;
 
+/// How long the mappings of a process are not read again after that was done because a walk came to unknown code; twice as long each time.
+const FIRST_READING_REST: Duration = Duration::from_millis(200);
+const LONGEST_READING_REST: Duration = Duration::from_secs(30);
+
 /// Writes events into a recording, with the names and mappings of the moment at which they happened.
 pub(super) struct Timeline {
     writer: Writer,
@@ -69,6 +73,11 @@ struct ProcessState {
     jit_module: Option<RowId>,
     program: Program,
     asked: Option<Asked>,
+    /// When its mappings may be read again.
+    next_reading: Instant,
+    rest: Duration,
+    /// A walk came to code that is not known.
+    met_unknown_code: bool,
 }
 
 /// What a process runs.
@@ -93,7 +102,18 @@ impl Program {
 
 impl ProcessState {
     fn new(id: ProcessId, first_ns: u64, space: AddressSpace, program: Program) -> Self {
-        Self { id, first_ns, space, threads: HashMap::new(), jit_module: None, program, asked: None }
+        Self {
+            id,
+            first_ns,
+            space,
+            threads: HashMap::new(),
+            jit_module: None,
+            program,
+            asked: None,
+            next_reading: Instant::now(),
+            rest: FIRST_READING_REST,
+            met_unknown_code: false,
+        }
     }
 }
 
@@ -290,7 +310,24 @@ impl Timeline {
         for mapping in mappings {
             self.apply_mapping(&mapping)?;
         }
+        self.read_unknown_mappings();
         Ok(())
+    }
+
+    /// Reads the mappings of processes in which a walk came to unknown code: `mremap` moves code without a record, as V8 does with its
+    /// builtins.
+    fn read_unknown_mappings(&mut self) {
+        let now = Instant::now();
+        let mut due = Vec::new();
+        for (pid, process) in &mut self.processes {
+            if process.met_unknown_code && now >= process.next_reading {
+                process.met_unknown_code = false;
+                process.next_reading = now + process.rest;
+                process.rest = (process.rest * 2).min(LONGEST_READING_REST);
+                due.push(*pid);
+            }
+        }
+        due.into_iter().for_each(|pid| self.read_mappings(pid));
     }
 
     fn apply_mapping(&mut self, event: &MappingEvent) -> Result<(), Error> {
@@ -437,6 +474,11 @@ impl Timeline {
         }
         let thread = self.thread(pid, sample)?;
         self.writer.sample(sample.header.timestamp_ns, thread, stack, self.period_ns, stack_end)?;
+        if stack_end == StackEnd::NoMapping
+            && let Some(process) = self.processes.get_mut(&pid)
+        {
+            process.met_unknown_code = true;
+        }
         self.samples += 1;
         self.whole_stacks += u64::from(matches!(stack_end, StackEnd::Outermost | StackEnd::ChainEnd));
         Ok(())
