@@ -43,7 +43,8 @@ pub struct Rule {
     pub cfa_offset: i32,
     /// Where the caller's frame pointer was saved, in bytes below the CFA: a multiple of 8. Zero: it is unchanged.
     pub frame_pointer_below_cfa: u32,
-    /// DWARF number of the register of [`CfaKind::Register`].
+    /// DWARF number of the register of [`CfaKind::Register`]; with [`CfaKind::FramePointer`], 1 when the caller may be on
+    /// another stack.
     pub register: u32,
 }
 

@@ -30,7 +30,12 @@ pub(super) fn step(walker: &mut Walker) -> Result<(), StackEnd> {
         CfaKind::Unknown => return Err(StackEnd::NoUnwindRow),
         CfaKind::SignalFrame => return interrupted(walker),
         CfaKind::StackPointer => offset(walker.stack_pointer, rule),
-        CfaKind::FramePointer => offset(walker.frame_pointer, rule),
+        CfaKind::FramePointer => {
+            if rule.register != 0 {
+                walker.stack_pointer = 0; // the caller's stack may lie anywhere
+            }
+            offset(walker.frame_pointer, rule)
+        }
         CfaKind::FramePointerDeref => {
             let frame_address = read(offset(walker.frame_pointer, rule))?;
             return finish(walker, frame_address, walker.frame_pointer);
