@@ -8,6 +8,9 @@ mod program {
     mod interruptions;
     mod known_answers;
     mod namespaces;
+    mod native;
+    mod peers;
     mod servers;
+    mod soak;
     mod stacks;
 }

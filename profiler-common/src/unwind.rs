@@ -24,7 +24,8 @@ pub enum CfaKind {
     StackPointer = 2,
     /// Frame pointer plus offset.
     FramePointer = 3,
-    /// What `[frame pointer + offset]` holds: functions that align their stack.
+    /// What `[frame pointer + offset]` holds: functions that align their stack. With [`Rule::register`], what
+    /// `[stack pointer + offset]` holds and so many words more: assembly that does.
     FramePointerDeref = 4,
     /// A procedure linkage table: `rsp + 8`, and 8 more from the eleventh byte of each 16-byte entry on.
     Plt = 5,
@@ -44,7 +45,7 @@ pub struct Rule {
     /// Where the caller's frame pointer was saved, in bytes below the CFA: a multiple of 8. Zero: it is unchanged.
     pub frame_pointer_below_cfa: u32,
     /// DWARF number of the register of [`CfaKind::Register`]; with [`CfaKind::FramePointer`], 1 when the caller may be on
-    /// another stack.
+    /// another stack; with [`CfaKind::FramePointerDeref`], see there.
     pub register: u32,
 }
 

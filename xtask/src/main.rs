@@ -3,9 +3,11 @@
 mod bench;
 mod command;
 mod ebpf;
+mod fuzz;
 mod man;
 mod packages;
 mod servers;
+mod soak;
 mod test;
 
 use std::process::ExitCode;
@@ -22,8 +24,12 @@ enum Task {
     Ebpf(ebpf::Options),
     /// Install a toolchain that can build the kernel object (Debian, as root).
     SetupEbpf,
+    /// Try damaged files on every parser of what others write.
+    Fuzz(fuzz::Options),
     /// Install the pinned servers that the tests talk to, into target/servers.
     Servers,
+    /// Profile what starts and ends all the time, for long (as root).
+    Soak(soak::Options),
     /// Run every test, whole-program tests included (as root).
     Test(test::Options),
     /// Write the manual page and the shell completions: docs/man.
@@ -35,7 +41,9 @@ fn main() -> ExitCode {
         Task::Bench(options) => bench::bench(&options),
         Task::Ebpf(options) => ebpf::ebpf(&options),
         Task::SetupEbpf => ebpf::setup(),
+        Task::Fuzz(options) => fuzz::fuzz(&options),
         Task::Servers => servers::servers(),
+        Task::Soak(options) => soak::soak(&options),
         Task::Test(options) => test::test(&options),
         Task::Man(options) => man::man(&options),
     };

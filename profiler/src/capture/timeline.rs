@@ -24,6 +24,8 @@ const MODULE_UNREADABLE: &str = "module_unreadable";
 
 /// Distinct threads of one process that are remembered; one that comes back after that is written again.
 const MAX_REMEMBERED_THREADS: usize = 1 << 16;
+/// Mappings of executable memory that most processes stay below.
+const FEW_MAPPINGS: usize = 4096;
 /// Pieces of JIT code of one process that a perf map may still come to name.
 const MAX_UNNAMED_JIT: usize = 1 << 18;
 
@@ -55,13 +57,24 @@ struct ProcessState {
     threads: HashMap<u32, (ThreadId, [u8; profiler_common::COMM_LEN])>,
     /// Where frames of this process's own JIT code belong.
     jit_module: Option<RowId>,
+    /// From this many mappings on, the ones that are gone are looked for.
+    mappings_limit: usize,
     command: String,
     runtime: Runtime,
 }
 
 impl ProcessState {
     fn new(id: ProcessId, first_ns: u64, space: AddressSpace, command: String, runtime: Runtime) -> Self {
-        Self { id, first_ns, space, threads: HashMap::new(), jit_module: None, command, runtime }
+        Self {
+            id,
+            first_ns,
+            space,
+            threads: HashMap::new(),
+            jit_module: None,
+            mappings_limit: FEW_MAPPINGS,
+            command,
+            runtime,
+        }
     }
 }
 
@@ -142,6 +155,20 @@ impl Timeline {
             self.code.map(pid, module, new);
         }
         change.gone.iter().for_each(|gone| self.code.release(gone));
+        self.drop_unmapped(pid);
+    }
+
+    /// Keeps a process that maps ever new addresses from filling our memory.
+    fn drop_unmapped(&mut self, pid: u32) {
+        let Some(process) = self.processes.get_mut(&pid) else { return };
+        if process.space.len() < process.mappings_limit {
+            return;
+        }
+        // One that has ended keeps what it had until its end is told.
+        let Ok(now) = read_maps(pid) else { return };
+        let gone = process.space.drop_unmapped(&now);
+        process.mappings_limit = FEW_MAPPINGS.max(process.space.len() * 2);
+        gone.iter().for_each(|gone| self.code.unmap(pid, gone));
     }
 
     /// Lets the kernel half walk code that was mapped just now. What an address means is decided later, in order.

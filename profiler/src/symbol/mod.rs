@@ -10,4 +10,4 @@ mod perf_map;
 pub(crate) use go::GoTable;
 pub use module::{ElfImage, Image, Module, ModuleId, Modules};
 pub use namer::{Name, Namer};
-pub use perf_map::jit_names;
+pub use perf_map::{jit_names, perf_map_names};

@@ -73,6 +73,11 @@ struct LoadSegment {
 const PAGE_SIZE: u64 = 4096;
 
 impl ElfImage {
+    /// An ELF file of this host; `None` when it is none.
+    pub fn from_file(file: File) -> Option<Self> {
+        Self::open(file, std::process::id())
+    }
+
     fn open(file: File, pid: u32) -> Option<Self> {
         let cache = ReadCache::new(&file);
         let object = object::File::parse(&cache).ok()?;
