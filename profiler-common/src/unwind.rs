@@ -111,6 +111,10 @@ const REGISTER_SHIFT: u32 = SAVED_SHIFT + SAVED_BITS;
 const WORD: i32 = 8;
 
 impl Rule {
+    /// The [`Rule::register`] of OpenSSL's Montgomery multiplication, with [`CfaKind::FramePointerDeref`]: a word more than
+    /// what `[stack pointer + 8 * r9 + offset]` holds.
+    pub const INDEXED: u32 = 15;
+
     /// A rule without offsets.
     pub const fn plain(cfa: CfaKind) -> Self {
         Self { cfa, cfa_offset: 0, frame_pointer_below_cfa: 0, register: 0 }

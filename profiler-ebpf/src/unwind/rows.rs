@@ -37,8 +37,13 @@ pub(super) fn step(walker: &mut Walker) -> Result<(), StackEnd> {
             offset(walker.frame_pointer, rule)
         }
         CfaKind::FramePointerDeref if rule.register != 0 => {
-            let kept: u64 = read(offset(walker.stack_pointer, rule))?;
-            kept.wrapping_add(u64::from(rule.register) * 8)
+            let is_indexed = rule.register == Rule::INDEXED;
+            if is_indexed && walker.is_innermost == 0 {
+                return Err(StackEnd::NoUnwindRow);
+            }
+            let (index, words) = if is_indexed { (innermost_register(9)?, 1) } else { (0, rule.register) };
+            let kept: u64 = read(offset(walker.stack_pointer, rule).wrapping_add(index.wrapping_mul(8)))?;
+            kept.wrapping_add(u64::from(words) * 8)
         }
         CfaKind::FramePointerDeref => {
             let frame_address = read(offset(walker.frame_pointer, rule))?;

@@ -148,10 +148,28 @@ fn expression_rule<'data, S: UnwindSection<Slice<'data>>>(
         // `[rsp + offset] + words`: where the stack pointer was kept before the stack was aligned.
         (X86_64::RSP, Operation::Deref { .. }) => match (operations.next().ok()??, operations.next().ok()?) {
             (Operation::PlusConstant { value }, None) if value > 0 && value % 8 == 0 => {
-                Some((CfaKind::FramePointerDeref, offset, u32::try_from(value / 8).ok()?))
+                let words = u32::try_from(value / 8).ok().filter(|words| *words < Rule::INDEXED)?;
+                Some((CfaKind::FramePointerDeref, offset, words))
             }
             _ => None,
         },
+        (X86_64::RSP, Operation::RegisterOffset { register: X86_64::R9, offset: 0, .. }) => {
+            let mut rest = Vec::new();
+            while let Some(operation) = operations.next().ok()?.filter(|_| rest.len() < 8) {
+                rest.push(operation);
+            }
+            let is_known = matches!(
+                &rest[..],
+                [
+                    Operation::UnsignedConstant { value: 8 },
+                    Operation::Mul,
+                    Operation::Plus,
+                    Operation::Deref { .. },
+                    Operation::PlusConstant { value: 8 },
+                ]
+            );
+            is_known.then_some((CfaKind::FramePointerDeref, offset, Rule::INDEXED))
+        }
         // `((rip & 15) >= 11) * 8 + rsp + 8`, written by linkers for `.plt`.
         (X86_64::RSP, Operation::RegisterOffset { register: X86_64::RA, .. }) if offset == 8 => {
             Some((CfaKind::Plt, 8, 0))
