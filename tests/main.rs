@@ -10,7 +10,10 @@ mod program {
     mod java;
     mod known_answers;
     mod namespaces;
+    mod native;
     mod packages;
+    mod peers;
     mod servers;
+    mod soak;
     mod stacks;
 }

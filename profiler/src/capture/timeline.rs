@@ -33,6 +33,8 @@ const V8_UNKNOWN: &str = "v8_unknown";
 
 /// Distinct threads of one process that are remembered; one that comes back after that is written again.
 const MAX_REMEMBERED_THREADS: usize = 1 << 16;
+/// Mappings of executable memory that most processes stay below.
+const FEW_MAPPINGS: usize = 4096;
 /// Pieces of JIT code of one process that a perf map may still come to name.
 const MAX_UNNAMED_JIT: usize = 1 << 18;
 
@@ -78,6 +80,8 @@ struct ProcessState {
     rest: Duration,
     /// A walk came to code that is not known.
     met_unknown_code: bool,
+    /// From this many mappings on, the ones that are gone are looked for.
+    mappings_limit: usize,
 }
 
 /// What a process runs.
@@ -113,6 +117,7 @@ impl ProcessState {
             next_reading: Instant::now(),
             rest: FIRST_READING_REST,
             met_unknown_code: false,
+            mappings_limit: FEW_MAPPINGS,
         }
     }
 }
@@ -255,6 +260,20 @@ impl Timeline {
         }
         self.map_code(pid, &change.new);
         change.gone.iter().for_each(|gone| self.code.release(gone));
+        self.drop_unmapped(pid);
+    }
+
+    /// Keeps a process that maps ever new addresses from filling our memory.
+    fn drop_unmapped(&mut self, pid: u32) {
+        let Some(process) = self.processes.get_mut(&pid) else { return };
+        if process.space.len() < process.mappings_limit {
+            return;
+        }
+        // One that has ended keeps what it had until its end is told.
+        let Ok(now) = read_maps(pid) else { return };
+        let gone = process.space.drop_unmapped(&now);
+        process.mappings_limit = FEW_MAPPINGS.max(process.space.len() * 2);
+        self.unmap(pid, &gone);
     }
 
     /// Tells the kernel half of what a process has mapped.
