@@ -10,6 +10,7 @@ mod program {
     mod java;
     mod known_answers;
     mod namespaces;
+    mod node;
     mod servers;
     mod stacks;
 }
