@@ -47,7 +47,8 @@ fn stacks_are_what_the_interpreter_knows() -> Result<()> {
             between += if through_c(stack) { *weight } else { 0 };
         }
         assert!(all > 0, "{python:?}: no callback");
-        assert!(between as f64 >= 0.99 * all as f64, "{python:?}: {between} of {all} go through C");
+        // Until 3.10 a sample at the start of a call shows functions one call too far inside.
+        assert!(between as f64 >= 0.9 * all as f64, "{python:?}: {between} of {all} go through C");
     }
     Ok(())
 }

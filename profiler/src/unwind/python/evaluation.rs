@@ -99,9 +99,11 @@ impl<'data> Described<'data> {
 #[cfg(test)]
 mod tests {
     use std::fs::File;
+    use std::io::Write as _;
     use std::path::Path;
 
     use object::read::ReadCache;
+    use proptest::prelude::*;
 
     use super::super::PythonImage;
 
@@ -117,6 +119,33 @@ mod tests {
         assert_eq!(sizes.len(), 2, "{image:x?}");
         assert!(sizes.iter().sum::<u64>() > 40_000, "{image:x?}");
         assert!(image.minor.is_some(), "{image:x?}");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(16))]
+
+        /// A damaged interpreter has some parts or none, in order and of bounded size, and there is no panic.
+        #[test]
+        fn damaged_files_are_survived(
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..2000),
+            headers in prop::collection::vec((0..4096_usize, any::<u8>()), 0..20),
+        ) {
+            let mut data = std::fs::read("/usr/bin/python3").unwrap();
+            for (at, byte) in changes {
+                let at = at.index(data.len());
+                data[at] = byte;
+            }
+            headers.into_iter().for_each(|(at, byte)| data[at] = byte);
+            let mut file = tempfile::tempfile().unwrap();
+            file.write_all(&data).unwrap();
+            let cache = ReadCache::new(&file);
+            let image = object::File::parse(&cache)
+                .ok()
+                .and_then(|object| PythonImage::read(&object, Path::new("/usr/bin/python3.11")));
+            for parts in image.iter().flat_map(|image| image.evaluation.windows(2)) {
+                prop_assert!(parts[0].1 <= parts[1].0);
+            }
+        }
     }
 
     /// Other programs have no interpreter in them.
