@@ -96,9 +96,9 @@ fn run(parser: Parser, seed: u64, seconds: u64) -> Result<()> {
         let mut random = Random(number);
         let mut input = seeds[random.below(seeds.len())].clone();
         if parser == Parser::PerfMap {
-            damage_text(&mut input, &mut random)
+            damage_text(&mut input, &mut random);
         } else {
-            damage(&mut input, &mut random)
+            damage(&mut input, &mut random);
         }
         // It is there if the next line is the last one that runs.
         std::fs::write(&path, &input)?;

@@ -183,7 +183,7 @@ mod tests {
     use std::fs::File;
     use std::io::{Seek as _, SeekFrom, Write as _};
 
-    use gimli::{EhFrame, EhFrameHdr};
+    use gimli::{EhFrame, EhFrameHdr, Register};
     use object::read::{Object, ObjectSection};
     use proptest::prelude::*;
 
