@@ -88,6 +88,13 @@ impl Code {
         }
     }
 
+    /// A mapping that was announced is there already.
+    pub(super) fn told_again(&mut self, id: ModuleId) {
+        if let Some(loaded) = self.by_module.get_mut(&id) {
+            loaded.announced = loaded.announced.saturating_sub(1);
+        }
+    }
+
     fn insert(&mut self, pid: u32, module: &Module, mapped: &Mapped) {
         let (table, base) = match &module.image {
             Image::Elf(_) => self.table(mapped.module, module),

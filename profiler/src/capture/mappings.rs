@@ -277,6 +277,23 @@ mod tests {
         assert_eq!(parse_maps_line("nonsense"), None);
     }
 
+    /// What is mapped no longer is dropped, and what is mapped in part stays.
+    #[test]
+    fn unmapped_code_is_dropped() {
+        let mut space = AddressSpace::default();
+        let mapped =
+            |start| Mapped { start, end: start + 0x1000, file_offset: 0, module: ModuleId::from_index(0) };
+        for start in [0x1000, 0x2000, 0x5000] {
+            space.insert(mapped(start));
+        }
+        let now: Vec<_> = ["1000-2000 r-xp 0 00:00 0", "5800-6000 r-xp 0 00:00 0"]
+            .into_iter()
+            .filter_map(parse_maps_line)
+            .collect();
+        assert_eq!(space.drop_unmapped(&now), [mapped(0x2000)]);
+        assert_eq!((space.len(), space.find(0x2000), space.find(0x5000)), (2, None, Some(mapped(0x5000))));
+    }
+
     proptest! {
         /// After any sequence of mappings, an address belongs to the last one that covered it.
         #[test]

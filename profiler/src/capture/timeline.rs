@@ -146,7 +146,8 @@ impl Timeline {
         let NewMapping { start, end, file_offset, .. } = *new;
         let mapped = Mapped { start, end, file_offset, module };
         if process.space.find(start) == Some(mapped) {
-            return; // told again
+            self.code.told_again(module);
+            return;
         }
         let change = process.space.insert(mapped);
         change.gone.iter().for_each(|gone| self.code.erase(pid, gone));
