@@ -3,12 +3,15 @@
 
 mod program {
     mod commands;
+    mod dotnet;
     mod failures;
     mod formats;
     mod interruptions;
+    mod java;
     mod known_answers;
     mod namespaces;
     mod native;
+    mod packages;
     mod peers;
     mod servers;
     mod soak;

@@ -7,7 +7,7 @@ pub const COMM_LEN: usize = 16;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum EventKind {
-    /// A [`SampleEvent`], followed by its frame addresses.
+    /// A [`SampleEvent`], followed by its frames.
     Sample = 1,
     /// A [`ForkEvent`]: a watched process made a process, which is watched from now on.
     Fork = 2,
@@ -56,8 +56,8 @@ pub struct ForkEvent {
     pub reserved: u32,
 }
 
-/// A thread was seen on a CPU. `kernel_frames + user_frames` addresses of 8 bytes follow:
-/// kernel frames first, innermost first in both.
+/// A thread was seen on a CPU. `kernel_frames + user_words` words of 8 bytes follow:
+/// addresses of kernel frames first, then user frames as [`FrameTag`](crate::FrameTag) tells, innermost first in both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[repr(C)]
@@ -68,10 +68,10 @@ pub struct SampleEvent {
     pub comm: [u8; COMM_LEN],
     /// Thread ID in the initial PID namespace.
     pub tid: u32,
-    /// How many of the addresses are kernel frames.
+    /// How many of the words are kernel frames.
     pub kernel_frames: u16,
-    /// How many of the addresses are user frames.
-    pub user_frames: u16,
+    /// How many of the words are user frames.
+    pub user_words: u16,
     /// A [`StackEnd`]: why the walk of the user stack ended.
     pub stack_end: u32,
     /// Always zero.

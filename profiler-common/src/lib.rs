@@ -6,19 +6,27 @@
 
 mod event;
 mod failure;
+mod frame;
 mod offsets;
+mod python;
 mod unwind;
+mod v8;
 
 pub use event::{COMM_LEN, EventHeader, EventKind, ForkEvent, SampleEvent, StackEnd};
 pub use failure::Failure;
+pub use frame::{FrameTag, MAX_FRAME_WORDS};
 pub use offsets::KernelOffsets;
+pub use python::{MAX_PYTHON_PROCESSES, PythonEntry, PythonLayout, code_fingerprint};
 pub use unwind::{
-    CfaKind, CodeMapping, MAPPING_KEY_BITS, MAX_PAGES, MAX_TABLES, PageStarts, ROWS_PER_PAGE, RowPage, Rule,
-    UnwindRow, mapping_key,
+    CfaKind, CodeMapping, Interpreter, MAPPING_KEY_BITS, MAX_PAGES, MAX_TABLES, PageStarts, ROWS_PER_PAGE,
+    RowPage, Rule, UnwindRow, mapping_key,
 };
+pub use v8::{SCRIPT_TO_FUNCTION_ID, V8Frame, V8Place, V8Process};
 
 /// Most user frames in one sample, innermost first.
 pub const MAX_USER_FRAMES: usize = 512;
+/// Room for user frames in one sample, in words.
+pub const MAX_USER_WORDS: usize = MAX_USER_FRAMES * MAX_FRAME_WORDS;
 /// Most kernel frames in one sample: the default of `kernel.perf_event_max_stack`.
 pub const MAX_KERNEL_FRAMES: usize = 127;
 /// Most processes that are watched at once.

@@ -11,8 +11,10 @@ pub struct KernelOffsets {
     pub task_signal: u32,
     /// `signal_struct.live`: threads of the process that have not ended.
     pub signal_live: u32,
+    /// `task_struct.thread`, and in it `thread_struct.fsbase`: the thread pointer of user code.
+    pub task_thread_pointer: u32,
 }
 
-// SAFETY: `repr(C)`, three `u32` and no padding: every bit pattern is valid.
+// SAFETY: `repr(C)`, four `u32` and no padding: every bit pattern is valid.
 #[cfg(feature = "user")]
 unsafe impl aya::Pod for KernelOffsets {}

@@ -85,8 +85,21 @@ pub struct CodeMapping {
     pub to_row: u64,
     /// Index of the table of its file; [`CodeMapping::NO_TABLE`] for code that keeps frame pointers.
     pub table: u32,
-    /// Always zero.
-    pub reserved: u32,
+    /// An [`Interpreter`]: who runs in this code.
+    pub interpreter: u32,
+}
+
+/// Whose frames stand in place of machine code.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Interpreter {
+    /// Nobody's: the code is what it is.
+    #[default]
+    None = 0,
+    /// CPython's evaluation loop.
+    Python = 1,
+    /// V8's builtins, and the code that it makes.
+    V8 = 2,
 }
 
 impl CodeMapping {

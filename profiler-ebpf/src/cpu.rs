@@ -7,7 +7,7 @@ use aya_ebpf::helpers::{bpf_get_current_comm, bpf_get_stack, bpf_ringbuf_output}
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::PerCpuArray;
 use aya_ebpf::programs::PerfEventContext;
-use profiler_common::{EventKind, Failure, MAX_KERNEL_FRAMES, MAX_USER_FRAMES, SampleEvent};
+use profiler_common::{EventKind, Failure, MAX_KERNEL_FRAMES, MAX_USER_WORDS, SampleEvent};
 
 use crate::output::{EVENTS, NO_WAKEUP, count, header};
 use crate::targets::{self, Current};
@@ -17,7 +17,7 @@ use crate::unwind;
 #[repr(C)]
 pub(crate) struct Scratch {
     pub(crate) event: SampleEvent,
-    pub(crate) frames: [u64; MAX_KERNEL_FRAMES + MAX_USER_FRAMES],
+    pub(crate) words: [u64; MAX_KERNEL_FRAMES + MAX_USER_WORDS],
     pub(crate) walker: unwind::Walker,
 }
 
@@ -39,14 +39,14 @@ pub(crate) fn sample(context: &PerfEventContext) {
     let kernel_frames = kernel_stack(context, scratch);
     let walk = unwind::user_stack(scratch, kernel_frames, code_owner);
     scratch.event.kernel_frames = kernel_frames as u16;
-    scratch.event.user_frames = walk.frames as u16;
+    scratch.event.user_words = walk.words as u16;
     scratch.event.stack_end = walk.end;
 
-    let frames = (kernel_frames + walk.frames) as u64;
-    if frames > (MAX_KERNEL_FRAMES + MAX_USER_FRAMES) as u64 {
+    let words = (kernel_frames + walk.words) as u64;
+    if words > (MAX_KERNEL_FRAMES + MAX_USER_WORDS) as u64 {
         return; // tells the verifier; the two walks are bounded
     }
-    let bytes = size_of::<SampleEvent>() as u64 + frames * size_of::<u64>() as u64;
+    let bytes = size_of::<SampleEvent>() as u64 + words * size_of::<u64>() as u64;
     // SAFETY: `bytes` is at most the size of the scratch slot.
     let outcome = unsafe {
         bpf_ringbuf_output(
@@ -68,7 +68,7 @@ fn kernel_stack(context: &PerfEventContext, scratch: &mut Scratch) -> u32 {
     let bytes = unsafe {
         bpf_get_stack(
             context.as_ptr(),
-            scratch.frames.as_mut_ptr().cast(),
+            scratch.words.as_mut_ptr().cast(),
             (MAX_KERNEL_FRAMES * size_of::<u64>()) as u32,
             0,
         )

@@ -4,6 +4,7 @@ mod bench;
 mod command;
 mod ebpf;
 mod fuzz;
+mod kernels;
 mod man;
 mod packages;
 mod servers;
@@ -26,6 +27,8 @@ enum Task {
     SetupEbpf,
     /// Try damaged files on every parser of what others write.
     Fuzz(fuzz::Options),
+    /// Boot other kernels in qemu and check that the profiler works on them (Debian).
+    Kernels(kernels::Options),
     /// Install the pinned servers that the tests talk to, into target/servers.
     Servers,
     /// Profile what starts and ends all the time, for long (as root).
@@ -42,6 +45,7 @@ fn main() -> ExitCode {
         Task::Ebpf(options) => ebpf::ebpf(&options),
         Task::SetupEbpf => ebpf::setup(),
         Task::Fuzz(options) => fuzz::fuzz(&options),
+        Task::Kernels(options) => kernels::kernels(&options),
         Task::Servers => servers::servers(),
         Task::Soak(options) => soak::soak(&options),
         Task::Test(options) => test::test(&options),

@@ -7,12 +7,14 @@ use std::os::fd::AsFd;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap as BpfHashMap, Map, MapData, MapError};
 use profiler_common::{
-    CodeMapping, MAPPING_KEY_BITS, MAX_PAGES, MAX_TABLES, ROWS_PER_PAGE, RowPage, UnwindRow, mapping_key,
+    CodeMapping, Interpreter, MAPPING_KEY_BITS, MAX_PAGES, MAX_TABLES, ROWS_PER_PAGE, RowPage, UnwindRow,
+    mapping_key,
 };
 
 use super::mappings::Mapped;
 use super::tables::{Pages, Tables};
-use crate::symbol::{Image, Module, ModuleId};
+use super::v8::V8Frames;
+use crate::symbol::{Image, InterpreterCode, Module, ModuleId};
 use crate::unwind::{Cache, Table};
 
 /// `BPF_F_INNER_MAP`: tables may differ in length.
@@ -33,6 +35,8 @@ pub(super) struct Code {
     free: Vec<u32>,
     /// Tables that were parsed before.
     cache: Option<Cache>,
+    /// JavaScript frames, and what the kernel half needs for them.
+    pub(super) v8: V8Frames,
     /// Code that the kernel half could not be told of: its maps are full.
     pub(super) refused: u64,
 }
@@ -50,7 +54,7 @@ struct Loaded {
 
 impl Code {
     /// Takes the maps of a loaded object. The target set is shared with its other user.
-    pub(super) fn new(mappings: Map, tables: Map, targets: &Map) -> Result<Self, MapError> {
+    pub(super) fn new(mappings: Map, tables: Map, targets: &Map, v8: V8Frames) -> Result<Self, MapError> {
         let Map::HashMap(targets) = targets else {
             return Err(MapError::InvalidMapType { map_type: 0 });
         };
@@ -67,6 +71,7 @@ impl Code {
             by_module: HashMap::new(),
             free: (0..MAX_TABLES).rev().collect(),
             cache: Cache::of_user(),
+            v8,
             refused: 0,
         })
     }
@@ -79,13 +84,17 @@ impl Code {
         }
     }
 
-    /// A process has mapped a module's code.
-    pub(super) fn map(&mut self, pid: u32, module: &Module, mapped: &Mapped) {
-        self.insert(pid, module, mapped);
+    /// A process has mapped a module's code. Whether it is V8's, and news: then what the process mapped without a file
+    /// before has to be mapped again.
+    pub(super) fn map(&mut self, pid: u32, module: &Module, mapped: &Mapped) -> bool {
+        let base = self.insert(pid, module, mapped);
+        // Not before it is certain when: an exec that is told next would take it back.
+        let is_news = base.zip(module.v8()).is_some_and(|(base, v8)| self.v8.add(pid, v8, base));
         if let Some(loaded) = self.by_module.get_mut(&mapped.module) {
             loaded.users += 1;
             loaded.announced = loaded.announced.saturating_sub(1);
         }
+        is_news
     }
 
     /// A mapping that was announced is there already.
@@ -95,40 +104,47 @@ impl Code {
         }
     }
 
-    fn insert(&mut self, pid: u32, module: &Module, mapped: &Mapped) {
+    /// Tells the kernel half of a mapping. Returns what the rows of its file count from.
+    fn insert(&mut self, pid: u32, module: &Module, mapped: &Mapped) -> Option<u64> {
         let (table, base) = match &module.image {
             Image::Elf(_) => self.table(mapped.module, module),
             // Runtimes keep frame pointers in the code that they make.
             Image::Jit => (CodeMapping::NO_TABLE, 0),
-            Image::Opaque => return,
+            Image::Opaque => return None,
         };
+        let makes_code = matches!(module.image, Image::Jit) && self.v8.contains(pid);
         let to_row = module.address(mapped.start, mapped.start, mapped.file_offset).wrapping_sub(base);
-        let mapping = CodeMapping {
-            start: mapped.start,
-            end: mapped.end,
-            to_row: to_row.wrapping_sub(mapped.start),
-            table,
-            reserved: 0,
-        };
-        for (address, bits) in blocks(mapped.start, mapped.end) {
-            if self.mappings.insert(&key(pid, address, bits), mapping, 0).is_err() {
-                self.refused += 1;
+        for piece in pieces(module, mapped) {
+            let mapping = CodeMapping {
+                start: piece.start,
+                end: piece.end,
+                to_row: to_row.wrapping_sub(mapped.start),
+                table,
+                interpreter: if makes_code { Interpreter::V8 as u32 } else { piece.interpreter as u32 },
+            };
+            for (address, bits) in blocks(piece.start, piece.end) {
+                if self.mappings.insert(&key(pid, address, bits), mapping, 0).is_err() {
+                    self.refused += 1;
+                }
             }
         }
+        Some(base)
     }
 
     /// A process has the code no longer. For a change, all that is gone is erased before the new is mapped, and
     /// released behind that: a table is not loaded again for a part that stays.
-    pub(super) fn unmap(&mut self, pid: u32, mapped: &Mapped) {
-        self.erase(pid, mapped);
+    pub(super) fn unmap(&mut self, pid: u32, module: &Module, mapped: &Mapped) {
+        self.erase(pid, module, mapped);
         self.release(mapped);
     }
 
     /// Takes a mapping from the kernel half.
-    pub(super) fn erase(&mut self, pid: u32, mapped: &Mapped) {
-        for (address, bits) in blocks(mapped.start, mapped.end) {
-            // What was refused before is not there now.
-            let _ = self.mappings.remove(&key(pid, address, bits));
+    pub(super) fn erase(&mut self, pid: u32, module: &Module, mapped: &Mapped) {
+        for piece in pieces(module, mapped) {
+            for (address, bits) in blocks(piece.start, piece.end) {
+                // What was refused before is not there now.
+                let _ = self.mappings.remove(&key(pid, address, bits));
+            }
         }
     }
 
@@ -205,6 +221,39 @@ impl Code {
     }
 }
 
+/// A part of a mapping in which one interpreter runs, or none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Piece {
+    start: u64,
+    end: u64,
+    interpreter: Interpreter,
+}
+
+fn pieces(module: &Module, mapped: &Mapped) -> Vec<Piece> {
+    let first = module.address(mapped.start, mapped.start, mapped.file_offset);
+    cut(mapped, first, module.interpreters())
+}
+
+/// A mapping whose code starts with the file's address `first`, cut where interpreters' code starts and ends.
+fn cut(mapped: &Mapped, first: u64, interpreters: &[InterpreterCode]) -> Vec<Piece> {
+    let last = first.saturating_add(mapped.end - mapped.start);
+    let (mut pieces, mut next) = (Vec::new(), first);
+    let mut push = |from: u64, to: u64, interpreter| {
+        if from < to {
+            let (start, end) = (mapped.start + (from - first), mapped.start + (to - first));
+            pieces.push(Piece { start, end, interpreter });
+        }
+    };
+    for code in interpreters {
+        let (start, end) = (code.start.clamp(next, last), code.end.clamp(next, last));
+        push(next, start, Interpreter::None);
+        push(start, end, code.interpreter);
+        next = end.max(next);
+    }
+    push(next, last, Interpreter::None);
+    pieces
+}
+
 /// A table for the kernel half: the index, then the pages.
 fn pages(rows: &[UnwindRow]) -> Option<Pages> {
     let count = rows.len().div_ceil(ROWS_PER_PAGE);
@@ -250,6 +299,20 @@ mod tests {
     fn ranges_are_cut_into_blocks() {
         let cut: Vec<_> = blocks(0x3000, 0x9000).collect();
         assert_eq!(cut, [(0x3000, 84), (0x4000, 82), (0x8000, 84)]);
+    }
+
+    /// A mapping is cut at interpreters' code, of which only what is mapped counts.
+    #[test]
+    fn mappings_are_cut_at_interpreters() {
+        let mapped = Mapped { start: 0x1000, end: 0x2000, file_offset: 0, module: ModuleId::from_index(0) };
+        let code = |start, end| InterpreterCode { start, end, interpreter: Interpreter::Python };
+        let interpreters = [code(0, 0x10), code(0xf0, 0x110), code(0x300, 0x400), code(0x1080, 0x1200)];
+        let cut = cut(&mapped, 0x100, &interpreters);
+        let cut: Vec<_> = cut.iter().map(|piece| (piece.start, piece.end, piece.interpreter)).collect();
+        let (none, python) = (Interpreter::None, Interpreter::Python);
+        let expected = [(0x1000, 0x1010, python), (0x1010, 0x1200, none), (0x1200, 0x1300, python)];
+        assert_eq!(cut[..3], expected);
+        assert_eq!(cut[3..], [(0x1300, 0x1f80, none), (0x1f80, 0x2000, python)]);
     }
 
     proptest! {

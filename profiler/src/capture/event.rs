@@ -1,14 +1,40 @@
 //! Records of the ring buffer, decoded.
 
-use profiler_common::{COMM_LEN, EventHeader, EventKind, ForkEvent, SampleEvent};
+use profiler_common::{COMM_LEN, EventHeader, EventKind, ForkEvent, FrameTag, SampleEvent, V8Frame};
 
 /// What happened to a watched process.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Event {
-    Sample { sample: SampleEvent, addresses: Vec<u64> },
-    Fork { timestamp_ns: u64, parent: u32, child: u32 },
-    Exec { timestamp_ns: u64, pid: u32 },
-    Exit { timestamp_ns: u64, pid: u32 },
+    /// Frames are innermost first.
+    Sample {
+        sample: SampleEvent,
+        kernel: Vec<u64>,
+        user: Vec<UserFrame>,
+    },
+    Fork {
+        timestamp_ns: u64,
+        parent: u32,
+        child: u32,
+    },
+    Exec {
+        timestamp_ns: u64,
+        pid: u32,
+    },
+    Exit {
+        timestamp_ns: u64,
+        pid: u32,
+    },
+}
+
+/// A frame of user code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum UserFrame {
+    /// The address of an instruction, or a return address.
+    Native(u64),
+    /// A function of CPython: its code object, the instruction in it, and what the code object is known again by.
+    Python { code: u64, instruction: u32, fingerprint: u32 },
+    /// A frame of V8.
+    JavaScript(V8Frame),
 }
 
 impl Event {
@@ -28,17 +54,16 @@ impl Event {
         Some(match EventKind::from_number(header.kind)? {
             EventKind::Sample => {
                 let sample: SampleEvent = read(bytes)?;
-                let count = usize::from(sample.kernel_frames) + usize::from(sample.user_frames);
-                let addresses = bytes.get(size_of::<SampleEvent>()..)?;
-                let addresses: Vec<u64> = addresses
-                    .chunks_exact(size_of::<u64>())
-                    .take(count)
-                    .map(bytemuck::pod_read_unaligned)
-                    .collect();
-                if addresses.len() != count {
+                let (words, _) = bytes.get(size_of::<SampleEvent>()..)?.as_chunks();
+                let mut words = words.iter().map(|word| u64::from_ne_bytes(*word));
+                let kernel: Vec<u64> = words.by_ref().take(sample.kernel_frames.into()).collect();
+                let user: Vec<u64> = words.take(sample.user_words.into()).collect();
+                if kernel.len() != usize::from(sample.kernel_frames)
+                    || user.len() != usize::from(sample.user_words)
+                {
                     return None;
                 }
-                Self::Sample { sample, addresses }
+                Self::Sample { sample, kernel, user: user_frames(&user)? }
             }
             EventKind::Fork => {
                 Self::Fork { timestamp_ns, parent: pid, child: read::<ForkEvent>(bytes)?.child_pid }
@@ -47,6 +72,25 @@ impl Event {
             EventKind::Exit => Self::Exit { timestamp_ns, pid },
         })
     }
+}
+
+fn user_frames(mut words: &[u64]) -> Option<Vec<UserFrame>> {
+    let mut frames = Vec::with_capacity(words.len());
+    while let Some(first) = words.first() {
+        let tag = FrameTag::of(*first)?;
+        let (frame, rest) = words.split_at_checked(tag.words())?;
+        frames.push(match tag {
+            FrameTag::Native => UserFrame::Native(frame[0]),
+            FrameTag::Python => UserFrame::Python {
+                code: FrameTag::figure(frame[0]),
+                instruction: (frame[1] >> 32) as u32,
+                fingerprint: frame[1] as u32,
+            },
+            FrameTag::JavaScript => UserFrame::JavaScript(V8Frame::from_words(frame.try_into().ok()?)?),
+        });
+        words = rest;
+    }
+    Some(frames)
 }
 
 /// A thread name as text.
@@ -72,12 +116,15 @@ mod tests {
         let mut sample = SampleEvent::zeroed();
         sample.header.kind = EventKind::Sample as u32;
         sample.kernel_frames = 1;
-        sample.user_frames = 1;
+        sample.user_words = 1;
         let mut bytes = bytemuck::bytes_of(&sample).to_vec();
         bytes.extend(7_u64.to_ne_bytes());
         assert_eq!(Event::decode(&bytes), None);
         bytes.extend(8_u64.to_ne_bytes());
-        assert_eq!(Event::decode(&bytes), Some(Event::Sample { sample, addresses: vec![7, 8] }));
+        assert_eq!(
+            Event::decode(&bytes),
+            Some(Event::Sample { sample, kernel: vec![7], user: vec![UserFrame::Native(8)] })
+        );
     }
 
     proptest! {

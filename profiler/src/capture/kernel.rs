@@ -7,6 +7,8 @@ use profiler_common::Failure;
 
 use super::code::Code;
 use super::cpu::Sampling;
+use super::python::Pythons;
+use super::v8::V8Frames;
 use super::{Error, offsets};
 
 /// The compiled kernel object: `cargo xtask ebpf` makes it from `profiler-ebpf`.
@@ -26,6 +28,7 @@ pub(super) struct Kernel {
     targets: HashMap<MapData, u32, u32>,
     failures: PerCpuArray<MapData, u64>,
     code: Option<Code>,
+    pythons: Option<Pythons>,
 }
 
 impl Kernel {
@@ -47,15 +50,23 @@ impl Kernel {
         let events = RingBuf::try_from(take_map(&mut ebpf, "EVENTS")?)?;
         let targets = take_map(&mut ebpf, "TARGETS")?;
         let code_mappings = take_map(&mut ebpf, "CODE_MAPPINGS")?;
-        let code = Code::new(code_mappings, take_map(&mut ebpf, "UNWIND_TABLES")?, &targets)?;
+        let tables = take_map(&mut ebpf, "UNWIND_TABLES")?;
+        let v8 = V8Frames::new(take_map(&mut ebpf, "V8_PROCESSES")?)?;
+        let code = Code::new(code_mappings, tables, &targets, v8)?;
+        let pythons = Some(Pythons::new(take_map(&mut ebpf, "PYTHON_LAYOUTS")?)?);
         let targets = HashMap::try_from(targets)?;
         let failures = PerCpuArray::try_from(take_map(&mut ebpf, "FAILURES")?)?;
-        Ok(Self { ebpf, events, targets, failures, code: Some(code) })
+        Ok(Self { ebpf, events, targets, failures, code: Some(code), pythons })
     }
 
     /// The maps of code, for the thread that knows what is mapped where. They can be taken once.
     pub(super) fn take_code(&mut self) -> Result<Code, Error> {
         self.code.take().ok_or(Error::MissingInObject("CODE_MAPPINGS"))
+    }
+
+    /// The map of Python layouts, for the same thread. It can be taken once.
+    pub(super) fn take_pythons(&mut self) -> Result<Pythons, Error> {
+        self.pythons.take().ok_or(Error::MissingInObject("PYTHON_LAYOUTS"))
     }
 
     /// Watches a process and, from now on, what it forks.

@@ -17,6 +17,7 @@ use super::event::Event;
 use super::gauges::Reading;
 use super::kernel::Kernel;
 use super::mappings::{MappingEvent, MappingRecords};
+use super::python::Pythons;
 use super::timeline::Timeline;
 use super::wakeups::Wakeups;
 use crate::recording::{Meta, Writer};
@@ -41,6 +42,8 @@ pub struct Options {
     pub pids: Vec<u32>,
     /// Samples a second of CPU time, within [`FREQUENCY_RANGE_HZ`](super::FREQUENCY_RANGE_HZ).
     pub frequency_hz: u64,
+    /// Whether runtimes may be asked for the names of their code, where they give them only when asked.
+    pub is_asking: bool,
     /// Whether it is a command that waits for its start, without code of its own yet.
     pub is_launched: bool,
     /// The file to write.
@@ -131,7 +134,9 @@ impl Session {
         let recorder = Recorder {
             writer,
             code: kernel.take_code()?,
+            pythons: kernel.take_pythons()?,
             pids,
+            is_asking: options.is_asking,
             is_launched: options.is_launched,
             watched_ns: meta.start_ns,
             period_ns: sampling.period_ns(),
@@ -364,8 +369,10 @@ fn meta(options: &Options, sampling: &Sampling, start_ns: u64) -> Meta {
 struct Recorder {
     writer: Writer,
     code: Code,
+    pythons: Pythons,
     /// Processes that were running at the start, each with its parent.
     pids: Vec<(u32, Option<u32>)>,
+    is_asking: bool,
     is_launched: bool,
     /// Since when they are watched.
     watched_ns: u64,
@@ -379,7 +386,8 @@ impl Recorder {
     /// Writes until the last batch, or until the recording can't be written.
     fn run(self, shared: &Mutex<Progress>) -> Result<(), Error> {
         drop_capabilities();
-        let mut timeline = Timeline::new(self.writer, self.code, self.period_ns)?;
+        let mut timeline =
+            Timeline::new(self.writer, self.code, self.pythons, self.period_ns, self.is_asking)?;
         for (pid, parent) in self.pids {
             timeline.adopt(pid, parent, self.watched_ns)?;
             // A command that waits for its start still has our own code, and will have none of it.
@@ -435,9 +443,10 @@ fn raise_file_limit() {
 }
 
 /// Gives up what is not needed any more once everything is attached. What stays: reading the files of targets,
-/// the kernel's symbols and our own maps, writing where the user asks, and signalling what we launched.
+/// the kernel's symbols and our own maps, writing where the user asks, signalling what we launched, and talking to runtimes as
+/// their users do.
 fn drop_capabilities() {
-    const KEPT: [Capability; 9] = [
+    const KEPT: [Capability; 12] = [
         Capability::CAP_BPF,
         Capability::CAP_PERFMON,
         Capability::CAP_SYS_PTRACE,
@@ -447,6 +456,9 @@ fn drop_capabilities() {
         Capability::CAP_SYSLOG,
         Capability::CAP_KILL,
         Capability::CAP_CHOWN,
+        Capability::CAP_FOWNER,
+        Capability::CAP_SETGID,
+        Capability::CAP_SETUID,
     ];
     let Ok(permitted) = caps::read(None, CapSet::Permitted) else { return };
     // Where the newer, narrower ones are not given, this one stands in for them.

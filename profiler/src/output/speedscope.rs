@@ -110,7 +110,7 @@ fn frames(functions: &Functions) -> Vec<Frame<'_>> {
     let frames = functions.all().iter().map(|function| Frame {
         name: match function.kind {
             FrameKind::Kernel => format!("{} [kernel]", printable(&function.name)),
-            FrameKind::Native | FrameKind::Jit => printable(&function.name).into_owned(),
+            _ => printable(&function.name).into_owned(),
         },
         // Functions of one name in two modules stay apart by their file.
         file: Some(function.file.as_deref().unwrap_or(&function.module)),

@@ -12,7 +12,7 @@ use super::demangle::demangle;
 use super::module::ElfImage;
 
 /// A function at an address, for the first time of asking.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Name {
     /// Demangled function name.
     pub function: String,

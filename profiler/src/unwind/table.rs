@@ -8,7 +8,7 @@ use object::read::{Object, ObjectSection, ObjectSegment, ReadCache};
 use profiler_common::{CfaKind, UnwindRow};
 
 use super::cache::Cache;
-use super::{FRAME_POINTER_CHAIN, go, v8};
+use super::{FRAME_POINTER_CHAIN, builtins, go};
 use crate::symbol::GoTable;
 
 pub(super) type ElfFile<'file> = object::File<'file, &'file ReadCache<&'file File>>;
@@ -43,7 +43,7 @@ pub fn read_table(file: &File) -> Table {
 /// The same; large ones from the cache, and into it, by the file's build ID.
 pub fn read_table_with(file: &File, cache: Option<(&Cache, &str)>) -> Table {
     // One after the other: what each needs of the file is not in memory together.
-    let v8_code = with_object(file, v8::code).unwrap_or_default();
+    let v8_code = with_object(file, builtins::code).unwrap_or_default();
     with_object(file, |object| {
         if let Some(table) = GoTable::find(object) {
             return go_table(object, &table);

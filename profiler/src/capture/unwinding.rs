@@ -1,0 +1,75 @@
+//! How the stacks of a process are made, in words: what is true of its runtime unless something better is found out. Java and
+//! .NET speak for themselves in [`asking`](super::asking).
+
+use crate::recording::{Runtime, Unwinding};
+
+/// What holds for any process of a runtime.
+pub(super) fn of_runtime(runtime: &Runtime) -> Unwinding {
+    let (language, advice) = match runtime.name.as_str() {
+        "ruby" => interpreted("Ruby"),
+        "php" => interpreted("PHP"),
+        // Until its interpreter was looked at: see `of_python`.
+        "python" => interpreted("Python"),
+        "node" => compiled(
+            "JavaScript",
+            "start Node with --perf-basic-prof and --interpreted-frames-native-stack to have its functions named",
+        ),
+        "deno" => compiled(
+            "JavaScript",
+            "start Deno with --v8-flags=--perf-basic-prof,--interpreted-frames-native-stack to have its functions named",
+        ),
+        "bun" => (Some("JavaScript functions are not named: Bun writes no perf map".to_owned()), None),
+        _ => (None, None),
+    };
+    let native = "by unwind information, code without it by frame pointers".to_owned();
+    Unwinding { native, language, advice }
+}
+
+/// What holds for a process that runs a CPython of this version, by whether its frames are read.
+pub(super) fn of_python(version: Option<&str>, are_read: bool) -> String {
+    let python = format!("CPython {}", version.unwrap_or("of unknown version"));
+    if are_read {
+        format!("functions of {python} by its own frames, read in the kernel")
+    } else {
+        format!(
+            "Python functions are not shown: the layout of {python} is not known; these are the stacks of its interpreter"
+        )
+    }
+}
+
+/// What holds for a process of a runtime whose perf map named some of its code; `None` where more is known otherwise.
+pub(super) fn of_perf_map(runtime: &str) -> Option<String> {
+    let language = match runtime {
+        "deno" | "bun" => "JavaScript code",
+        "native" | "rust" | "go" => "code made while it runs",
+        _ => return None,
+    };
+    Some(format!("{language} by frame pointers, named by its perf map"))
+}
+
+fn interpreted(language: &str) -> (Option<String>, Option<String>) {
+    let text = format!("{language} functions are not shown: these are the stacks of their interpreter");
+    (Some(text), None)
+}
+
+fn compiled(language: &str, advice: &str) -> (Option<String>, Option<String>) {
+    let text = format!("{language} code by frame pointers, named only if a perf map is there");
+    (Some(text), Some(advice.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is not shown is said, and nothing of languages that are machine code.
+    #[test]
+    fn runtimes_are_marked() {
+        let of = |name: &str| of_runtime(&Runtime { name: name.to_owned(), version: None });
+        assert!(of("ruby").language.unwrap().starts_with("Ruby functions are not shown"));
+        assert!(of("php").language.unwrap().starts_with("PHP functions are not shown"));
+        assert!(of_python(Some("3.15.0"), false).contains("layout of CPython 3.15.0 is not known"));
+        assert!(of("bun").language.unwrap().contains("not named"));
+        assert!(of("deno").advice.unwrap().contains("--perf-basic-prof"));
+        assert_eq!((of("rust").language, of("").advice), (None, None));
+    }
+}
