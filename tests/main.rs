@@ -13,6 +13,7 @@ mod program {
     mod native;
     mod packages;
     mod peers;
+    mod python;
     mod servers;
     mod soak;
     mod stacks;

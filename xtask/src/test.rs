@@ -34,7 +34,11 @@ pub(crate) fn test_with(options: &Options, variables: &[(&str, &str)]) -> Result
     servers::servers()?;
     let program = build_profiler(options.release)?;
     let mut command = cargo();
-    command.arg("test").env("MCP_PROFILER", program).env("MCP_PROFILER_SERVERS", servers::folder());
+    command
+        .arg("test")
+        .env("MCP_PROFILER", program)
+        .env("MCP_PROFILER_SERVERS", servers::folder())
+        .env("MCP_PROFILER_ROOTS", servers::roots_folder());
     command.envs(variables.iter().copied());
     if options.release {
         command.arg("--release");

@@ -197,19 +197,6 @@ impl Timeline {
         self.language_unwinding(pid, language, advice)
     }
 
-    /// Says how Python frames are had, where that has become known.
-    fn describe_pythons(&mut self) -> Result<(), Error> {
-        let mut news = Vec::new();
-        for (pid, process) in &self.processes {
-            let Some(are_read) = self.pythons.reads_frames(*pid) else { continue };
-            let language = unwinding::of_python(process.program.runtime.version.as_deref(), are_read);
-            if process.program.unwinding.language.as_ref() != Some(&language) {
-                news.push((*pid, language));
-            }
-        }
-        news.into_iter().try_for_each(|(pid, language)| self.language_unwinding(pid, language, None))
-    }
-
     fn describe(&self, id: ProcessId, program: &Program) -> Result<(), Error> {
         self.writer.process_project(id, program.project.as_deref())?;
         self.writer.process_unwinding(id, &program.unwinding)
@@ -331,6 +318,9 @@ impl Timeline {
             self.apply_mapping(&mapping)?;
         }
         self.read_unknown_mappings();
+        for (pid, language, advice) in self.pythons.news() {
+            self.language_unwinding(pid, language, advice)?;
+        }
         Ok(())
     }
 
@@ -603,7 +593,6 @@ impl Timeline {
 
     /// Names frames that are new, when that is affordable, or in any case when it is the last time.
     pub(super) fn name(&mut self, is_last: bool) -> Result<(), Error> {
-        self.describe_pythons()?;
         self.name_asked(is_last)?;
         let is_named_here = |pid: &u32| {
             let asked = self.processes.get(pid).and_then(|process| process.asked.as_ref());

@@ -8,7 +8,7 @@ pub(super) fn of_runtime(runtime: &Runtime) -> Unwinding {
     let (language, advice) = match runtime.name.as_str() {
         "ruby" => interpreted("Ruby"),
         "php" => interpreted("PHP"),
-        // Until its interpreter was looked at: see `of_python`.
+        // Says better itself once its frames are found.
         "python" => interpreted("Python"),
         "node" => compiled(
             "JavaScript",
@@ -23,18 +23,6 @@ pub(super) fn of_runtime(runtime: &Runtime) -> Unwinding {
     };
     let native = "by unwind information, code without it by frame pointers".to_owned();
     Unwinding { native, language, advice }
-}
-
-/// What holds for a process that runs a CPython of this version, by whether its frames are read.
-pub(super) fn of_python(version: Option<&str>, are_read: bool) -> String {
-    let python = format!("CPython {}", version.unwrap_or("of unknown version"));
-    if are_read {
-        format!("functions of {python} by its own frames, read in the kernel")
-    } else {
-        format!(
-            "Python functions are not shown: the layout of {python} is not known; these are the stacks of its interpreter"
-        )
-    }
 }
 
 /// What holds for a process of a runtime whose perf map named some of its code; `None` where more is known otherwise.
@@ -67,7 +55,6 @@ mod tests {
         let of = |name: &str| of_runtime(&Runtime { name: name.to_owned(), version: None });
         assert!(of("ruby").language.unwrap().starts_with("Ruby functions are not shown"));
         assert!(of("php").language.unwrap().starts_with("PHP functions are not shown"));
-        assert!(of_python(Some("3.15.0"), false).contains("layout of CPython 3.15.0 is not known"));
         assert!(of("bun").language.unwrap().contains("not named"));
         assert!(of("deno").advice.unwrap().contains("--perf-basic-prof"));
         assert_eq!((of("rust").language, of("").advice), (None, None));
