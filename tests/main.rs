@@ -11,6 +11,7 @@ mod program {
     mod known_answers;
     mod namespaces;
     mod native;
+    mod node;
     mod packages;
     mod peers;
     mod python;

@@ -23,7 +23,7 @@ struct Recorded {
 fn record(process: &Process) -> Result<Recorded> {
     let profiler = Profiler::new()?;
     let report = profiler.record_and_report(SECONDS, FREQUENCY, &["--pid", &process.pid().to_string()])?;
-    assert_eq!(report.lost(), 0);
+    assert_eq!(report.lost(), 0, "{:#}", report.json["losses"]);
     assert!(report.samples() > 1000, "{} samples", report.samples());
     report.assert_complete(0.995);
     let split = |stack: &str| stack.split(';').map(str::to_owned).collect();

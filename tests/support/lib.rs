@@ -18,5 +18,5 @@ pub use servers::{
     HttpServer, azure, demo_server, everything, everything_over_http, go_time, python, python_time, stress,
     under_load,
 };
-pub use tools::{go, node_package, node_program, require, require_root, speedscope_import};
-pub use workload::Workload;
+pub use tools::{go, node, node_package, node_program, require, require_root, speedscope_import};
+pub use workload::{Workload, script};

@@ -153,6 +153,11 @@ impl Workload {
     }
 }
 
+/// A program of `tests/workloads` that is run as it is.
+pub fn script(file: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("workloads").join(file)
+}
+
 fn source(name: &str, language: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("workloads").join(format!("{name}.{language}"))
 }

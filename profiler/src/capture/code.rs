@@ -104,6 +104,11 @@ impl Code {
         }
     }
 
+    /// Maps once more what a process has mapped already: now it is known to run V8.
+    pub(super) fn remap(&mut self, pid: u32, module: &Module, mapped: &Mapped) {
+        self.insert(pid, module, mapped);
+    }
+
     /// Tells the kernel half of a mapping. Returns what the rows of its file count from.
     fn insert(&mut self, pid: u32, module: &Module, mapped: &Mapped) -> Option<u64> {
         let (table, base) = match &module.image {

@@ -58,6 +58,8 @@ pub(super) struct Timeline {
     /// Whether runtimes may be asked for names.
     is_asking: bool,
     unnamed: Unnamed,
+    /// Processes that mapped V8, or may have: the report is to say how their JavaScript is had.
+    v8_mapped: Vec<u32>,
     mapping_records_lost: u64,
     undecodable: u64,
     /// Samples written.
@@ -154,6 +156,7 @@ impl Timeline {
             period_ns,
             is_asking,
             unnamed: Unnamed::default(),
+            v8_mapped: Vec::new(),
             mapping_records_lost: 0,
             undecodable: 0,
             samples: 0,
@@ -266,19 +269,32 @@ impl Timeline {
 
     /// Tells the kernel half of what a process has mapped.
     fn map_code(&mut self, pid: u32, mapped: &[Mapped]) {
-        let mut is_news = false;
+        let (mut is_news, mut has_v8) = (false, false);
         for mapped in mapped {
             let module = self.modules.get(mapped.module).expect("a mapping has a module");
+            has_v8 |= module.v8().is_some();
             is_news |= self.code.map(pid, module, mapped);
             self.pythons.map(pid, module, mapped);
         }
-        let Some(process) = self.processes.get(&pid).filter(|_| is_news) else { return };
-        for mapped in process.space.iter() {
-            let module = self.modules.get(mapped.module).expect("a mapping has a module");
-            if let Image::Jit = module.image {
-                self.code.map(pid, module, mapped);
+        if let Some(process) = self.processes.get(&pid).filter(|_| is_news) {
+            for mapped in process.space.iter() {
+                let module = self.modules.get(mapped.module).expect("a mapping has a module");
+                if let Image::Jit = module.image {
+                    self.code.remap(pid, module, mapped);
+                }
             }
         }
+        if has_v8 {
+            self.v8_mapped.push(pid);
+        }
+    }
+
+    /// Says how JavaScript frames are had, in a process that runs V8.
+    fn describe_v8(&mut self, pid: u32) -> Result<(), Error> {
+        let Some(process) = self.processes.get(&pid) else { return Ok(()) };
+        let v8 = process.space.iter().find_map(|mapped| self.modules.get(mapped.module)?.v8());
+        let Some((language, advice)) = v8.map(unwinding::of_v8) else { return Ok(()) };
+        self.language_unwinding(pid, language, advice)
     }
 
     /// Lets the kernel half walk code that was mapped just now. What an address means is decided later, in order.
@@ -321,7 +337,7 @@ impl Timeline {
         for (pid, language, advice) in self.pythons.news() {
             self.language_unwinding(pid, language, advice)?;
         }
-        Ok(())
+        std::mem::take(&mut self.v8_mapped).into_iter().try_for_each(|pid| self.describe_v8(pid))
     }
 
     /// Reads the mappings of processes in which a walk came to unknown code: `mremap` moves code without a record, as V8 does with its
@@ -430,6 +446,7 @@ impl Timeline {
         let (id, program) = (process.id, process.program.clone());
         self.writer.process_program(id, &program.command, &program.runtime)?;
         self.describe(id, &program)?;
+        self.v8_mapped.push(pid);
         self.look_for_runtime(pid)
     }
 
