@@ -85,9 +85,11 @@ impl JavaScript {
             V8Frame::Function { script, function, place, .. } => {
                 let frame = V8Frame::Function { shared: 0, script, function, place };
                 match place {
+                    V8Place::Bytecode(_) | V8Place::Call(0) => {
+                        return Key { isolate, frame, code: None, is_innermost: false };
+                    }
                     V8Place::Code(address) => (address, is_innermost, frame),
                     V8Place::Call(address) => (address, false, frame),
-                    V8Place::Bytecode(_) => return Key { isolate, frame, code: None, is_innermost: false },
                 }
             }
             V8Frame::Marked { address, .. } => (address, is_innermost, frame),
@@ -185,6 +187,9 @@ impl JavaScript {
     }
 
     fn code_at(&mut self, isolate: u32, address: Address) -> Option<Arc<Code>> {
+        if address == 0 || address == u64::MAX {
+            return None;
+        }
         let now = Instant::now();
         let known = self.code.range_mut(..=address).next_back();
         if let Some((start, (code, checked))) = known.filter(|(_, (code, _))| address < code.end) {
