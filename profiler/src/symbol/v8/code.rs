@@ -20,7 +20,7 @@ const PAGE_BYTES: u64 = 1 << 12;
 const MAX_INLINED: u64 = 1 << 12;
 /// Calls within calls.
 const MAX_INLINE_DEPTH: usize = 64;
-/// `RegExp` code, the third kind in all versions (`src/objects/code-kind.h`).
+/// The kind of regular expressions in V8 10, whose frames have no marker (`src/objects/code-kind.h`).
 const REGULAR_EXPRESSION_KIND: u32 = 3;
 /// A call that was inlined: its position, the function's number, padding.
 const INLINING_BYTES: usize = 16;
@@ -118,7 +118,7 @@ impl Code {
             baseline(heap, code)
         } else if kind > layout.baseline_kind {
             Content::Optimized(optimized(heap, code, fingerprint.size, &mut function)?)
-        } else if kind == REGULAR_EXPRESSION_KIND {
+        } else if kind == REGULAR_EXPRESSION_KIND && heap.layout.regular_expression_frame.is_none() {
             Content::RegularExpression
         } else {
             Content::Other

@@ -176,6 +176,9 @@ impl JavaScript {
         if self.heap.layout.wasm_frames.contains(&frame_type) {
             return plain(WEBASSEMBLY);
         }
+        if self.heap.layout.regular_expression_frame == Some(frame_type) {
+            return plain(REGULAR_EXPRESSION);
+        }
         let Some(code) = self.code_at(isolate, address) else { return Resolved::NoScript };
         match &code.content {
             Content::RegularExpression => plain(REGULAR_EXPRESSION),
