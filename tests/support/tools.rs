@@ -65,3 +65,11 @@ pub(crate) fn servers_folder() -> Result<PathBuf> {
         .map(PathBuf::from)
         .context("MCP_PROFILER_SERVERS is not set: run these tests with `cargo xtask test`")
 }
+
+/// Where `cargo xtask servers` puts systems of Debian.
+pub(crate) fn roots_folder() -> Result<PathBuf> {
+    let folder = std::env::var_os("MCP_PROFILER_ROOTS");
+    folder
+        .map(PathBuf::from)
+        .context("MCP_PROFILER_ROOTS is not set: run these tests with `cargo xtask test`")
+}

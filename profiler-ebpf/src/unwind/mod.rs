@@ -36,8 +36,12 @@ pub(crate) struct Walker {
     is_return: u64,
     /// 1 while the registers are those of the thread itself: in the innermost frame.
     is_innermost: u64,
+    /// 1 behind a signal handler: the thread's registers say nothing of these frames.
+    is_interrupted: u64,
     /// Where the next frame goes.
     slot: u64,
+    /// How many frames there are.
+    frames: u64,
     /// Whose code mappings these are.
     owner: u64,
     /// A [`StackEnd`].
@@ -49,6 +53,9 @@ pub(crate) struct Walker {
 
 const PYTHON: u32 = Interpreter::Python as u32;
 const V8: u32 = Interpreter::V8 as u32;
+
+/// A frame takes one turn, and the evaluation of Python functions up to three more.
+const MAX_TURNS: u32 = 4 * MAX_USER_FRAMES as u32;
 
 /// Returned by a loop's step: no further step.
 const STOP: i64 = 1;
@@ -75,7 +82,9 @@ pub(crate) fn user_stack(scratch: &mut Scratch, first: u32, owner: u32) -> Walk 
     walker.frame_pointer = frame_pointer;
     walker.is_return = 0;
     walker.is_innermost = 1;
+    walker.is_interrupted = 0;
     walker.slot = u64::from(first);
+    walker.frames = 0;
     walker.owner = u64::from(owner);
     walker.end = StackEnd::TooDeep as u64;
     walker.mapping.end = 0;
@@ -83,7 +92,7 @@ pub(crate) fn user_stack(scratch: &mut Scratch, first: u32, owner: u32) -> Walk 
     let mut context = core::ptr::from_mut(scratch);
     // SAFETY: `step` has the signature of a loop callback, and the context outlives the call.
     unsafe {
-        bpf_loop(MAX_USER_FRAMES as u32, step as *mut c_void, core::ptr::from_mut(&mut context).cast(), 0);
+        bpf_loop(MAX_TURNS, step as *mut c_void, core::ptr::from_mut(&mut context).cast(), 0);
     }
     // SAFETY: this CPU's slot, which outlives the walk.
     let walker = unsafe { &(*context).walker };
@@ -98,25 +107,35 @@ pub(crate) fn user_stack(scratch: &mut Scratch, first: u32, owner: u32) -> Walk 
 unsafe extern "C" fn step(_index: u64, context: *mut *mut Scratch) -> i64 {
     // SAFETY: `bpf_loop` hands back the context that it was given: this CPU's slot.
     let scratch = unsafe { &mut **context };
-    let slot = scratch.walker.slot;
+    // Each turn does one thing: where one could lead into another, the verifier would follow all their ways together.
+    let walker = &mut scratch.walker;
+    if walker.frames >= MAX_USER_FRAMES as u64 {
+        return STOP;
+    }
+    let slot = walker.slot;
     let mut is_mapped = true;
     let mut interpreter = PYTHON;
-    if !scratch.walker.chain.is_showing() {
-        is_mapped = code::find(&mut scratch.walker);
-        interpreter = if is_mapped { scratch.walker.mapping.interpreter } else { Interpreter::None as u32 };
-        let word = scratch.walker.native_word();
-        let is_shown = match interpreter {
-            V8 => true,
-            PYTHON => python::enter(&mut scratch.walker, word),
-            _ => false,
-        };
-        if !is_shown {
-            emit(scratch, [word]);
+    match walker.chain.state() {
+        python::State::Showing => {
+            python::step(scratch);
+            return 0;
         }
-    }
-    let is_evaluation = scratch.walker.chain.is_showing();
-    if is_evaluation && python::step(scratch) {
-        return 0;
+        python::State::Left => {
+            python::check(scratch);
+            return 0;
+        }
+        python::State::Leaving => {}
+        python::State::Elsewhere => {
+            is_mapped = code::find(walker);
+            interpreter = if is_mapped { walker.mapping.interpreter } else { Interpreter::None as u32 };
+            let word = walker.native_word();
+            if interpreter == PYTHON && python::enter(walker, word) {
+                return 0;
+            }
+            if interpreter != V8 {
+                emit(scratch, [word]);
+            }
+        }
     }
     let outcome = match is_mapped {
         _ if interpreter == V8 => v8::step(scratch),
@@ -126,9 +145,7 @@ unsafe extern "C" fn step(_index: u64, context: *mut *mut Scratch) -> i64 {
         true => rows::step(&mut scratch.walker),
         false => Err(StackEnd::NoMapping),
     };
-    if is_evaluation && outcome.is_ok() {
-        python::check(scratch);
-    }
+    scratch.walker.chain.leave();
     match outcome {
         Ok(()) => {
             // The stub behind a signal handler was not called either: the kernel makes the handler return to its start.
@@ -151,7 +168,7 @@ fn emit_native(scratch: &mut Scratch) {
     emit(scratch, [word]);
 }
 
-/// Writes a frame. There is room for as many as a walk has steps.
+/// Writes a frame. There is room for as many as a walk may have.
 #[inline(always)]
 fn emit<const WORDS: usize>(scratch: &mut Scratch, words: [u64; WORDS]) {
     let slot = scratch.walker.slot;
@@ -162,6 +179,7 @@ fn emit<const WORDS: usize>(scratch: &mut Scratch, words: [u64; WORDS]) {
         scratch.words[slot as usize + offset] = word;
     }
     scratch.walker.slot = slot + WORDS as u64;
+    scratch.walker.frames += 1;
 }
 
 impl Walker {

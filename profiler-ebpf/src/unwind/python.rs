@@ -29,6 +29,8 @@ pub(crate) struct Chain {
     layout: PythonLayout,
     /// A [`State`].
     state: u64,
+    /// What is [known](Knowledge).
+    knowledge: u64,
     /// The next frame to be shown; zero at the end of the chain.
     frame: u64,
     /// The next `cframe`, in versions that have them.
@@ -47,42 +49,68 @@ pub(crate) struct Chain {
     anchor: u64,
 }
 
+/// What the walk does in its next turn.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u64)]
+pub(super) enum State {
+    /// It goes on in machine code.
+    Elsewhere = 0,
+    /// It shows a function of the evaluation that it stands in.
+    Showing = 1,
+    /// It goes to the caller of the evaluation, all of whose functions were shown.
+    Leaving = 2,
+    /// It is there, and looks whether these were the evaluation's own functions.
+    Left = 3,
+}
+
+/// What is known of the thread's chain.
 #[derive(PartialEq, Eq)]
 #[repr(u64)]
-enum State {
-    /// Not looked for yet.
-    Unknown = 0,
-    /// The chain is known.
-    Known = 1,
-    /// Functions of an evaluation are being shown.
-    Showing = 2,
+enum Knowledge {
+    /// It was not looked for yet.
+    None = 0,
+    Found = 1,
     /// It could not be found, or not be followed.
-    Absent = 3,
+    Lost = 2,
 }
 
 impl Chain {
     #[inline(always)]
     pub(super) fn reset(&mut self) {
-        self.state = State::Unknown as u64;
+        self.state = State::Elsewhere as u64;
+        self.knowledge = Knowledge::None as u64;
     }
 
     #[inline(always)]
-    pub(super) fn is_showing(&self) -> bool {
-        self.state == State::Showing as u64
+    pub(super) fn state(&self) -> State {
+        match self.state {
+            1 => State::Showing,
+            2 => State::Leaving,
+            3 => State::Left,
+            _ => State::Elsewhere,
+        }
+    }
+
+    /// The walk has taken a step in machine code.
+    #[inline(always)]
+    pub(super) fn leave(&mut self) {
+        if self.state == State::Leaving as u64 {
+            self.state = State::Left as u64;
+        }
     }
 }
 
 /// Starts to show the functions of the evaluation that the walker stands in; false when there are none to be known.
 #[inline(always)]
 pub(super) fn enter(walker: &mut Walker, native_word: u64) -> bool {
-    if walker.chain.state == State::Unknown as u64 {
-        walker.chain.state = State::Known as u64;
+    if walker.chain.knowledge == Knowledge::None as u64 {
+        walker.chain.knowledge = Knowledge::Found as u64;
         if find(walker).is_err() {
             give_up(&mut walker.chain);
         }
     }
     let chain = &mut walker.chain;
-    if chain.state != State::Known as u64 {
+    if chain.knowledge != Knowledge::Found as u64 {
         return false;
     }
     chain.first_cframe = chain.cframe;
@@ -103,7 +131,7 @@ pub(super) fn enter(walker: &mut Walker, native_word: u64) -> bool {
 
 #[inline(always)]
 fn give_up(chain: &mut Chain) {
-    chain.state = State::Absent as u64;
+    chain.knowledge = Knowledge::Lost as u64;
     count(Failure::PythonFramesUnreadable);
 }
 
@@ -151,25 +179,25 @@ fn go_outside(chain: &mut Chain) -> Result<(), StackEnd> {
 
 /// What was taken for a frame is none.
 #[inline(always)]
-fn refuse(chain: &mut Chain) -> bool {
+fn refuse(chain: &mut Chain) {
+    chain.state = State::Leaving as u64;
     let may_be_early = chain.is_innermost == 1 && chain.layout.thread_cframe != NONE;
     if may_be_early && go_outside(chain).is_ok() {
         chain.anchor = u64::MAX;
-        chain.state = State::Known as u64;
     } else {
         give_up(chain);
     }
-    false
 }
 
-/// Shows one function. False when the evaluation has no more: the walk goes on with its own caller.
+/// Shows one function.
 #[inline(always)]
-pub(super) fn step(scratch: &mut Scratch) -> bool {
+pub(super) fn step(scratch: &mut Scratch) {
     let chain = &mut scratch.walker.chain;
     let layout = &chain.layout;
     let bytes = layout.frame_bytes;
     if bytes as usize > PythonLayout::MAX_FRAME_BYTES {
-        return false; // tells the verifier
+        chain.state = State::Leaving as u64;
+        return; // tells the verifier
     }
     // SAFETY: the helper checks the address, and writes no more than there is room for.
     let outcome = unsafe {
@@ -188,8 +216,8 @@ pub(super) fn step(scratch: &mut Scratch) -> bool {
         }
         chain.anchor = chain.frame;
         chain.frame = previous;
-        chain.state = State::Known as u64;
-        return false;
+        chain.state = State::Leaving as u64;
+        return;
     }
     let is_last = layout.entry == PythonEntry::Each as u32
         || layout.entry == PythonEntry::Flag as u32 && entry_byte == 1;
@@ -215,7 +243,7 @@ pub(super) fn step(scratch: &mut Scratch) -> bool {
     }
     chain.frame = previous;
     if is_last {
-        chain.state = State::Known as u64;
+        chain.state = State::Leaving as u64;
     }
     let offset = if layout.code_instructions == NONE {
         instruction as u32
@@ -229,21 +257,17 @@ pub(super) fn step(scratch: &mut Scratch) -> bool {
     };
     let fingerprint = identify(code, layout);
     emit(scratch, [FrameTag::Python.word(code), u64::from(offset) << 32 | u64::from(fingerprint)]);
-    !is_last
 }
 
 /// Zero when the code object can't be read now: user space will try.
 #[inline(always)]
 fn identify(code: u64, layout: &PythonLayout) -> u32 {
-    match at::<[u64; 4]>(code, layout.code_identity) {
-        Ok(mut identity) => {
-            if layout.code_identity_words < 4 {
-                identity[3] = 0;
-            }
-            code_fingerprint(identity)
-        }
-        Err(_) => 0,
+    let Ok(mut identity) = at::<[u64; 4]>(code, layout.code_identity) else { return 0 };
+    let Ok(name_hash) = at(identity[1], layout.string_hash) else { return 0 };
+    if layout.code_identity_words < 4 {
+        identity[3] = 0;
     }
+    code_fingerprint(identity, name_hash)
 }
 
 /// The walker has gone to the evaluation's caller. An evaluation that was interrupted before it had put its function into the
@@ -251,8 +275,11 @@ fn identify(code: u64, layout: &PythonLayout) -> u32 {
 #[inline(always)]
 pub(super) fn check(scratch: &mut Scratch) {
     let (chain, frame_end) = (&mut scratch.walker.chain, scratch.walker.stack_pointer);
-    if chain.anchor >= frame_end {
-        let is_early = chain.layout.thread_cframe != NONE && chain.first_cframe < frame_end;
+    chain.state = State::Elsewhere as u64;
+    let has_cframe = chain.layout.thread_cframe != NONE;
+    let is_unfounded = chain.is_innermost == 1 && has_cframe && scratch.walker.slot == chain.first_slot;
+    if chain.anchor >= frame_end || is_unfounded {
+        let is_early = has_cframe && chain.first_cframe < frame_end;
         if chain.anchor != u64::MAX && is_early && go_outside(chain).is_err() {
             give_up(chain);
         }

@@ -1,7 +1,7 @@
 //! The watched processes at every moment, rebuilt from events in the order of their timestamps, and written down.
 
 use std::collections::HashMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use profiler_common::{SampleEvent, StackEnd, V8Frame, V8Place};
 
@@ -17,7 +17,7 @@ use crate::asking::remove_perf_map;
 use crate::recording::{
     Error, FrameId, FrameKind, GaugeKind, ProcessId, RowId, Runtime, StackId, ThreadId, Unwinding, Writer,
 };
-use crate::symbol::{Image, ModuleId, Modules, Name, Namer, jit_names};
+use crate::symbol::{ElfImage, Image, Module, ModuleId, Modules, Name, Namer, jit_names};
 use crate::target::process::command_line;
 use crate::target::{Process, project_folder, runtime};
 
@@ -33,8 +33,14 @@ const V8_UNKNOWN: &str = "v8_unknown";
 
 /// Distinct threads of one process that are remembered; one that comes back after that is written again.
 const MAX_REMEMBERED_THREADS: usize = 1 << 16;
+/// Mappings of executable memory that most processes stay below.
+const FEW_MAPPINGS: usize = 4096;
 /// Pieces of JIT code of one process that a perf map may still come to name.
 const MAX_UNNAMED_JIT: usize = 1 << 18;
+
+/// How long the mappings of a process are not read again after that was done because a walk came to unknown code; twice as long each time.
+const FIRST_READING_REST: Duration = Duration::from_millis(200);
+const LONGEST_READING_REST: Duration = Duration::from_secs(30);
 
 /// Writes events into a recording, with the names and mappings of the moment at which they happened.
 pub(super) struct Timeline {
@@ -71,6 +77,13 @@ struct ProcessState {
     jit_module: Option<RowId>,
     program: Program,
     asked: Option<Asked>,
+    /// When its mappings may be read again.
+    next_reading: Instant,
+    rest: Duration,
+    /// A walk came to code that is not known.
+    met_unknown_code: bool,
+    /// From this many mappings on, the ones that are gone are looked for.
+    mappings_limit: usize,
 }
 
 /// What a process runs.
@@ -95,7 +108,19 @@ impl Program {
 
 impl ProcessState {
     fn new(id: ProcessId, first_ns: u64, space: AddressSpace, program: Program) -> Self {
-        Self { id, first_ns, space, threads: HashMap::new(), jit_module: None, program, asked: None }
+        Self {
+            id,
+            first_ns,
+            space,
+            threads: HashMap::new(),
+            jit_module: None,
+            program,
+            asked: None,
+            next_reading: Instant::now(),
+            rest: FIRST_READING_REST,
+            met_unknown_code: false,
+            mappings_limit: FEW_MAPPINGS,
+        }
     }
 }
 
@@ -225,6 +250,20 @@ impl Timeline {
         }
         self.map_code(pid, &change.new);
         change.gone.iter().for_each(|gone| self.code.release(gone));
+        self.drop_unmapped(pid);
+    }
+
+    /// Keeps a process that maps ever new addresses from filling our memory.
+    fn drop_unmapped(&mut self, pid: u32) {
+        let Some(process) = self.processes.get_mut(&pid) else { return };
+        if process.space.len() < process.mappings_limit {
+            return;
+        }
+        // One that has ended keeps what it had until its end is told.
+        let Ok(now) = read_maps(pid) else { return };
+        let gone = process.space.drop_unmapped(&now);
+        process.mappings_limit = FEW_MAPPINGS.max(process.space.len() * 2);
+        self.unmap(pid, &gone);
     }
 
     /// Tells the kernel half of what a process has mapped.
@@ -293,7 +332,27 @@ impl Timeline {
         for mapping in mappings {
             self.apply_mapping(&mapping)?;
         }
+        self.read_unknown_mappings();
+        for (pid, language, advice) in self.pythons.news() {
+            self.language_unwinding(pid, language, advice)?;
+        }
         std::mem::take(&mut self.v8_mapped).into_iter().try_for_each(|pid| self.describe_v8(pid))
+    }
+
+    /// Reads the mappings of processes in which a walk came to unknown code: `mremap` moves code without a record, as V8 does with its
+    /// builtins.
+    fn read_unknown_mappings(&mut self) {
+        let now = Instant::now();
+        let mut due = Vec::new();
+        for (pid, process) in &mut self.processes {
+            if process.met_unknown_code && now >= process.next_reading {
+                process.met_unknown_code = false;
+                process.next_reading = now + process.rest;
+                process.rest = (process.rest * 2).min(LONGEST_READING_REST);
+                due.push(*pid);
+            }
+        }
+        due.into_iter().for_each(|pid| self.read_mappings(pid));
     }
 
     fn apply_mapping(&mut self, event: &MappingEvent) -> Result<(), Error> {
@@ -441,6 +500,11 @@ impl Timeline {
         }
         let thread = self.thread(pid, sample)?;
         self.writer.sample(sample.header.timestamp_ns, thread, stack, self.period_ns, stack_end)?;
+        if stack_end == StackEnd::NoMapping
+            && let Some(process) = self.processes.get_mut(&pid)
+        {
+            process.met_unknown_code = true;
+        }
         self.samples += 1;
         self.whole_stacks += u64::from(matches!(stack_end, StackEnd::Outermost | StackEnd::ChainEnd));
         Ok(())
@@ -580,9 +644,10 @@ impl Timeline {
 
     fn name_code(&mut self) -> Result<(), Error> {
         for (module, frames) in std::mem::take(&mut self.unnamed.elf) {
-            if let Some(Image::Elf(image)) = self.modules.get(module).map(|module| &module.image) {
+            if let Some(Module { path, image: Image::Elf(image) }) = self.modules.get(module) {
                 // One at a time: two large symbol tables are not in memory together.
-                let names = Namer::default().elf(image, &addresses(&frames));
+                let mut names = Namer::default().elf(image, &addresses(&frames));
+                name_by_start(path, image, &frames, &mut names);
                 write_names(&mut self.writer, &frames, &names)?;
             }
         }
@@ -655,6 +720,9 @@ impl Timeline {
         };
         let Ok(process) = Process::open(pid) else { return Ok(()) };
         let names = jit_names(&process, &addresses(frames));
+        if names.is_empty() {
+            return Ok(());
+        }
         let mut outcome = Ok(());
         frames.retain(|&(frame, address)| match names.get(&address) {
             Some(name) if outcome.is_ok() => {
@@ -663,7 +731,12 @@ impl Timeline {
             }
             _ => true,
         });
-        outcome
+        outcome?;
+        let runtime = self.processes.get(&pid).map(|process| process.program.runtime.name.as_str());
+        match runtime.and_then(unwinding::of_perf_map) {
+            Some(language) => self.language_unwinding(pid, language, None),
+            None => Ok(()),
+        }
     }
 
     /// A perf map may be gone as soon as its process is: names what can still be named, and gives up on the rest.
@@ -749,6 +822,17 @@ impl NamingBudget {
 
 fn addresses(frames: &[(FrameId, u64)]) -> Vec<u64> {
     frames.iter().map(|(_, address)| *address).collect()
+}
+
+/// Where a function has no name, all of it is at least called the same.
+fn name_by_start(path: &str, image: &ElfImage, frames: &[(FrameId, u64)], names: &mut [Vec<Name>]) {
+    let unnamed: Vec<usize> = (0..frames.len()).filter(|index| names[*index].is_empty()).collect();
+    let addresses: Vec<u64> = unnamed.iter().map(|index| frames[*index].1).collect();
+    let file = path.rsplit('/').next().unwrap_or(path);
+    for (index, start) in unnamed.into_iter().zip(image.function_starts(&addresses)) {
+        let name = |start| Name { function: format!("{file}+{start:#x}"), file: None, line: None };
+        names[index].extend(start.map(name));
+    }
 }
 
 fn write_names(writer: &mut Writer, frames: &[(FrameId, u64)], names: &[Vec<Name>]) -> Result<(), Error> {

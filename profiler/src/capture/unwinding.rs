@@ -9,6 +9,7 @@ pub(super) fn of_runtime(runtime: &Runtime) -> Unwinding {
     let (language, advice) = match runtime.name.as_str() {
         "ruby" => interpreted("Ruby"),
         "php" => interpreted("PHP"),
+        // Says better itself once its frames are found.
         "python" => interpreted("Python"),
         // Until its V8 was looked at: see `of_v8`.
         "node" => compiled("JavaScript", NODE_PERF_MAP),
@@ -21,6 +22,16 @@ pub(super) fn of_runtime(runtime: &Runtime) -> Unwinding {
     };
     let native = "by unwind information, code without it by frame pointers".to_owned();
     Unwinding { native, language, advice }
+}
+
+/// What holds for a process of a runtime whose perf map named some of its code; `None` where more is known otherwise.
+pub(super) fn of_perf_map(runtime: &str) -> Option<String> {
+    let language = match runtime {
+        "deno" | "bun" => "JavaScript code",
+        "native" | "rust" | "go" => "code made while it runs",
+        _ => return None,
+    };
+    Some(format!("{language} by frame pointers, named by its perf map"))
 }
 
 const NODE_PERF_MAP: &str =

@@ -17,7 +17,7 @@ use super::namer::Name;
 use crate::capture::FileIdentity;
 use crate::target::Process;
 use crate::unwind::v8::V8;
-use crate::unwind::{Cache, PythonImage, Table, read_table_with};
+use crate::unwind::{Cache, PythonImage, Table, function_starts, read_table_with};
 
 /// Index of a [`Module`] in [`Modules`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -89,6 +89,11 @@ struct LoadSegment {
 const PAGE_SIZE: u64 = 4096;
 
 impl ElfImage {
+    /// An ELF file of this host; `None` when it is none.
+    pub fn from_file(file: File) -> Option<Self> {
+        Self::open(file, std::process::id(), Path::new(""))
+    }
+
     fn open(file: File, pid: u32, path: &Path) -> Option<Self> {
         let cache = ReadCache::new(&file);
         let object = object::File::parse(&cache).ok()?;
@@ -147,6 +152,11 @@ impl ElfImage {
     /// For each address in the file's own address space its functions, outermost first, when it is a Go program.
     pub(super) fn go_names(&self, addresses: &[u64]) -> Vec<Vec<Name>> {
         go::names(&self.file, addresses)
+    }
+
+    /// Where the functions start that addresses belong to, for code without names.
+    pub(crate) fn function_starts(&self, addresses: &[u64]) -> Vec<Option<u64>> {
+        function_starts(&self.file, addresses)
     }
 
     /// A path under which the best source of names can be opened while this value lives.

@@ -3,12 +3,14 @@
 mod builtins;
 mod cache;
 mod frames;
+mod functions;
 mod go;
 mod python;
 mod table;
 pub(crate) mod v8;
 
 pub use cache::Cache;
+pub use functions::function_starts;
 use profiler_common::{CfaKind, Rule};
 pub(crate) use python::{Layout, LineTableKind, PythonImage, Refusal, StringLayout};
 pub use table::{Table, read_table, read_table_with};

@@ -28,8 +28,7 @@ const BYTECODE_SIZES: &[u8] = b"_ZN2v88internal11interpreter9Bytecodes14kBytecod
 const TRAMPOLINE: &[u8] = b"Builtins_InterpreterEntryTrampoline";
 const BUILTIN: &[u8] = b"Builtins_";
 /// What all these start with.
-const INTERESTING: [&[u8]; 4] =
-    [PREFIX, BUILTIN, b"_ZN2v88internal7Version6", BYTECODE_SIZES];
+const INTERESTING: [&[u8]; 4] = [PREFIX, BUILTIN, b"_ZN2v88internal7Version6", BYTECODE_SIZES];
 /// Names are shorter than this; there are some hundred of them.
 const MAX_DEBUG_SYMBOLS: usize = 4096;
 
@@ -190,7 +189,8 @@ impl V8 {
     /// Reads a file; `None` when V8 is not in it, or left no trace.
     pub(crate) fn read<'data, R: ReadRef<'data>>(object: &object::File<'data, R>) -> Option<Self> {
         let section = |name: &str| {
-            let section = object.section_by_name(name).filter(|section| section.size() <= MAX_SECTION_BYTES)?;
+            let section =
+                object.section_by_name(name).filter(|section| section.size() <= MAX_SECTION_BYTES)?;
             section.data().ok()
         };
         let names = [section(".dynstr"), section(".strtab")];

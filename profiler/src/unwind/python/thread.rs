@@ -70,7 +70,7 @@ fn threads(layout: &Layout, runtime: u64, memory: &TargetMemory) -> Vec<(u64, u6
 }
 
 fn is_pointer(word: u64) -> bool {
-    word >= 4096 && word < 1 << 47 && word.is_multiple_of(8)
+    (4096..1 << 47).contains(&word) && word.is_multiple_of(8)
 }
 
 fn words(bytes: &[u8]) -> impl Iterator<Item = u64> {
