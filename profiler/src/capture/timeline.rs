@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use profiler_common::{SampleEvent, StackEnd, V8Frame};
+use profiler_common::{SampleEvent, StackEnd, V8Frame, V8Place};
 
 use super::asking::{Answer, Asked};
 use super::code::Code;
@@ -241,7 +241,8 @@ impl Timeline {
         let NewMapping { start, end, file_offset, .. } = *new;
         let mapped = Mapped { start, end, file_offset, module };
         if process.space.find(start) == Some(mapped) {
-            return; // told again
+            self.code.told_again(module);
+            return;
         }
         let change = process.space.insert(mapped);
         for gone in &change.gone {
@@ -467,7 +468,7 @@ impl Timeline {
                     continue;
                 }
                 UserFrame::Native(address) => V8Frame::Marked { frame_type: 0, address },
-                UserFrame::JavaScript(frame) => frame,
+                UserFrame::JavaScript(frame) => self.with_likely_call(pid, frame),
                 UserFrame::Python { code, instruction, fingerprint } => {
                     if let Some(frame) =
                         self.pythons.frame(&mut self.writer, pid, code, instruction, fingerprint)?
@@ -545,6 +546,18 @@ impl Timeline {
         let address = if is_innermost { address } else { address.wrapping_sub(1) };
         let frame = self.native_frame(pid, address)?;
         self.writer.stack(stack, frame)
+    }
+
+    /// What is on top of a stack need not be a return address.
+    fn with_likely_call(&self, pid: u32, frame: V8Frame) -> V8Frame {
+        match frame {
+            V8Frame::Function { shared, script, function, place: V8Place::Call(address) }
+                if !self.is_code_of_v8(pid, address) =>
+            {
+                V8Frame::Function { shared, script, function, place: V8Place::Call(0) }
+            }
+            frame => frame,
+        }
     }
 
     /// Whether V8 made the code at an address.

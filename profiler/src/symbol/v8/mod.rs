@@ -85,9 +85,11 @@ impl JavaScript {
             V8Frame::Function { script, function, place, .. } => {
                 let frame = V8Frame::Function { shared: 0, script, function, place };
                 match place {
+                    V8Place::Bytecode(_) | V8Place::Call(0) => {
+                        return Key { isolate, frame, code: None, is_innermost: false };
+                    }
                     V8Place::Code(address) => (address, is_innermost, frame),
                     V8Place::Call(address) => (address, false, frame),
-                    V8Place::Bytecode(_) => return Key { isolate, frame, code: None, is_innermost: false },
                 }
             }
             V8Frame::Marked { address, .. } => (address, is_innermost, frame),
@@ -174,6 +176,9 @@ impl JavaScript {
         if self.heap.layout.wasm_frames.contains(&frame_type) {
             return plain(WEBASSEMBLY);
         }
+        if self.heap.layout.regular_expression_frame == Some(frame_type) {
+            return plain(REGULAR_EXPRESSION);
+        }
         let Some(code) = self.code_at(isolate, address) else { return Resolved::NoScript };
         match &code.content {
             Content::RegularExpression => plain(REGULAR_EXPRESSION),
@@ -185,6 +190,9 @@ impl JavaScript {
     }
 
     fn code_at(&mut self, isolate: u32, address: Address) -> Option<Arc<Code>> {
+        if address == 0 || address == u64::MAX {
+            return None;
+        }
         let now = Instant::now();
         let known = self.code.range_mut(..=address).next_back();
         if let Some((start, (code, checked))) = known.filter(|(_, (code, _))| address < code.end) {
