@@ -127,7 +127,7 @@ _mcp__profiler() {
             return 0
             ;;
         mcp__subcmd__profiler__subcmd__call__subcmd__tree)
-            opts="-h --mcp --pid --config --launch --duration --frequency --passive --recording --min-share --max-depth --fold-by --help"
+            opts="-h --mcp --pid --config --launch --duration --frequency --passive --recording --min-share --max-depth --fold-by --async-stacks --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -309,7 +309,7 @@ _mcp__profiler() {
             return 0
             ;;
         mcp__subcmd__profiler__subcmd__export)
-            opts="-o -h --mcp --pid --config --launch --duration --frequency --passive --recording --format --output --fold-by --help"
+            opts="-o -h --mcp --pid --config --launch --duration --frequency --passive --recording --format --output --fold-by --async-stacks --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -363,7 +363,7 @@ _mcp__profiler() {
             return 0
             ;;
         mcp__subcmd__profiler__subcmd__flame__subcmd__graph)
-            opts="-o -h --mcp --pid --config --launch --duration --frequency --passive --recording --output --diff --baseline --current --fold-by --help"
+            opts="-o -h --mcp --pid --config --launch --duration --frequency --passive --recording --output --diff --baseline --current --fold-by --async-stacks --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

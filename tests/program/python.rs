@@ -114,7 +114,10 @@ fn functions_that_are_gone_have_no_wrong_names() -> Result<()> {
 #[test]
 fn awaited_coroutines_stand_on_who_awaits_them() -> Result<()> {
     for python in Python::all()? {
-        let (_, recorded) = record(&mut python.workload("python_tasks")?, 3, FREQUENCY)?;
+        let mut process = Process::start(&mut python.workload("python_tasks")?)?;
+        until_ready(&mut process)?;
+        let profiler = Profiler::new()?;
+        let recorded = recorded(&profiler, process.pid(), 3, FREQUENCY)?;
         recorded.report.assert_complete(0.995);
         let (mut burning, mut of_query, mut of_tool, mut of_other) = (0, 0, 0, 0);
         for (stack, weight) in recorded.stacks.iter().filter(|(stack, _)| has(stack, "burn")) {
@@ -134,6 +137,17 @@ fn awaited_coroutines_stand_on_who_awaits_them() -> Result<()> {
         }
         assert!(of_query > 0, "{python:?}: {:?}", recorded.stacks);
         assert_eq!(of_tool + of_other, burning, "{python:?}: {of_tool} and {of_other} of {burning}");
+
+        let view = ["--format", "folded", "--async-stacks", "--output", "tasks.folded"];
+        profiler.succeed(&[&["export", "recording.mcpprof"], view.as_slice()].concat())?;
+        let tasks = std::fs::read_to_string(profiler.path("tasks.folded"))?;
+        // `main` has it in its stack too, while it makes the coroutine.
+        let is_running = |line: &&str| line.contains(";tool;") && line.contains(";burn");
+        let of_tool: Vec<&str> = tasks.lines().filter(is_running).collect();
+        assert!(!of_tool.is_empty(), "{python:?}: {tasks}");
+        for line in of_tool {
+            assert!(line.contains("_run;tool;") && !line.contains("run_forever"), "{python:?}: {line}");
+        }
     }
     Ok(())
 }
