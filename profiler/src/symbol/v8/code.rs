@@ -215,13 +215,17 @@ fn search(heap: &Heap, address: Address) -> Option<(Address, Address)> {
                 let word = bytes.get(object + offset..).and_then(|bytes| bytes.first_chunk());
                 word.is_some_and(|word| untag(u64::from_le_bytes(*word)).is_some())
             };
-            if is_pointer(0) && is_pointer(8) && let Some(code) = object_at(heap, start) {
+            if is_pointer(0)
+                && is_pointer(8)
+                && let Some(code) = object_at(heap, start)
+            {
                 let size = heap.half(code + heap.layout.code.size)?;
                 return (address < start.checked_add(u64::from(size))?).then_some((start, code));
             }
             start = start.checked_sub(ALIGNMENT)?;
         }
-        let next = if from == whole { end - SEARCH_BYTES } else { (from + header).next_multiple_of(ALIGNMENT) };
+        let next =
+            if from == whole { end - SEARCH_BYTES } else { (from + header).next_multiple_of(ALIGNMENT) };
         if next >= end {
             return None;
         }
