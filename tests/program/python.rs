@@ -109,6 +109,48 @@ fn functions_that_are_gone_have_no_wrong_names() -> Result<()> {
     Ok(())
 }
 
+/// Time in coroutines that a tool awaits is time of that tool.
+#[test]
+fn awaited_coroutines_stand_on_who_awaits_them() -> Result<()> {
+    for python in Python::all()? {
+        let (_, recorded) = record(&mut python.workload("python_tasks")?, 3, FREQUENCY)?;
+        recorded.report.assert_complete(0.995);
+        let (mut burning, mut of_query, mut of_tool, mut of_other) = (0, 0, 0, 0);
+        for (stack, weight) in recorded.stacks.iter().filter(|(stack, _)| has(stack, "burn")) {
+            burning += weight;
+            of_other += if has(stack, "other") { *weight } else { 0 };
+            of_tool += if has(stack, "tool") { *weight } else { 0 };
+            if has(stack, "query") {
+                of_query += weight;
+                let names = stack.iter().filter(|frame| frame.is_python).map(|frame| frame.name.as_str());
+                let names: Vec<&str> = names.collect();
+                assert!(names.ends_with(&["tool", "rows", "query", "burn"]), "{python:?}: {names:?}");
+                assert!(
+                    names.contains(&"BaseEventLoop._run_once") || names.contains(&"_run_once"),
+                    "{names:?}"
+                );
+            }
+        }
+        assert!(of_query > 0, "{python:?}: {:?}", recorded.stacks);
+        assert_eq!(of_tool + of_other, burning, "{python:?}: {of_tool} and {of_other} of {burning}");
+    }
+    Ok(())
+}
+
+/// Children that end before their names are read have those of their family.
+#[test]
+fn children_have_the_names_of_their_family() -> Result<()> {
+    for python in Python::all()? {
+        let (_, recorded) = record(&mut python.workload("python_children")?, 3, FREQUENCY)?;
+        let burn = recorded.report.function("burn_in_child")?;
+        assert!(burn.total_ratio > 0.6, "{python:?}: {burn:?}");
+        let lost = &recorded.report.json["losses"]["by_cause"]["python_names_unreadable"];
+        let lost = lost.as_u64().unwrap_or(0);
+        assert!(lost * 100 <= recorded.report.samples(), "{python:?}: {lost} frames without a name");
+    }
+    Ok(())
+}
+
 /// The report says how the functions were had. Of a version that is not known it says that they are not shown, and there are no
 /// guesses among the frames: here 3.11 claims to be 3.15.
 #[test]

@@ -241,7 +241,8 @@ impl Timeline {
         let NewMapping { start, end, file_offset, .. } = *new;
         let mapped = Mapped { start, end, file_offset, module };
         if process.space.find(start) == Some(mapped) {
-            return; // told again
+            self.code.told_again(module);
+            return;
         }
         let change = process.space.insert(mapped);
         for gone in &change.gone {
