@@ -92,6 +92,11 @@ impl JavaScript {
                     V8Place::Call(address) => (address, false, frame),
                 }
             }
+            // The marker says all that is known: the code is none of V8's heap.
+            V8Frame::Marked { frame_type, .. } if self.kind(frame_type).is_some() => {
+                let frame = V8Frame::Marked { frame_type, address: 0 };
+                return Key { isolate: 0, frame, code: None, is_innermost: false };
+            }
             V8Frame::Marked { address, .. } => (address, is_innermost, frame),
         };
         let code = self.code_at(isolate, instruction(address, is_exact)).map(|code| code.serial);
@@ -173,11 +178,8 @@ impl JavaScript {
             let name = Name { function: function.to_owned(), file: None, line: None };
             Resolved::Frames(vec![vec![name]])
         };
-        if self.heap.layout.wasm_frames.contains(&frame_type) {
-            return plain(WEBASSEMBLY);
-        }
-        if self.heap.layout.regular_expression_frame == Some(frame_type) {
-            return plain(REGULAR_EXPRESSION);
+        if let Some(kind) = self.kind(frame_type) {
+            return plain(kind);
         }
         let Some(code) = self.code_at(isolate, address) else { return Resolved::NoScript };
         match &code.content {
@@ -186,6 +188,18 @@ impl JavaScript {
                 Resolved::Frames(vec![code.functions(&optimized.function, address)])
             }
             _ => Resolved::NoScript,
+        }
+    }
+
+    /// What a marker stands for, if it is code whose functions are not told apart.
+    fn kind(&self, frame_type: u32) -> Option<&'static str> {
+        let layout = &self.heap.layout;
+        if layout.wasm_frames.contains(&frame_type) {
+            Some(WEBASSEMBLY)
+        } else if layout.regular_expression_frame == Some(frame_type) {
+            Some(REGULAR_EXPRESSION)
+        } else {
+            None
         }
     }
 
