@@ -262,7 +262,9 @@ impl Run {
         // A busy machine gives a part of a CPU only.
         assert!(report.samples() > 200, "{} samples", report.samples());
         let stacks = profiler.folded("recording.mcpprof")?;
-        let split = |stack: &str| stack.split(';').map(str::to_owned).collect();
+        // Functions that were only seen inlined have a mark.
+        let plain = |frame: &str| frame.strip_suffix("_[i]").unwrap_or(frame).to_owned();
+        let split = |stack: &str| stack.split(';').map(plain).collect();
         Ok((report, stacks.iter().map(|(stack, weight)| (split(stack), *weight)).collect()))
     }
 
