@@ -3,13 +3,10 @@
 
 use std::collections::HashMap;
 
-use gimli::{BaseAddresses, EhFrame, EhFrameHdr, EndianSlice, LittleEndian, UnwindSection};
-use object::read::{Object, ObjectSection};
-
 use super::{ElfFile, read_bytes};
+use crate::unwind::functions::Described;
 
-/// The largest section that is read, and the largest function that is believed.
-const MAX_SECTION_BYTES: u64 = 128 << 20;
+/// The largest function that is believed.
 const MAX_FUNCTION_BYTES: u64 = 1 << 20;
 /// Jumps that must lead into a part. Bytes that look like a jump by chance lead anywhere in the file.
 const MIN_JUMPS: usize = 3;
@@ -63,37 +60,6 @@ fn jumps(object: &ElfFile<'_>, start: u64, end: u64) -> impl Iterator<Item = u64
         let next = start + offset as u64 + length;
         Some(next.wrapping_add_signed(i64::from(i32::from_le_bytes(displacement))))
     })
-}
-
-/// The functions, and parts of functions, that a file has unwind information of.
-struct Described<'data> {
-    header: gimli::ParsedEhFrameHdr<EndianSlice<'data, LittleEndian>>,
-    frames: EhFrame<EndianSlice<'data, LittleEndian>>,
-    bases: BaseAddresses,
-}
-
-impl<'data> Described<'data> {
-    fn read(object: &ElfFile<'data>) -> Option<Self> {
-        let section = |name: &str| {
-            let section =
-                object.section_by_name(name).filter(|section| section.size() <= MAX_SECTION_BYTES)?;
-            Some((section.address(), section.data().ok()?))
-        };
-        let (header_address, header) = section(".eh_frame_hdr")?;
-        let (frames_address, frames) = section(".eh_frame")?;
-        let bases = BaseAddresses::default().set_eh_frame_hdr(header_address).set_eh_frame(frames_address);
-        let header = EhFrameHdr::new(header, LittleEndian).parse(&bases, 8).ok()?;
-        Some(Self { header, frames: EhFrame::new(frames, LittleEndian), bases })
-    }
-
-    /// Start and end of the one at an address.
-    fn at(&self, address: u64) -> Option<(u64, u64)> {
-        let table = self.header.table()?;
-        let description =
-            table.fde_for_address(&self.frames, &self.bases, address, EhFrame::cie_from_offset).ok()?;
-        let start = description.initial_address();
-        Some((start, start.checked_add(description.len())?))
-    }
 }
 
 #[cfg(test)]
