@@ -7,7 +7,7 @@ mod thread;
 use super::table::ElfFile;
 use std::path::Path;
 
-use object::read::{Object, ObjectSegment, ObjectSymbol, ReadCache};
+use object::read::{Object, ObjectSegment, ObjectSymbol};
 
 pub(crate) use layout::{Layout, LineTableKind, StringLayout};
 
