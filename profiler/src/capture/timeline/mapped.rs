@@ -16,9 +16,14 @@ const LONGEST_READING_REST: Duration = Duration::from_secs(30);
 impl Timeline {
     /// Takes up what a running process has mapped by now.
     pub(in crate::capture) fn read_mappings(&mut self, pid: u32) {
-        for mapping in read_maps(pid).unwrap_or_default() {
-            self.map(pid, &mapping);
+        let read = mapped_now(pid);
+        for event in &read {
+            if let MappingEvent::Mapped { mapping, .. } = event {
+                self.map(pid, mapping);
+            }
         }
+        // Records from before are still to come, and must not have the last word.
+        self.read.extend(read);
     }
 
     pub(super) fn map(&mut self, pid: u32, new: &NewMapping) {
@@ -109,16 +114,7 @@ impl Timeline {
     /// Reads what processes have mapped now. Samples from before this moment are still to come: what is read takes its place among
     /// the kernel's records.
     pub(super) fn read_again(&mut self, pids: &[u32]) {
-        let mut read = Vec::new();
-        for &pid in pids {
-            let timestamp_ns = now_ns();
-            let mappings = read_maps(pid).unwrap_or_default();
-            read.extend(mappings.into_iter().map(|mapping| MappingEvent::Mapped {
-                timestamp_ns,
-                pid,
-                mapping,
-            }));
-        }
+        let mut read: Vec<MappingEvent> = pids.iter().flat_map(|pid| mapped_now(*pid)).collect();
         self.announce(&read);
         self.read.append(&mut read);
     }
@@ -129,4 +125,11 @@ impl Timeline {
             self.code.unmap(pid, module, gone);
         }
     }
+}
+
+/// What a process has mapped, as records of this moment.
+fn mapped_now(pid: u32) -> Vec<MappingEvent> {
+    let timestamp_ns = now_ns();
+    let mappings = read_maps(pid).unwrap_or_default();
+    mappings.into_iter().map(|mapping| MappingEvent::Mapped { timestamp_ns, pid, mapping }).collect()
 }
