@@ -48,6 +48,7 @@ pub(crate) struct Walker {
     end: u64,
     /// The mapping of the last frame: callers are often in the same file.
     mapping: CodeMapping,
+    saved: rows::Saved,
     chain: python::Chain,
 }
 

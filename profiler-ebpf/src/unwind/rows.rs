@@ -1,8 +1,10 @@
 //! Unwind rows, made by user space from a file's `.eh_frame`: for each stretch of code, where its caller's frame is.
 
+use core::ffi::c_void;
+
 use aya_ebpf::bindings::pt_regs;
 use aya_ebpf::btf_maps::{Array, ArrayOfMaps};
-use aya_ebpf::helpers::{bpf_get_current_task_btf, bpf_task_pt_regs};
+use aya_ebpf::helpers::{bpf_get_current_task_btf, bpf_task_pt_regs, generated};
 use aya_ebpf::macros::btf_map;
 use profiler_common::{CfaKind, MAX_PAGES, MAX_TABLES, PageStarts, ROWS_PER_PAGE, RowPage, Rule, StackEnd};
 
@@ -21,6 +23,9 @@ static UNWIND_TABLES: ArrayOfMaps<Array<RowPage, 1, BPF_F_INNER_MAP>, { MAX_TABL
 const UCONTEXT_REGISTERS: u64 = 40;
 const UCONTEXT_RBP: u64 = UCONTEXT_REGISTERS + 10 * 8;
 const UCONTEXT_RSP: u64 = UCONTEXT_REGISTERS + 15 * 8;
+
+/// Room for what lies between a saved frame pointer and the return address: functions save six registers at most.
+pub(super) type Saved = [u64; 8];
 
 #[inline(always)]
 pub(super) fn step(walker: &mut Walker) -> Result<(), StackEnd> {
@@ -68,6 +73,19 @@ pub(super) fn step(walker: &mut Walker) -> Result<(), StackEnd> {
     if saved == 0 {
         let return_address = read(frame_address.wrapping_sub(8))?;
         return walker.return_to(frame_address, walker.frame_pointer, return_address);
+    }
+    if saved <= size_of::<Saved>() as u64 {
+        // One read gives both.
+        let from = frame_address.wrapping_sub(saved);
+        let to = walker.saved.as_mut_ptr();
+        // SAFETY: the helper checks the address, and that much fits.
+        let outcome =
+            unsafe { generated::bpf_probe_read_user(to.cast(), saved as u32, from as *const c_void) };
+        if outcome != 0 {
+            return Err(StackEnd::Unreadable);
+        }
+        let return_address = walker.saved[(saved as usize / 8 - 1) & (walker.saved.len() - 1)];
+        return walker.return_to(frame_address, walker.saved[0], return_address);
     }
     finish(walker, frame_address, frame_address.wrapping_sub(saved))
 }
