@@ -1,0 +1,109 @@
+//! One message a line: the stdio transport of every protocol revision.
+
+use super::json::{Outcome, Scanner};
+use super::{Chunk, Piece, Received};
+
+/// One direction of a stream of lines.
+#[derive(Clone, Debug, Default)]
+pub struct Lines {
+    scanner: Scanner,
+    /// When the current line began.
+    first_ns: Option<u64>,
+    bytes: u64,
+    is_synchronized: bool,
+    /// Whole lines that were no JSON-RPC message.
+    pub skipped: u64,
+}
+
+impl Lines {
+    /// Takes what was read or written next; returns the messages that it ended.
+    pub fn feed(&mut self, chunk: Chunk<'_>) -> Vec<Received> {
+        let mut received = Vec::new();
+        for piece in chunk.pieces() {
+            match piece {
+                Piece::Bytes(bytes) => self.bytes(bytes, chunk.timestamp_ns, &mut received),
+                Piece::Gap(missing) => {
+                    self.first_ns.get_or_insert(chunk.timestamp_ns);
+                    self.bytes += missing;
+                    self.scanner.gap();
+                }
+            }
+        }
+        received
+    }
+
+    fn bytes(&mut self, mut bytes: &[u8], timestamp_ns: u64, received: &mut Vec<Received>) {
+        while let Some(end) = memchr::memchr(b'\n', bytes) {
+            self.part(&bytes[..end], timestamp_ns);
+            self.end_line(timestamp_ns, received);
+            bytes = &bytes[end + 1..];
+        }
+        self.part(bytes, timestamp_ns);
+    }
+
+    fn part(&mut self, bytes: &[u8], timestamp_ns: u64) {
+        if !bytes.is_empty() {
+            self.first_ns.get_or_insert(timestamp_ns);
+            self.bytes += bytes.len() as u64;
+            self.scanner.feed(bytes);
+        }
+    }
+
+    fn end_line(&mut self, last_ns: u64, received: &mut Vec<Received>) {
+        let first_ns = self.first_ns.take().unwrap_or(last_ns);
+        let mut bytes = std::mem::take(&mut self.bytes);
+        match self.scanner.finish() {
+            Outcome::Messages(messages) => received.extend(messages.into_iter().map(|message| Received {
+                message,
+                first_ns,
+                last_ns,
+                bytes: std::mem::take(&mut bytes),
+            })),
+            // The first line may be the rest of one that began before we were there.
+            Outcome::NotRpc => self.skipped += u64::from(self.is_synchronized),
+            Outcome::Empty => {}
+        }
+        self.is_synchronized = true;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ids(received: &[Received]) -> Vec<String> {
+        received.iter().map(|received| format!("{:?}", received.message.id.as_ref().unwrap())).collect()
+    }
+
+    const STREAM: &str = "rest of an earlier message\"}}\n{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"ping\"}\nlistening\n\r\n\
+        {\"jsonrpc\":\"2.0\",\"id\":2,\"method\":\"ping\"}\n";
+
+    /// Cut at any byte, a stream gives the same messages; what is no message is counted, but for the first line.
+    #[test]
+    fn cuts_do_not_matter() {
+        for cut in 0..STREAM.len() {
+            let (first, second) = STREAM.as_bytes().split_at(cut);
+            let mut lines = Lines::default();
+            let mut received = lines.feed(Chunk::whole(1, first));
+            received.extend(lines.feed(Chunk::whole(2, second)));
+            assert_eq!(ids(&received), ["Number(\"1\")", "Number(\"2\")"], "cut at {cut}");
+            assert_eq!(lines.skipped, 1);
+            assert_eq!(received[0].bytes, 40);
+        }
+    }
+
+    /// A message has the time of its first byte and of its last, also when its middle was left out.
+    #[test]
+    fn times_and_lengths_are_kept() {
+        let mut lines = Lines::default();
+        let head = b"{\"result\":{\"content\":[{\"type\":\"text\",\"text\":\"aaaa";
+        let chunk = |timestamp_ns, head, tail| Chunk { timestamp_ns, total: 65536, head, tail };
+        assert!(lines.feed(chunk(10, head, b"aaaa")).is_empty());
+        assert!(lines.feed(chunk(20, b"aaaa", b"aaaa")).is_empty());
+        let end = b"aa\"}]},\"jsonrpc\":\"2.0\",\"id\":9}\n{\"jsonrpc\"";
+        let received = lines.feed(Chunk::whole(30, end));
+        assert_eq!(ids(&received), ["Number(\"9\")"]);
+        assert_eq!((received[0].first_ns, received[0].last_ns), (10, 30));
+        assert_eq!(received[0].bytes, 2 * 65536 + 30);
+    }
+}
