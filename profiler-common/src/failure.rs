@@ -14,16 +14,19 @@ pub enum Failure {
     ForkUnreadable = 3,
     /// The kernel stack of a sample could not be taken; the sample was kept without it.
     KernelStackUnreadable = 4,
+    /// What a process read or wrote did not fit into the ring buffer.
+    WireRingFull = 5,
 }
 
 impl Failure {
     /// Every cause, in the order of their counters.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::SampleRingFull,
         Self::LifecycleRingFull,
         Self::TargetSetFull,
         Self::ForkUnreadable,
         Self::KernelStackUnreadable,
+        Self::WireRingFull,
     ];
 
     /// The name that recordings and reports use.
@@ -34,6 +37,7 @@ impl Failure {
             Self::TargetSetFull => "target_set_full",
             Self::ForkUnreadable => "fork_unreadable",
             Self::KernelStackUnreadable => "kernel_stack_unreadable",
+            Self::WireRingFull => "wire_ring_full",
         }
     }
 }

@@ -9,6 +9,7 @@ mod failure;
 mod frame;
 mod offsets;
 mod unwind;
+mod wire;
 
 pub use event::{COMM_LEN, EventHeader, EventKind, ForkEvent, SampleEvent, StackEnd};
 pub use failure::Failure;
@@ -18,6 +19,8 @@ pub use unwind::{
     CfaKind, CodeMapping, Interpreter, MAPPING_KEY_BITS, MAX_PAGES, MAX_TABLES, PageStarts, ROWS_PER_PAGE,
     RowPage, Rule, UnwindRow, mapping_key,
 };
+
+pub use wire::{MAX_STREAMS, MAX_VECTORS, MAX_WIRE_BYTES, StreamRule, StreamVerdict, WireEvent, WireFlag};
 
 /// Most user frames in one sample, innermost first.
 pub const MAX_USER_FRAMES: usize = 512;

@@ -11,8 +11,22 @@ pub struct KernelOffsets {
     pub task_signal: u32,
     /// `signal_struct.live`: threads of the process that have not ended.
     pub signal_live: u32,
+    /// `task_struct.files`.
+    pub task_files: u32,
+    /// `files_struct.fdt`.
+    pub files_table: u32,
+    /// `fdtable.max_fds`.
+    pub table_limit: u32,
+    /// `fdtable.fd`.
+    pub table_files: u32,
+    /// `file.f_inode`.
+    pub file_inode: u32,
+    /// `inode.i_mode`.
+    pub inode_mode: u32,
+    /// `inode.i_ino`.
+    pub inode_number: u32,
 }
 
-// SAFETY: `repr(C)`, three `u32` and no padding: every bit pattern is valid.
+// SAFETY: `repr(C)`, ten `u32` and no padding: every bit pattern is valid.
 #[cfg(feature = "user")]
 unsafe impl aya::Pod for KernelOffsets {}

@@ -15,8 +15,18 @@ use crate::output::{count, emit_lifecycle, header};
 static TARGETS: HashMap<u32, u32> = HashMap::with_max_entries(MAX_TARGETS, 0);
 
 #[unsafe(no_mangle)]
-static KERNEL_OFFSETS: Global<KernelOffsets> =
-    Global::new(KernelOffsets { task_tgid: 0, task_signal: 0, signal_live: 0 });
+pub(crate) static KERNEL_OFFSETS: Global<KernelOffsets> = Global::new(KernelOffsets {
+    task_tgid: 0,
+    task_signal: 0,
+    signal_live: 0,
+    task_files: 0,
+    files_table: 0,
+    table_limit: 0,
+    table_files: 0,
+    file_inode: 0,
+    inode_mode: 0,
+    inode_number: 0,
+});
 
 /// The process that runs on this CPU, if it is watched.
 #[inline(always)]

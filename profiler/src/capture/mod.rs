@@ -13,6 +13,7 @@ mod mappings;
 mod offsets;
 mod session;
 mod timeline;
+mod wire;
 
 use std::path::PathBuf;
 

@@ -18,6 +18,7 @@ use super::gauges::Reading;
 use super::kernel::Kernel;
 use super::mappings::{MappingEvent, MappingRecords};
 use super::timeline::Timeline;
+use super::wire::Wire;
 use crate::recording::{Meta, Writer};
 use crate::target::{Process, ProcessTable};
 
@@ -128,6 +129,7 @@ impl Session {
         let recorder = Recorder {
             writer,
             code: kernel.take_code()?,
+            wire: kernel.take_wire()?,
             pids,
             is_launched: options.is_launched,
             watched_ns: meta.start_ns,
@@ -153,7 +155,7 @@ impl Session {
             output: options.output.clone(),
         };
         // While the recorder loads the unwind tables of what is mapped by now, for the first sample to find.
-        session.kernel.load_sampling()?;
+        session.kernel.load_probes()?;
         if ready.recv().is_err() {
             return Err(session.recorder_error());
         }
@@ -165,7 +167,7 @@ impl Session {
         self.start_ns = now_ns();
         let (now_ns, readings) = (self.start_ns, self.readings());
         let first = Box::new(Batch { now_ns, readings, is_first: true, ..Batch::default() });
-        self.kernel.attach_sampling(sampling)?;
+        self.kernel.attach_probes(sampling)?;
         drop_capabilities();
         match &self.recorder {
             Some((sender, _)) if sender.send(first).is_ok() => Ok(()),
@@ -250,10 +252,12 @@ impl Session {
         let settled_ns = if is_last { u64::MAX } else { now_ns.saturating_sub(SETTLE_NS) };
         let mut events = std::mem::take(&mut self.held_events);
         let mut undecodable = 0;
-        while let Some(record) = self.kernel.events.next() {
-            match Event::decode(&record) {
-                Some(event) => events.push(event),
-                None => undecodable += 1,
+        for ring in [&mut self.kernel.events, &mut self.kernel.messages] {
+            while let Some(record) = ring.next() {
+                match Event::decode(&record) {
+                    Some(event) => events.push(event),
+                    None => undecodable += 1,
+                }
             }
         }
         let mut mappings = std::mem::take(&mut self.held_mappings);
@@ -341,6 +345,7 @@ fn meta(options: &Options, sampling: &Sampling, start_ns: u64) -> Meta {
 struct Recorder {
     writer: Writer,
     code: Code,
+    wire: Wire,
     /// Processes that were running at the start, each with its parent.
     pids: Vec<(u32, Option<u32>)>,
     is_launched: bool,
@@ -356,7 +361,7 @@ impl Recorder {
     /// Writes until the last batch, or until the recording can't be written.
     fn run(self, shared: &Mutex<Progress>) -> Result<(), Error> {
         drop_capabilities();
-        let mut timeline = Timeline::new(self.writer, self.code, self.period_ns)?;
+        let mut timeline = Timeline::new(self.writer, self.code, self.wire, self.period_ns)?;
         for (pid, parent) in self.pids {
             timeline.adopt(pid, parent, self.watched_ns)?;
             // A command that waits for its start still has our own code, and will have none of it.

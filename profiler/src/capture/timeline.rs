@@ -9,6 +9,7 @@ use super::code::Code;
 use super::event::{Event, UserFrame, thread_name};
 use super::gauges::Reading;
 use super::mappings::{AddressSpace, Mapped, MappingEvent, NewMapping, read_maps};
+use super::wire::Wire;
 use crate::recording::{
     Error, FrameId, FrameKind, GaugeKind, ProcessId, RowId, Runtime, StackId, ThreadId, Writer,
 };
@@ -31,6 +32,7 @@ const MAX_UNNAMED_JIT: usize = 1 << 18;
 pub(super) struct Timeline {
     writer: Writer,
     code: Code,
+    wire: Wire,
     modules: Modules,
     module_rows: HashMap<ModuleId, RowId>,
     naming: NamingBudget,
@@ -74,12 +76,13 @@ struct Unnamed {
 }
 
 impl Timeline {
-    pub(super) fn new(mut writer: Writer, code: Code, period_ns: u64) -> Result<Self, Error> {
+    pub(super) fn new(mut writer: Writer, code: Code, wire: Wire, period_ns: u64) -> Result<Self, Error> {
         let kernel_module = writer.module("[kernel]", None)?;
         let unknown_module = writer.module("[unknown]", None)?;
         Ok(Self {
             writer,
             code,
+            wire,
             modules: Modules::default(),
             module_rows: HashMap::new(),
             naming: NamingBudget::default(),
@@ -192,9 +195,16 @@ impl Timeline {
             Event::Sample { sample, kernel, user } => self.sample(&sample, &kernel, &user),
             Event::Fork { timestamp_ns, parent, child } => self.fork(timestamp_ns, parent, child),
             Event::Exec { pid, .. } => self.exec(pid),
+            Event::Wire { wire, bytes } => {
+                self.wire.take(&wire, &bytes);
+                Ok(())
+            }
             Event::Exit { timestamp_ns, pid } => match self.processes.get(&pid) {
                 Some(process) => {
                     self.writer.process_exit(process.id, timestamp_ns)?;
+                    for call in self.wire.process_ended(pid, timestamp_ns) {
+                        self.writer.call(process.id, &call)?;
+                    }
                     self.forget_jit(pid)?;
                     self.forget(pid);
                     Ok(())
@@ -410,11 +420,22 @@ impl Timeline {
         self.undecodable += count;
     }
 
+    /// Writes the calls that have ended.
+    fn calls(&mut self) -> Result<(), Error> {
+        for (pid, call) in self.wire.take_calls() {
+            if let Some(process) = self.processes.get(&pid) {
+                self.writer.call(process.id, &call)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Makes the batch durable, with all losses so far.
     pub(super) fn commit(&mut self, now_ns: u64, kernel_losses: &[(&'static str, u64)]) -> Result<(), Error> {
         for (cause, count) in self.losses(kernel_losses) {
             self.writer.loss(cause, count)?;
         }
+        self.calls()?;
         self.writer.commit_until(now_ns)
     }
 
@@ -432,7 +453,9 @@ impl Timeline {
         kernel_losses.iter().copied().chain(own)
     }
 
-    pub(super) fn finish(self, now_ns: u64, reason: &str) -> Result<(), Error> {
+    pub(super) fn finish(mut self, now_ns: u64, reason: &str) -> Result<(), Error> {
+        self.wire.finish(now_ns);
+        self.calls()?;
         self.writer.finish(now_ns, reason)
     }
 }

@@ -7,8 +7,8 @@ mod writer;
 use std::path::{Path, PathBuf};
 
 pub use model::{
-    Frame, FrameIndex, FrameKind, Gauge, GaugeKind, Line, Meta, Process, ProcessIndex, Recording, Runtime,
-    Sample, StackEnd, StackIndex, StackNode, Thread,
+    Frame, FrameIndex, FrameKind, Gauge, GaugeKind, Line, Meta, Process, ProcessIndex, RecordedCall,
+    Recording, Runtime, Sample, StackEnd, StackIndex, StackNode, Thread,
 };
 pub use reader::read;
 pub use writer::{FrameId, ProcessId, RowId, StackId, ThreadId, Writer, is_recording};

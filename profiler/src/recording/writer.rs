@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, params};
 
+use crate::wire::calls::{Call, Ended};
+
 use super::model::{FrameKind, GaugeKind, Meta, Runtime, StackEnd};
 use super::{APPLICATION_ID, Error, SAMPLE_ON_CPU, SCHEMA, SCHEMA_VERSION, files_of};
 
@@ -249,6 +251,42 @@ impl Writer {
         self.insert(
             "INSERT INTO samples VALUES (?, ?, ?, ?, ?, ?)",
             params![timestamp_ns as i64, thread, SAMPLE_ON_CPU, stack, weight_ns as i64, stack_end as u32],
+        )
+    }
+
+    /// A call that has ended.
+    pub fn call(&mut self, process: ProcessId, call: &Call) -> Result<(), Error> {
+        let method = self.string(&call.method)?;
+        let name = call.name.as_deref().map(|name| self.string(name)).transpose()?;
+        let trace_parent = call.trace_parent.as_deref().map(|trace| self.string(trace)).transpose()?;
+        let (code, message) = match &call.ended {
+            Ended::Error { code, message } => (*code, message.as_deref()),
+            _ => (None, None),
+        };
+        let message = message.map(|message| self.string(message)).transpose()?;
+        self.insert(
+            "INSERT INTO calls VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            params![
+                process,
+                call.session as i64,
+                call.caller as u8,
+                method,
+                name,
+                trace_parent,
+                call.start_ns as i64,
+                call.request_end_ns as i64,
+                call.response_ns.map(|time| time as i64),
+                call.end_ns as i64,
+                call.request_thread,
+                call.response_thread,
+                call.request_bytes as i64,
+                call.response_bytes as i64,
+                call.requests,
+                call.input_wait_ns as i64,
+                call.ended.number(),
+                code,
+                message,
+            ],
         )
     }
 

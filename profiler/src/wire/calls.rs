@@ -20,14 +20,20 @@ pub type Session = u64;
 
 /// Who sent a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
 pub enum Side {
     /// The client: it calls tools.
-    Client,
+    Client = 1,
     /// The server: it may ask the client for samples, roots or input.
-    Server,
+    Server = 2,
 }
 
 impl Side {
+    /// The side with this number.
+    pub fn from_number(number: u8) -> Option<Self> {
+        [Self::Client, Self::Server].into_iter().find(|side| *side as u8 == number)
+    }
+
     fn other(self) -> Self {
         match self {
             Self::Client => Self::Server,
@@ -58,6 +64,45 @@ pub enum Ended {
     CutOff,
 }
 
+impl Ended {
+    /// Its number in recordings.
+    pub fn number(&self) -> u8 {
+        match self {
+            Self::Ok => 1,
+            Self::Error { .. } => 2,
+            Self::ToolError => 3,
+            Self::Cancelled => 4,
+            Self::Unanswered => 5,
+            Self::CutOff => 6,
+        }
+    }
+
+    /// The end with this number; an error has its code and its message.
+    pub fn from_number(number: u8, code: Option<i64>, message: Option<Box<str>>) -> Option<Self> {
+        Some(match number {
+            1 => Self::Ok,
+            2 => Self::Error { code, message },
+            3 => Self::ToolError,
+            4 => Self::Cancelled,
+            5 => Self::Unanswered,
+            6 => Self::CutOff,
+            _ => return None,
+        })
+    }
+
+    /// The name that reports use.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Error { .. } => "error",
+            Self::ToolError => "tool_error",
+            Self::Cancelled => "cancelled",
+            Self::Unanswered => "unanswered",
+            Self::CutOff => "cut_off",
+        }
+    }
+}
+
 /// A request and what became of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Call {
@@ -79,6 +124,10 @@ pub struct Call {
     pub response_ns: Option<u64>,
     /// When the last byte of its response was there, or when it was given up.
     pub end_ns: u64,
+    /// The thread that read (or, where the server asks, wrote) its request's last byte; zero when that is not known.
+    pub request_thread: u32,
+    /// The same for its response.
+    pub response_thread: u32,
     /// Length of its requests.
     pub request_bytes: u64,
     /// Length of its responses.
@@ -100,6 +149,8 @@ struct Open {
     is_cancelled: bool,
     /// For `tasks/result`: the task that it asks for.
     task: Option<Box<str>>,
+    /// The response comes by another connection.
+    is_detached: bool,
 }
 
 /// A call between two requests of its own.
@@ -146,16 +197,29 @@ impl Calls {
         }
     }
 
+    /// The responses to what was asked in a session come in another one: the older HTTP transport has a connection for
+    /// requests and one for messages to the client.
+    pub fn detach(&mut self, session: Session) {
+        self.open
+            .iter_mut()
+            .filter(|(key, _)| key.0 == session)
+            .for_each(|(_, open)| open.is_detached = true);
+    }
+
+    /// The oldest detached request that a response may answer.
+    fn detached(&self, caller: Side, id: &Id) -> Option<Session> {
+        let candidates =
+            self.open.iter().filter(|(key, open)| open.is_detached && key.1 == caller && key.2 == *id);
+        candidates.min_by_key(|(_, open)| open.number).map(|(key, _)| key.0)
+    }
+
     /// No more messages come in a session.
     pub fn close(&mut self, session: Session, now_ns: u64) {
-        let gone: Vec<_> = self.open.extract_if(|key, _| key.0 == session).map(|(_, open)| open).collect();
+        let is_gone = |key: &(Session, Side, Id), open: &mut Open| key.0 == session && !open.is_detached;
+        let gone: Vec<_> = self.open.extract_if(is_gone).map(|(_, open)| open).collect();
         for open in gone {
             self.give_up(open, now_ns, Ended::CutOff);
         }
-        let waiting = self.for_input.extract_if(.., |waiting| waiting.call.session == session);
-        let tasks = self.tasks.extract_if(|key, _| key.0 == session);
-        let calls = waiting.map(|waiting| waiting.call).chain(tasks.map(|(_, call)| call));
-        self.ended.extend(calls.map(|call| Call { end_ns: now_ns, ended: Ended::CutOff, ..call }));
     }
 
     /// Nothing more comes at all.
@@ -181,7 +245,7 @@ impl Calls {
     }
 
     fn request(&mut self, session: Session, caller: Side, received: Received) {
-        let Received { message, first_ns, last_ns, bytes } = received;
+        let Received { message, first_ns, last_ns, thread, bytes } = received;
         let (Some(id), Some(method)) = (message.id, message.method) else { return };
         let continued = self.for_input.iter().position(|waiting| {
             let call = &waiting.call;
@@ -194,6 +258,7 @@ impl Calls {
         let call = match continued.map(|position| self.for_input.swap_remove(position)) {
             Some(Waiting { call, since_ns, .. }) => Call {
                 session,
+                request_thread: thread,
                 request_bytes: call.request_bytes + bytes,
                 requests: call.requests + 1,
                 input_wait_ns: call.input_wait_ns + first_ns.saturating_sub(since_ns),
@@ -209,6 +274,8 @@ impl Calls {
                 request_end_ns: last_ns,
                 response_ns: None,
                 end_ns: last_ns,
+                request_thread: thread,
+                response_thread: 0,
                 request_bytes: bytes,
                 response_bytes: 0,
                 requests: 1,
@@ -218,7 +285,7 @@ impl Calls {
         };
         self.make_room(last_ns);
         let task = (&*call.method == "tasks/result").then_some(message.task).flatten();
-        let open = Open { call, number: self.next_number, is_cancelled: false, task };
+        let open = Open { call, number: self.next_number, is_cancelled: false, task, is_detached: false };
         self.next_number += 1;
         if let Some(earlier) = self.open.insert((session, caller, id), open) {
             self.repeated_ids += 1;
@@ -227,14 +294,22 @@ impl Calls {
     }
 
     fn response(&mut self, session: Session, caller: Side, received: Received) {
-        let Received { message, first_ns, last_ns, bytes } = received;
-        let open = message.id.and_then(|id| self.open.remove(&(session, caller, id)));
+        let Received { message, first_ns, last_ns, thread, bytes } = received;
+        let open = message.id.and_then(|id| {
+            let key = (session, caller, id);
+            self.open.remove(&key).or_else(|| {
+                let (_, caller, id) = key;
+                let session = self.detached(caller, &id)?;
+                self.open.remove(&(session, caller, id))
+            })
+        });
         let Some(Open { mut call, task: asked_for, .. }) = open else {
             self.unexpected += 1;
             return;
         };
         call.response_ns.get_or_insert(first_ns);
         call.end_ns = last_ns;
+        call.response_thread = thread;
         call.response_bytes += bytes;
         call.ended = match message.kind {
             Kind::Error => Ended::Error { code: message.error_code, message: message.error_message },
@@ -286,7 +361,7 @@ impl Calls {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::Chunk;
+    use crate::wire::Piece;
     use crate::wire::stdio::Lines;
 
     /// What happens in a session: who sends which line, each a millisecond after the one before.
@@ -294,7 +369,7 @@ mod tests {
         let mut calls = Calls::default();
         for (number, (side, line)) in lines.iter().enumerate() {
             let line = format!("{{\"jsonrpc\":\"2.0\",{line}}}\n");
-            let received = Lines::default().feed(Chunk::whole((number as u64 + 1) * 1000, line.as_bytes()));
+            let received = Lines::default().feed((number as u64 + 1) * 1000, Piece::Bytes(line.as_bytes()));
             assert_eq!(received.len(), 1, "{line}");
             received.into_iter().for_each(|received| calls.message(1, *side, received));
         }
@@ -303,7 +378,11 @@ mod tests {
 
     fn ends(calls: &mut Calls) -> Vec<(String, u64, Ended)> {
         let named = |call: &Call| call.name.clone().unwrap_or_else(|| call.method.clone());
-        calls.take_ended().iter().map(|call| (named(call).into(), call.end_ns - call.start_ns, call.ended.clone())).collect()
+        calls
+            .take_ended()
+            .iter()
+            .map(|call| (named(call).into(), call.end_ns - call.start_ns, call.ended.clone()))
+            .collect()
     }
 
     use Side::{Client, Server};
@@ -378,7 +457,7 @@ mod tests {
         let mut calls = Calls::default();
         for id in 0..100_000_u64 {
             let line = format!("{{\"jsonrpc\":\"2.0\",\"id\":{id},\"method\":\"m\"}}\n");
-            for received in Lines::default().feed(Chunk::whole(id, line.as_bytes())) {
+            for received in Lines::default().feed(id, Piece::Bytes(line.as_bytes())) {
                 calls.message(1, Client, received);
             }
         }

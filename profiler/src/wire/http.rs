@@ -5,7 +5,7 @@
 
 use super::json::{Outcome, Scanner};
 use super::sse::Events;
-use super::{Chunk, Message, Piece, Received};
+use super::{Message, Piece, Received};
 
 /// Longest head that is waited for, in bytes.
 const MAX_HEAD: usize = 32 << 10;
@@ -98,29 +98,37 @@ enum Body {
 impl Half {
     /// A direction that may be joined anywhere.
     pub fn new(direction: Direction) -> Self {
-        Self { direction, state: State::Lost, head: Vec::new(), first_ns: None, body: Body::Other, unreadable: 0 }
+        Self {
+            direction,
+            state: State::Lost,
+            head: Vec::new(),
+            first_ns: None,
+            body: Body::Other,
+            unreadable: 0,
+        }
     }
 
     /// Whether bytes look like the start of HTTP in this direction.
     pub fn starts(direction: Direction, bytes: &[u8]) -> bool {
-        const VERBS: [&[u8]; 7] = [b"POST /", b"GET /", b"DELETE /", b"OPTIONS /", b"HEAD /", b"PUT /", b"PATCH /"];
+        const VERBS: [&[u8]; 7] =
+            [b"POST /", b"GET /", b"DELETE /", b"OPTIONS /", b"HEAD /", b"PUT /", b"PATCH /"];
         match direction {
             Direction::Requests => VERBS.iter().any(|verb| bytes.starts_with(verb)),
             Direction::Responses => bytes.starts_with(b"HTTP/1."),
         }
     }
 
-    /// Takes what was read or written next.
-    pub fn feed(&mut self, chunk: Chunk<'_>) -> Vec<Event> {
+    /// Takes what was read or written next, with its time on `CLOCK_MONOTONIC` in nanoseconds.
+    pub fn feed(&mut self, timestamp_ns: u64, piece: Piece<'_>) -> Vec<Event> {
         let mut out = Vec::new();
-        if self.state == State::Lost && Self::starts(self.direction, chunk.head) {
-            self.state = State::Head;
-        }
-        for piece in chunk.pieces() {
-            match piece {
-                Piece::Bytes(bytes) => self.bytes(bytes, chunk.timestamp_ns, &mut out),
-                Piece::Gap(missing) => self.gap(missing, chunk.timestamp_ns, &mut out),
+        match piece {
+            Piece::Bytes(bytes) => {
+                if self.state == State::Lost && Self::starts(self.direction, bytes) {
+                    self.state = State::Head;
+                }
+                self.bytes(bytes, timestamp_ns, &mut out);
             }
+            Piece::Gap(missing) => self.gap(missing, timestamp_ns, &mut out),
         }
         out
     }
@@ -252,7 +260,8 @@ impl Half {
         } else if !line.is_empty() {
             // A size may be followed by extensions.
             let digits = line.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
-            let size = std::str::from_utf8(digits).ok().and_then(|digits| u64::from_str_radix(digits, 16).ok());
+            let size =
+                std::str::from_utf8(digits).ok().and_then(|digits| u64::from_str_radix(digits, 16).ok());
             match size {
                 Some(0) => self.state = State::Trailer,
                 Some(size) => self.state = State::InChunk(size),
@@ -287,13 +296,15 @@ impl Body {
                         scanner.feed(part);
                     }
                     Piece::Gap(missing) => {
-                        *bytes += missing;
+                        *bytes = bytes.saturating_add(missing);
                         scanner.gap();
                     }
                 }
             }
             Self::Events(events) => {
-                events.feed(piece, now_ns, |messages, first_ns, length| push(messages, first_ns, now_ns, length, out));
+                events.feed(piece, now_ns, |messages, first_ns, length| {
+                    push(messages, first_ns, now_ns, length, out)
+                });
             }
             Self::Other => {}
         }
@@ -311,7 +322,7 @@ impl Body {
 /// The length counts once, on the first message.
 fn push(messages: Vec<Message>, first_ns: u64, last_ns: u64, mut bytes: u64, out: &mut Vec<Event>) {
     out.extend(messages.into_iter().map(|message| {
-        Event::Message(Received { message, first_ns, last_ns, bytes: std::mem::take(&mut bytes) })
+        Event::Message(Received { message, first_ns, last_ns, thread: 0, bytes: std::mem::take(&mut bytes) })
     }));
 }
 
@@ -379,7 +390,7 @@ mod tests {
         let mut half = Half::new(direction);
         let mut events: Vec<Event> = Vec::new();
         for piece in pieces {
-            events.extend(half.feed(Chunk::whole(5, piece)));
+            events.extend(half.feed(5, Piece::Bytes(piece)));
         }
         events.extend(half.close(5));
         assert_eq!(half.unreadable, 0);
@@ -397,8 +408,16 @@ mod tests {
     #[test]
     fn reads_requests() {
         let events = all(Direction::Requests, &[REQUESTS.as_bytes()]);
-        let [Event::Head(post), first, Event::End { .. }, Event::Head(get), Event::End { .. }, Event::Head(_), second, Event::End { .. }] =
-            &events[..]
+        let [
+            Event::Head(post),
+            first,
+            Event::End { .. },
+            Event::Head(get),
+            Event::End { .. },
+            Event::Head(_),
+            second,
+            Event::End { .. },
+        ] = &events[..]
         else {
             panic!("{events:?}")
         };
@@ -412,8 +431,16 @@ mod tests {
     #[test]
     fn reads_responses() {
         let events = all(Direction::Responses, &[RESPONSES.as_bytes()]);
-        let [Event::Head(first), one, Event::End { .. }, Event::Head(empty), Event::End { .. }, Event::Head(_), two, Event::End { .. }] =
-            &events[..]
+        let [
+            Event::Head(first),
+            one,
+            Event::End { .. },
+            Event::Head(empty),
+            Event::End { .. },
+            Event::Head(_),
+            two,
+            Event::End { .. },
+        ] = &events[..]
         else {
             panic!("{events:?}")
         };
@@ -441,12 +468,14 @@ mod tests {
         let mut half = Half::new(Direction::Responses);
         let head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n{\"result\":{\"a\":\"";
         let tail = b"\"},\"jsonrpc\":\"2.0\",\"id\":4}";
-        let total = (head.len() - 16 + 1000) as u64;
-        let events = half.feed(Chunk { timestamp_ns: 1, total, head, tail });
+        let mut events = half.feed(1, Piece::Bytes(head));
+        events.extend(half.feed(1, Piece::Gap(1000 - 16 - tail.len() as u64)));
+        events.extend(half.feed(1, Piece::Bytes(tail)));
         assert!(matches!(&events[..], [Event::Head(_), Event::Message(_), Event::End { .. }]), "{events:?}");
-        half.feed(Chunk { timestamp_ns: 1, total: 100, head: b"HTTP/1.1 200 OK\r\n", tail: b"x" });
-        assert!(half.feed(Chunk::whole(2, b"rest")).is_empty());
-        let events = half.feed(Chunk::whole(3, b"HTTP/1.1 204 No Content\r\n\r\n"));
+        half.feed(1, Piece::Bytes(b"HTTP/1.1 200 OK\r\n"));
+        half.feed(1, Piece::Gap(100));
+        assert!(half.feed(2, Piece::Bytes(b"rest")).is_empty());
+        let events = half.feed(3, Piece::Bytes(b"HTTP/1.1 204 No Content\r\n\r\n"));
         assert!(matches!(&events[..], [Event::Head(_), Event::End { .. }]));
         assert_eq!(half.unreadable, 1);
     }
@@ -457,8 +486,9 @@ mod tests {
         fn survives_any_bytes(text in "(POST / HTTP/1.1\r\n|HTTP/1.1 200 OK\r\n)?(Content-Length: [0-9]{1,20}\r\n|Transfer-Encoding: chunked\r\n)?(\r\n)?[0-9a-f]{0,18}\r\n.{0,40}", gap in any::<u64>()) {
             for direction in [Direction::Requests, Direction::Responses] {
                 let mut half = Half::new(direction);
-                half.feed(Chunk { timestamp_ns: 0, total: gap, head: text.as_bytes(), tail: text.as_bytes() });
-                half.feed(Chunk::whole(0, text.as_bytes()));
+                half.feed(0, Piece::Bytes(text.as_bytes()));
+                half.feed(0, Piece::Gap(gap));
+                half.feed(0, Piece::Bytes(text.as_bytes()));
             }
         }
     }

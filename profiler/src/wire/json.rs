@@ -149,7 +149,9 @@ impl Token {
             return Some(Id::Text(text(&self.bytes, self.has_escapes)));
         }
         let number = std::str::from_utf8(&self.bytes).ok()?;
-        number.starts_with(|first: char| first == '-' || first.is_ascii_digit()).then(|| Id::Number(number.into()))
+        number
+            .starts_with(|first: char| first == '-' || first.is_ascii_digit())
+            .then(|| Id::Number(number.into()))
     }
 
     fn number(&self) -> Option<i64> {
@@ -528,9 +530,9 @@ mod tests {
 
     const CALL: &str = r#"{"method":"tools/call","params":{"name":"read_file","arguments":{"name":"no","id":9,
         "path":"/a\"}{"},"_meta":{"progressToken":1,"traceparent":"00-ab-cd-01"}},"jsonrpc":"2.0","id":"7"}"#;
-    const FAILED: &str = r#"{"jsonrpc":"2.0","id":3,"error":{"code":-32602,"message":"bad \u00e4","data":{"code":1}}}"#;
-    const RESULT: &str =
-        r#"{"result":{"content":[{"type":"text","text":"\"id\":4, }{\\"}],"isError":true},"jsonrpc":"2.0","id":3}"#;
+    const FAILED: &str =
+        r#"{"jsonrpc":"2.0","id":3,"error":{"code":-32602,"message":"bad \u00e4","data":{"code":1}}}"#;
+    const RESULT: &str = r#"{"result":{"content":[{"type":"text","text":"\"id\":4, }{\\"}],"isError":true},"jsonrpc":"2.0","id":3}"#;
 
     /// Fields are found where the protocol has them, not where a tool's arguments have the same names.
     #[test]
@@ -543,7 +545,10 @@ mod tests {
         assert_eq!((failed.kind, failed.error_code), (Kind::Error, Some(-32602)));
         assert_eq!(failed.error_message.as_deref(), Some("bad \u{e4}"));
         let result = one(RESULT);
-        assert_eq!((result.kind, result.id, result.is_tool_error), (Kind::Result, Some(Id::Number("3".into())), true));
+        assert_eq!(
+            (result.kind, result.id, result.is_tool_error),
+            (Kind::Result, Some(Id::Number("3".into())), true)
+        );
         let cancelled = r#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":5}}"#;
         assert_eq!(one(cancelled).cancelled, Some(Id::Number("5".into())));
         assert_eq!(one(cancelled).kind, Kind::Notification);

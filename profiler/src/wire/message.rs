@@ -60,6 +60,8 @@ pub struct Received {
     pub first_ns: u64,
     /// When its last byte was there.
     pub last_ns: u64,
+    /// The thread that moved its last byte; zero when that is not known.
+    pub thread: u32,
     /// Its length as it stood on the stream, without framing; of a batch, the whole batch's on its first message.
     pub bytes: u64,
 }

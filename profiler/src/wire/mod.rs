@@ -9,40 +9,15 @@ pub mod json;
 mod message;
 pub mod sse;
 pub mod stdio;
+pub mod streams;
 
 pub use message::{Id, Kind, Message, Received};
 
-/// What one system call moved: its first bytes, and its last where those between were left out.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Chunk<'bytes> {
-    /// When the call returned, `CLOCK_MONOTONIC` in nanoseconds.
-    pub timestamp_ns: u64,
-    /// All that was moved, in bytes.
-    pub total: u64,
-    /// Its first bytes.
-    pub head: &'bytes [u8],
-    /// Its last bytes, if some before them are missing; else empty.
-    pub tail: &'bytes [u8],
-}
-
-/// A part of a [`Chunk`].
+/// What came next on a stream.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Piece<'bytes> {
+pub enum Piece<'bytes> {
+    /// Bytes as they were moved.
     Bytes(&'bytes [u8]),
     /// That many bytes are missing.
     Gap(u64),
-}
-
-impl<'bytes> Chunk<'bytes> {
-    /// Bytes of which none is missing.
-    pub fn whole(timestamp_ns: u64, bytes: &'bytes [u8]) -> Self {
-        Self { timestamp_ns, total: bytes.len() as u64, head: bytes, tail: &[] }
-    }
-
-    pub(crate) fn pieces(self) -> impl Iterator<Item = Piece<'bytes>> {
-        let missing = self.total.saturating_sub((self.head.len() + self.tail.len()) as u64);
-        let gap = (missing > 0).then_some(Piece::Gap(missing));
-        let bytes = |bytes: &'bytes [u8]| (!bytes.is_empty()).then_some(Piece::Bytes(bytes));
-        bytes(self.head).into_iter().chain(gap).chain(bytes(self.tail))
-    }
 }

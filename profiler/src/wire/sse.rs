@@ -39,7 +39,12 @@ impl Default for Line {
 impl Events {
     /// Takes what came next; calls `event` at the end of each event that is a message, with the time of its first byte
     /// and the length of its data.
-    pub(crate) fn feed(&mut self, piece: Piece<'_>, now_ns: u64, mut event: impl FnMut(Vec<Message>, u64, u64)) {
+    pub(crate) fn feed(
+        &mut self,
+        piece: Piece<'_>,
+        now_ns: u64,
+        mut event: impl FnMut(Vec<Message>, u64, u64),
+    ) {
         let bytes = match piece {
             Piece::Bytes(bytes) => bytes,
             Piece::Gap(missing) => {
@@ -63,7 +68,8 @@ impl Events {
     }
 
     fn count(&mut self, length: u64, now_ns: u64) {
-        self.data.get_or_insert((now_ns, 0)).1 += length;
+        let (_, all) = self.data.get_or_insert((now_ns, 0));
+        *all = all.saturating_add(length);
     }
 
     fn part(&mut self, mut bytes: &[u8], now_ns: u64) {
@@ -122,9 +128,12 @@ mod tests {
             let (first, second) = STREAM.as_bytes().split_at(cut);
             let (mut events, mut messages) = (Events::default(), Vec::new());
             for part in [first, second] {
-                events.feed(Piece::Bytes(part), 1, |event, _, length| messages.extend(event.into_iter().map(|message| (message, length))));
+                events.feed(Piece::Bytes(part), 1, |event, _, length| {
+                    messages.extend(event.into_iter().map(|message| (message, length)))
+                });
             }
-            let ids: Vec<_> = messages.iter().map(|(message, length)| (message.id.clone().unwrap(), *length)).collect();
+            let ids: Vec<_> =
+                messages.iter().map(|(message, length)| (message.id.clone().unwrap(), *length)).collect();
             let id = |id: &str| crate::wire::Id::Number(id.into());
             assert_eq!(ids, [(id("1"), 36), (id("2"), 36)], "cut at {cut}");
             assert_eq!(events.skipped, 1);

@@ -1,7 +1,7 @@
 //! One message a line: the stdio transport of every protocol revision.
 
 use super::json::{Outcome, Scanner};
-use super::{Chunk, Piece, Received};
+use super::{Piece, Received};
 
 /// One direction of a stream of lines.
 #[derive(Clone, Debug, Default)]
@@ -16,17 +16,16 @@ pub struct Lines {
 }
 
 impl Lines {
-    /// Takes what was read or written next; returns the messages that it ended.
-    pub fn feed(&mut self, chunk: Chunk<'_>) -> Vec<Received> {
+    /// Takes what was read or written next, with its time on `CLOCK_MONOTONIC` in nanoseconds; returns the messages that
+    /// it ended.
+    pub fn feed(&mut self, timestamp_ns: u64, piece: Piece<'_>) -> Vec<Received> {
         let mut received = Vec::new();
-        for piece in chunk.pieces() {
-            match piece {
-                Piece::Bytes(bytes) => self.bytes(bytes, chunk.timestamp_ns, &mut received),
-                Piece::Gap(missing) => {
-                    self.first_ns.get_or_insert(chunk.timestamp_ns);
-                    self.bytes += missing;
-                    self.scanner.gap();
-                }
+        match piece {
+            Piece::Bytes(bytes) => self.bytes(bytes, timestamp_ns, &mut received),
+            Piece::Gap(missing) => {
+                self.first_ns.get_or_insert(timestamp_ns);
+                self.bytes = self.bytes.saturating_add(missing);
+                self.scanner.gap();
             }
         }
         received
@@ -57,6 +56,7 @@ impl Lines {
                 message,
                 first_ns,
                 last_ns,
+                thread: 0,
                 bytes: std::mem::take(&mut bytes),
             })),
             // The first line may be the rest of one that began before we were there.
@@ -84,8 +84,8 @@ mod tests {
         for cut in 0..STREAM.len() {
             let (first, second) = STREAM.as_bytes().split_at(cut);
             let mut lines = Lines::default();
-            let mut received = lines.feed(Chunk::whole(1, first));
-            received.extend(lines.feed(Chunk::whole(2, second)));
+            let mut received = lines.feed(1, Piece::Bytes(first));
+            received.extend(lines.feed(2, Piece::Bytes(second)));
             assert_eq!(ids(&received), ["Number(\"1\")", "Number(\"2\")"], "cut at {cut}");
             assert_eq!(lines.skipped, 1);
             assert_eq!(received[0].bytes, 40);
@@ -97,11 +97,11 @@ mod tests {
     fn times_and_lengths_are_kept() {
         let mut lines = Lines::default();
         let head = b"{\"result\":{\"content\":[{\"type\":\"text\",\"text\":\"aaaa";
-        let chunk = |timestamp_ns, head, tail| Chunk { timestamp_ns, total: 65536, head, tail };
-        assert!(lines.feed(chunk(10, head, b"aaaa")).is_empty());
-        assert!(lines.feed(chunk(20, b"aaaa", b"aaaa")).is_empty());
+        assert!(lines.feed(10, Piece::Bytes(head)).is_empty());
+        assert!(lines.feed(10, Piece::Gap(2 * 65536 - head.len() as u64 - 4)).is_empty());
+        assert!(lines.feed(20, Piece::Bytes(b"aaaa")).is_empty());
         let end = b"aa\"}]},\"jsonrpc\":\"2.0\",\"id\":9}\n{\"jsonrpc\"";
-        let received = lines.feed(Chunk::whole(30, end));
+        let received = lines.feed(30, Piece::Bytes(end));
         assert_eq!(ids(&received), ["Number(\"9\")"]);
         assert_eq!((received[0].first_ns, received[0].last_ns), (10, 30));
         assert_eq!(received[0].bytes, 2 * 65536 + 30);

@@ -1,0 +1,276 @@
+//! The streams of one process: which of them speak MCP, how, and what is said on them.
+
+use std::collections::HashMap;
+
+use super::calls::{Calls, Session, Side};
+use super::http::{Direction, Event, Half};
+use super::stdio::Lines;
+use super::{Piece, Received};
+
+/// Streams of one process that are followed; the one that was silent for longest makes room.
+const MAX_STREAMS: usize = 4096;
+/// Lines, or HTTP bodies, without any message after which a stream is given up.
+const MAX_SILENT: u64 = 256;
+/// All stdio streams of a process are one session: requests come by one pipe and responses go by another.
+const STDIO: Session = 0;
+
+/// What a process reads and writes.
+#[derive(Clone, Debug, Default)]
+pub struct Streams {
+    streams: HashMap<u64, Stream>,
+    /// The calls that are made of it.
+    pub calls: Calls,
+    /// Counts of streams that were dropped.
+    ended: Counts,
+}
+
+/// What was seen besides calls.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// JSON-RPC messages.
+    pub messages: u64,
+    /// Lines between them that were none.
+    pub skipped_lines: u64,
+    /// HTTP heads and bodies that could not be understood.
+    pub unreadable_http: u64,
+}
+
+#[derive(Clone, Debug)]
+struct Stream {
+    protocol: Protocol,
+    last_ns: u64,
+    messages: u64,
+    /// HTTP bodies, with and without messages.
+    bodies: u64,
+}
+
+#[derive(Clone, Debug)]
+enum Protocol {
+    /// A message a line, in both directions where it is a socket.
+    Stdio { read: Lines, written: Lines },
+    /// The process is the HTTP server.
+    Http { requests: Box<Half>, responses: Box<Half> },
+}
+
+/// Where and when bytes were moved.
+#[derive(Clone, Copy, Debug)]
+pub struct Moved {
+    /// The stream: inode number of its pipe or socket.
+    pub stream: u64,
+    /// The process wrote, else it read.
+    pub is_written: bool,
+    /// `CLOCK_MONOTONIC`, in nanoseconds.
+    pub timestamp_ns: u64,
+    /// The thread that did it.
+    pub thread: u32,
+}
+
+/// Whether a stream is still of interest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interest {
+    /// It is, or may become so.
+    Yes,
+    /// It does not speak MCP.
+    No,
+}
+
+impl Streams {
+    /// Takes what the process read from a stream or wrote to it.
+    pub fn moved(&mut self, moved: Moved, piece: Piece<'_>) -> Interest {
+        let Moved { stream, is_written, timestamp_ns, thread } = moved;
+        if !self.streams.contains_key(&stream) {
+            let Some(protocol) = Protocol::of(piece, is_written) else { return Interest::No };
+            self.make_room();
+            self.streams.insert(stream, Stream { protocol, last_ns: timestamp_ns, messages: 0, bodies: 0 });
+        }
+        let Some(state) = self.streams.get_mut(&stream) else { return Interest::No };
+        state.last_ns = timestamp_ns;
+        let sender = if is_written { Side::Server } else { Side::Client };
+        match &mut state.protocol {
+            Protocol::Stdio { read, written } => {
+                let lines = if is_written { written } else { read };
+                for received in lines.feed(timestamp_ns, piece) {
+                    state.messages += 1;
+                    self.calls.message(STDIO, sender, Received { thread, ..received });
+                }
+            }
+            Protocol::Http { requests, responses } => {
+                let half = if is_written { responses } else { requests };
+                for event in half.feed(timestamp_ns, piece) {
+                    state.http(moved, sender, event, &mut self.calls);
+                }
+            }
+        }
+        if state.messages == 0 && state.silent() > MAX_SILENT {
+            self.drop_stream(stream);
+            return Interest::No;
+        }
+        Interest::Yes
+    }
+
+    /// A stream has ended.
+    pub fn closed(&mut self, stream: u64, timestamp_ns: u64) {
+        if let Some(mut state) = self.streams.remove(&stream) {
+            if let Protocol::Http { responses, .. } = &mut state.protocol {
+                let moved = Moved { stream, is_written: true, timestamp_ns, thread: 0 };
+                for event in responses.close(timestamp_ns) {
+                    state.http(moved, Side::Server, event, &mut self.calls);
+                }
+                self.calls.close(stream, timestamp_ns);
+            }
+            self.ended.add(state.counts());
+        }
+    }
+
+    /// What was seen besides calls so far.
+    pub fn counts(&self) -> Counts {
+        let mut counts = self.ended;
+        self.streams.values().for_each(|stream| counts.add(stream.counts()));
+        counts
+    }
+
+    fn drop_stream(&mut self, stream: u64) {
+        if let Some(state) = self.streams.remove(&stream) {
+            self.ended.add(state.counts());
+        }
+    }
+
+    fn make_room(&mut self) {
+        if self.streams.len() >= MAX_STREAMS
+            && let Some((oldest, last_ns)) = self
+                .streams
+                .iter()
+                .map(|(id, stream)| (*id, stream.last_ns))
+                .min_by_key(|(_, last_ns)| *last_ns)
+        {
+            self.closed(oldest, last_ns);
+        }
+    }
+}
+
+impl Protocol {
+    /// Told by a stream's first bytes; `None` when it is no MCP server's.
+    fn of(piece: Piece<'_>, is_written: bool) -> Option<Self> {
+        let Piece::Bytes(bytes) = piece else { return Some(Self::stdio()) };
+        let requests = Half::starts(Direction::Requests, bytes);
+        let responses = Half::starts(Direction::Responses, bytes);
+        match (requests, responses, is_written) {
+            (true, _, false) | (_, true, true) => Some(Self::Http {
+                requests: Box::new(Half::new(Direction::Requests)),
+                responses: Box::new(Half::new(Direction::Responses)),
+            }),
+            // The process is a client there: whom it asks counts the calls.
+            (true, _, true) | (_, true, false) => None,
+            (false, false, _) => Some(Self::stdio()),
+        }
+    }
+
+    fn stdio() -> Self {
+        Self::Stdio { read: Lines::default(), written: Lines::default() }
+    }
+}
+
+impl Stream {
+    fn http(&mut self, moved: Moved, sender: Side, event: Event, calls: &mut Calls) {
+        match event {
+            Event::Message(received) => {
+                self.messages += 1;
+                calls.message(moved.stream, sender, Received { thread: moved.thread, ..received });
+            }
+            // "Accepted": if there is an answer, it comes by the connection for messages to the client.
+            Event::Head(head) if head.status == Some(202) => calls.detach(moved.stream),
+            Event::Head(_) => {}
+            Event::End { .. } => self.bodies += 1,
+        }
+    }
+
+    fn silent(&self) -> u64 {
+        self.bodies + self.counts().skipped_lines
+    }
+
+    fn counts(&self) -> Counts {
+        let mut counts = Counts { messages: self.messages, ..Counts::default() };
+        match &self.protocol {
+            Protocol::Stdio { read, written } => counts.skipped_lines = read.skipped + written.skipped,
+            Protocol::Http { requests, responses } => {
+                counts.unreadable_http = requests.unreadable + responses.unreadable;
+            }
+        }
+        counts
+    }
+}
+
+impl Counts {
+    /// Adds those of another.
+    pub fn add(&mut self, other: Self) {
+        self.messages += other.messages;
+        self.skipped_lines += other.skipped_lines;
+        self.unreadable_http += other.unreadable_http;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::calls::Ended;
+
+    fn at(stream: u64, is_written: bool, timestamp_ns: u64) -> Moved {
+        Moved { stream, is_written, timestamp_ns, thread: 1 }
+    }
+
+    fn http(head: &str, body: &str) -> String {
+        format!("{head}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+    }
+
+    const ASK: &str = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"echo"}}"#;
+    const ANSWER: &str = r#"{"jsonrpc":"2.0","id":1,"result":{}}"#;
+
+    /// The two pipes of a stdio server are one session; standard error with other text is given up.
+    #[test]
+    fn stdio_is_two_pipes() {
+        let mut streams = Streams::default();
+        streams.moved(at(10, false, 1), Piece::Bytes(format!("{ASK}\n").as_bytes()));
+        streams.moved(at(11, true, 5), Piece::Bytes(format!("{ANSWER}\n").as_bytes()));
+        let log = "[a log line]\n".repeat(300);
+        assert_eq!(streams.moved(at(12, true, 6), Piece::Bytes(log.as_bytes())), Interest::No);
+        let calls = streams.calls.take_ended();
+        assert_eq!((calls.len(), calls[0].end_ns - calls[0].start_ns, &calls[0].ended), (1, 4, &Ended::Ok));
+        assert_eq!(streams.counts().messages, 2);
+    }
+
+    /// Each HTTP connection has its own IDs; what the process asks others as a client is not its own.
+    #[test]
+    fn connections_have_own_ids() {
+        let mut streams = Streams::default();
+        let (ask, answer) = (http("POST /mcp HTTP/1.1", ASK), http("HTTP/1.1 200 OK", ANSWER));
+        for stream in [20, 21] {
+            streams.moved(at(stream, false, stream), Piece::Bytes(ask.as_bytes()));
+        }
+        for stream in [20, 21] {
+            streams.moved(at(stream, true, stream + 100), Piece::Bytes(answer.as_bytes()));
+        }
+        assert_eq!(streams.moved(at(30, true, 1), Piece::Bytes(ask.as_bytes())), Interest::No);
+        let times: Vec<u64> =
+            streams.calls.take_ended().iter().map(|call| call.end_ns - call.start_ns).collect();
+        assert_eq!(times, [100, 100]);
+    }
+
+    /// In the older transport, the answer comes by another connection; a connection that ends cuts its calls off.
+    #[test]
+    fn answers_by_another_connection() {
+        let mut streams = Streams::default();
+        streams.moved(
+            at(40, true, 1),
+            Piece::Bytes(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"),
+        );
+        streams.moved(at(41, false, 2), Piece::Bytes(http("POST /messages HTTP/1.1", ASK).as_bytes()));
+        streams.moved(at(41, true, 3), Piece::Bytes(b"HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n"));
+        streams.closed(41, 4);
+        streams.moved(at(40, true, 9), Piece::Bytes(format!("data: {ANSWER}\n\n").as_bytes()));
+        let calls = streams.calls.take_ended();
+        assert_eq!((calls.len(), calls[0].end_ns, &calls[0].ended), (1, 9, &Ended::Ok));
+        streams.moved(at(42, false, 2), Piece::Bytes(http("POST /messages HTTP/1.1", ASK).as_bytes()));
+        streams.closed(42, 4);
+        assert_eq!(streams.calls.take_ended()[0].ended, Ended::CutOff);
+    }
+}
