@@ -1,7 +1,6 @@
 //! What processes said on their streams: puts the kernel half's pieces together and hands them to the parsers.
 
 use std::collections::HashMap;
-use std::os::fd::AsFd;
 
 use aya::maps::{HashMap as BpfHashMap, Map, MapData, MapError};
 use profiler_common::{MAX_WIRE_BYTES, StreamRule, StreamVerdict, WireEvent, WireFlag};
@@ -29,11 +28,12 @@ pub(super) struct Losses {
 
 impl Wire {
     pub(super) fn new(rules: Map) -> Result<Self, MapError> {
-        // The kernel half makes room in it by itself.
-        let Map::LruHashMap(data) = rules else { return Err(MapError::InvalidMapType { map_type: 0 }) };
-        let shared = data.fd().as_fd().try_clone_to_owned().map_err(MapError::IoError)?;
-        let rules = BpfHashMap::try_from(Map::LruHashMap(MapData::from_fd(shared)?))?;
-        Ok(Self { rules, processes: HashMap::new(), ended: Counts::default(), losses: Losses::default() })
+        Ok(Self {
+            rules: BpfHashMap::try_from(rules)?,
+            processes: HashMap::new(),
+            ended: Counts::default(),
+            losses: Losses::default(),
+        })
     }
 
     /// Takes a piece of what a process moved.
