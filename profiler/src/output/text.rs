@@ -2,11 +2,11 @@
 
 use std::io::{self, Write};
 
+use super::calls::write_tools;
 use super::style::{Paint, Style, columns_of, cut_end, cut_middle, cut_name, printable, wrap};
 use super::summary::write_summary;
 use super::table::{Align, Table};
 use super::units::{count, duration, percent, plural};
-use crate::analysis::calls::{Calls, Latency};
 use crate::analysis::report::{Report, ReportedPath};
 
 /// Threads and processes that are shown.
@@ -46,55 +46,6 @@ pub fn write_report(
         write_processes(&mut out, report, style)?;
     }
     Ok(())
-}
-
-/// Writes the calls of a report, by tool.
-///
-/// # Errors
-/// Those of the writer.
-pub fn write_tools(mut out: impl Write, calls: &Calls, style: Style) -> io::Result<()> {
-    writeln!(out, "{}", style.paint(Paint::Heading, "Calls"))?;
-    let mut table = Table::new(
-        &[
-            ("calls", Align::Right),
-            ("errors", Align::Right),
-            ("p50", Align::Right),
-            ("p95", Align::Right),
-            ("p99", Align::Right),
-            ("max", Align::Right),
-            ("CPU", Align::Right),
-            ("CPU/call", Align::Right),
-            ("exact", Align::Right),
-            ("tool", Align::Left),
-        ],
-        9,
-    );
-    for tool in &calls.tools {
-        let latency = |value: fn(&Latency) -> f64| {
-            tool.latency_ms.as_ref().map_or("-".into(), |latency| duration(value(latency) / 1e3))
-        };
-        let name = match &tool.tool {
-            Some(name) if tool.method == "tools/call" => name.clone(),
-            Some(name) => format!("{} {name}", tool.method),
-            None => tool.method.clone(),
-        };
-        table.row(
-            (tool.errors > 0).then_some(Paint::Hot),
-            vec![
-                count(tool.count),
-                count(tool.errors),
-                latency(|latency| latency.p50),
-                latency(|latency| latency.p95),
-                latency(|latency| latency.p99),
-                latency(|latency| latency.max),
-                duration(tool.cpu_ms / 1e3),
-                duration(tool.cpu_ms / 1e3 / tool.count.max(1) as f64),
-                tool.exact_ratio.map_or("-".into(), percent),
-                name,
-            ],
-        );
-    }
-    table.write(&mut out, style)
 }
 
 /// Writes the hot paths of a report.
