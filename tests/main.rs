@@ -3,9 +3,11 @@
 
 mod program {
     mod commands;
+    mod dotnet;
     mod failures;
     mod formats;
     mod interruptions;
+    mod java;
     mod known_answers;
     mod namespaces;
     mod servers;

@@ -8,17 +8,21 @@ mod event;
 mod failure;
 mod frame;
 mod offsets;
+mod python;
 mod unwind;
+mod v8;
 mod wire;
 
 pub use event::{COMM_LEN, EventHeader, EventKind, ForkEvent, SampleEvent, StackEnd};
 pub use failure::Failure;
 pub use frame::{FrameTag, MAX_FRAME_WORDS};
 pub use offsets::KernelOffsets;
+pub use python::{MAX_PYTHON_PROCESSES, PythonEntry, PythonLayout, code_fingerprint};
 pub use unwind::{
     CfaKind, CodeMapping, Interpreter, MAPPING_KEY_BITS, MAX_PAGES, MAX_TABLES, PageStarts, ROWS_PER_PAGE,
     RowPage, Rule, UnwindRow, mapping_key,
 };
+pub use v8::{SCRIPT_TO_FUNCTION_ID, V8Frame, V8Place, V8Process};
 
 pub use wire::{MAX_STREAMS, MAX_VECTORS, MAX_WIRE_BYTES, StreamRule, StreamVerdict, WireEvent, WireFlag};
 

@@ -11,6 +11,8 @@ pub struct KernelOffsets {
     pub task_signal: u32,
     /// `signal_struct.live`: threads of the process that have not ended.
     pub signal_live: u32,
+    /// `task_struct.thread`, and in it `thread_struct.fsbase`: the thread pointer of user code.
+    pub task_thread_pointer: u32,
     /// `task_struct.files`.
     pub task_files: u32,
     /// `files_struct.fdt`.
@@ -27,6 +29,6 @@ pub struct KernelOffsets {
     pub inode_number: u32,
 }
 
-// SAFETY: `repr(C)`, ten `u32` and no padding: every bit pattern is valid.
+// SAFETY: `repr(C)`, eleven `u32` and no padding: every bit pattern is valid.
 #[cfg(feature = "user")]
 unsafe impl aya::Pod for KernelOffsets {}

@@ -1,6 +1,6 @@
 //! The way out: one ring buffer for events, one counter for each cause of loss.
 
-use aya_ebpf::bindings::BPF_RB_NO_WAKEUP;
+use aya_ebpf::bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{PerCpuArray, RingBuf};
 use profiler_common::{EventHeader, EventKind, Failure};
@@ -17,8 +17,10 @@ pub(crate) static MESSAGES: RingBuf = RingBuf::with_byte_size(8 << 20, 0);
 #[map]
 static FAILURES: PerCpuArray<u64> = PerCpuArray::with_max_entries(Failure::ALL.len() as u32, 0);
 
-/// User space drains the ring by the clock: an event wakes nobody.
+/// User space drains the ring by the clock: most events wake nobody.
 pub(crate) const NO_WAKEUP: u64 = BPF_RB_NO_WAKEUP as u64;
+/// User space has something to do before the next sample.
+pub(crate) const WAKEUP: u64 = BPF_RB_FORCE_WAKEUP as u64;
 
 /// Counts a loss.
 #[inline(always)]
@@ -31,8 +33,8 @@ pub(crate) fn count(failure: Failure) {
 
 /// Emits an event of fixed size about the life of a process.
 #[inline(always)]
-pub(crate) fn emit_lifecycle<T: 'static>(event: &T) {
-    if EVENTS.output::<T>(event, NO_WAKEUP).is_err() {
+pub(crate) fn emit_lifecycle<T: 'static>(event: &T, wakeup: u64) {
+    if EVENTS.output::<T>(event, wakeup).is_err() {
         count(Failure::LifecycleRingFull);
     }
 }

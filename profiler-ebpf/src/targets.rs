@@ -7,7 +7,7 @@ use aya_ebpf::maps::HashMap;
 use aya_ebpf::programs::RawTracePointContext;
 use profiler_common::{EventKind, Failure, ForkEvent, KernelOffsets, MAX_TARGETS};
 
-use crate::output::{count, emit_lifecycle, header};
+use crate::output::{NO_WAKEUP, WAKEUP, count, emit_lifecycle, header};
 
 /// Process IDs of the watched processes, each with the one whose code mappings are its own: after a fork its parent's,
 /// until user space has made a copy.
@@ -19,6 +19,7 @@ pub(crate) static KERNEL_OFFSETS: Global<KernelOffsets> = Global::new(KernelOffs
     task_tgid: 0,
     task_signal: 0,
     signal_live: 0,
+    task_thread_pointer: 0,
     task_files: 0,
     files_table: 0,
     table_limit: 0,
@@ -65,7 +66,7 @@ pub(crate) fn fork(context: &RawTracePointContext) {
         count(Failure::TargetSetFull);
         return;
     }
-    emit_lifecycle(&ForkEvent { header: header(EventKind::Fork, pid), child_pid, reserved: 0 });
+    emit_lifecycle(&ForkEvent { header: header(EventKind::Fork, pid), child_pid, reserved: 0 }, NO_WAKEUP);
 }
 
 /// Tells user space to read the new program's names.
@@ -74,7 +75,8 @@ pub(crate) fn exec() {
     let Some(Current { pid, .. }) = current() else { return };
     // It has new mappings of its own, which user space will tell.
     let _ = TARGETS.insert(pid, pid, 0);
-    emit_lifecycle(&header(EventKind::Exec, pid));
+    // Its stacks can be walked once its unwind tables are here.
+    emit_lifecycle(&header(EventKind::Exec, pid), WAKEUP);
 }
 
 /// Forgets a process when its last thread ends, before its ID can be used again.
@@ -96,5 +98,5 @@ pub(crate) fn exit(context: &RawTracePointContext) {
         return; // other threads go on
     }
     let _ = TARGETS.remove(pid);
-    emit_lifecycle(&header(EventKind::Exit, pid));
+    emit_lifecycle(&header(EventKind::Exit, pid), NO_WAKEUP);
 }

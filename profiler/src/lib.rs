@@ -7,6 +7,7 @@
 compile_error!("mcp-profiler runs on Linux on x86-64: its kernel half reads that machine's registers");
 
 pub mod analysis;
+mod asking;
 pub mod capture;
 pub mod cli;
 pub mod demo;

@@ -13,7 +13,7 @@ pub use process::{Process, wait_until};
 pub use profiler::{Outcome, Profiler, Running, program};
 pub use report::{Function, Report};
 pub use servers::{
-    HttpServer, demo_server, everything, everything_over_http, go_time, python, python_time, stress,
+    HttpServer, azure, demo_server, everything, everything_over_http, go_time, python, python_time, stress,
     under_load,
 };
 pub use tools::{go, node_package, node_program, require, require_root, speedscope_import};

@@ -49,14 +49,19 @@ impl Client {
     }
 
     /// Calls the tool again and again from a thread until the load is dropped.
-    pub fn load(mut self, tool: &'static str, arguments: Value) -> Result<Load> {
-        self.call(tool, &arguments).with_context(|| format!("the tool {tool} does not work"))?;
+    pub fn load(self, tool: &'static str, mut arguments: Value) -> Result<Load> {
+        self.requests("tools/call", json!({"name": tool, "arguments": arguments.take()}))
+    }
+
+    /// Makes a request again and again from a thread until the load is dropped.
+    pub fn requests(mut self, method: &'static str, parameters: Value) -> Result<Load> {
+        self.request(method, &parameters).with_context(|| format!("{parameters} does not work"))?;
         let pid = self.pid();
         let (stop, calls) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let thread = std::thread::spawn({
             let (stop, calls) = (Arc::clone(&stop), Arc::clone(&calls));
             move || {
-                while !stop.load(Ordering::Relaxed) && self.call(tool, &arguments).is_ok() {
+                while !stop.load(Ordering::Relaxed) && self.request(method, &parameters).is_ok() {
                     calls.fetch_add(1, Ordering::Relaxed);
                 }
             }

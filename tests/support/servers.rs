@@ -36,6 +36,14 @@ pub fn go_time() -> Result<Command> {
     Ok(Command::new(node_package("mcp-time-linux-x64")?.join("bin/mcp-time")))
 }
 
+/// azmcp: .NET in a single file, over stdio.
+pub fn azure() -> Result<Command> {
+    let mut command = Command::new(node_package("@azure/mcp-linux-x64")?.join("dist/azmcp"));
+    let settings = [("DOTNET_SYSTEM_GLOBALIZATION_INVARIANT", "1"), ("AZURE_MCP_COLLECT_TELEMETRY", "false")];
+    command.args(["server", "start", "--mode", "namespace"]).envs(settings);
+    Ok(command)
+}
+
 /// The server that `demo` profiles: Rust and rmcp, over stdio.
 pub fn demo_server() -> Result<Command> {
     let mut command = Command::new(program()?);

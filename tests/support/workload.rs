@@ -1,10 +1,11 @@
 //! Programs with known answers, compiled from tests/workloads.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use tempfile::TempDir;
 
 use crate::process::Process;
@@ -50,6 +51,28 @@ impl Workload {
         let mut command = go(&folder.path().join("cache"))?;
         succeed(command.args(["build", "-o"]).arg(&program).arg(source(name, "go")))?;
         Ok(Self { folder: Arc::new(folder), program })
+    }
+
+    /// Compiles `tests/workloads/NAME.java`. It is run by [`Self::java`].
+    pub fn compile_java(name: &str) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let compiler = require("javac", "openjdk-17-jdk-headless")?;
+        succeed(Command::new(compiler).arg("-d").arg(folder.path()).arg(source(name, "java")))?;
+        // Another user may run it.
+        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755))?;
+        let program = folder.path().join(format!("{name}.class"));
+        Ok(Self { folder: Arc::new(folder), program })
+    }
+
+    /// The words of a command that runs a class from [`Self::compile_java`] in which no method is inlined.
+    pub fn java(&self, options: &[&str]) -> Result<Vec<String>> {
+        let machine = require("java", "openjdk-17-jdk-headless")?.display().to_string();
+        let class = self.program.file_stem().context("a class has a name")?.to_string_lossy().into_owned();
+        let own = ["-XX:CompileCommand=quiet", &format!("-XX:CompileCommand=dontinline,{class}::*")]
+            .map(str::to_owned);
+        let options = options.iter().map(|option| (*option).to_owned());
+        let path = ["-cp".to_owned(), self.folder.path().display().to_string(), class];
+        Ok(std::iter::once(machine).chain(own).chain(options).chain(path).collect())
     }
 
     /// Adds a program from another source to the folder.

@@ -4,7 +4,9 @@
 #include <stdio.h>
 #include "work.h"
 
+#ifndef DEPTH
 #define DEPTH 30
+#endif
 
 static volatile unsigned long size = 100;
 

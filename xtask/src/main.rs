@@ -3,6 +3,7 @@
 mod bench;
 mod command;
 mod ebpf;
+mod kernels;
 mod man;
 mod packages;
 mod servers;
@@ -22,6 +23,8 @@ enum Task {
     Ebpf(ebpf::Options),
     /// Install a toolchain that can build the kernel object (Debian, as root).
     SetupEbpf,
+    /// Boot other kernels in qemu and check that the profiler works on them (Debian).
+    Kernels(kernels::Options),
     /// Install the pinned servers that the tests talk to, into target/servers.
     Servers,
     /// Run every test, whole-program tests included (as root).
@@ -35,6 +38,7 @@ fn main() -> ExitCode {
         Task::Bench(options) => bench::bench(&options),
         Task::Ebpf(options) => ebpf::ebpf(&options),
         Task::SetupEbpf => ebpf::setup(),
+        Task::Kernels(options) => kernels::kernels(&options),
         Task::Servers => servers::servers(),
         Task::Test(options) => test::test(&options),
         Task::Man(options) => man::man(&options),

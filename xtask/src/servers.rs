@@ -9,7 +9,8 @@ use crate::command::{find_in_path, output_of, run, workspace};
 use crate::packages;
 
 /// Node itself is one of them: another version has other functions.
-const NPM: [&str; 5] = [
+const NPM: [&str; 6] = [
+    "@azure/mcp-linux-x64@2.0.5",
     "@mcp-stress/linux-x64@0.2.1",
     "@modelcontextprotocol/server-everything@2026.8.31",
     "mcp-time-linux-x64@0.4.0",
@@ -19,10 +20,11 @@ const NPM: [&str; 5] = [
 const PYPI: [&str; 1] = ["mcp-server-time==2026.10.19"];
 
 /// Debian packages that provide what this and the tests start.
-const TOOLS: [(&str, &str); 6] = [
+const TOOLS: [(&str, &str); 7] = [
     ("c++", "g++"),
     ("cc", "gcc"),
     ("go", "golang-go"),
+    ("javac", "openjdk-17-jdk-headless"),
     ("npm", "npm"),
     ("python3", "python3-venv"),
     ("unshare", "util-linux"),

@@ -40,7 +40,7 @@ pub(crate) fn test(options: &Options) -> Result<()> {
 }
 
 /// Builds `mcp-profiler` as the tests are built, and returns its path.
-fn build_profiler(release: bool) -> Result<PathBuf> {
+pub(crate) fn build_profiler(release: bool) -> Result<PathBuf> {
     let mut command = cargo();
     command.args(["build", "--package", "mcp-profiler", "--message-format", "json-render-diagnostics"]);
     if release {

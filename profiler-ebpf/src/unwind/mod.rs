@@ -3,14 +3,16 @@
 
 mod code;
 mod frame_pointer;
+mod python;
 mod rows;
+mod v8;
 
 use core::ffi::c_void;
 
 use aya_ebpf::bindings::pt_regs;
 use aya_ebpf::helpers::{bpf_get_current_task_btf, bpf_loop, bpf_probe_read_user, bpf_task_pt_regs};
 use profiler_common::{
-    CodeMapping, MAX_FRAME_WORDS, MAX_KERNEL_FRAMES, MAX_USER_FRAMES, MAX_USER_WORDS, StackEnd,
+    CodeMapping, Interpreter, MAX_FRAME_WORDS, MAX_KERNEL_FRAMES, MAX_USER_FRAMES, MAX_USER_WORDS, StackEnd,
 };
 
 use crate::cpu::Scratch;
@@ -36,13 +38,22 @@ pub(crate) struct Walker {
     is_innermost: u64,
     /// Where the next frame goes.
     slot: u64,
+    /// How many frames there are.
+    frames: u64,
     /// Whose code mappings these are.
     owner: u64,
     /// A [`StackEnd`].
     end: u64,
     /// The mapping of the last frame: callers are often in the same file.
     mapping: CodeMapping,
+    chain: python::Chain,
 }
+
+const PYTHON: u32 = Interpreter::Python as u32;
+const V8: u32 = Interpreter::V8 as u32;
+
+/// A frame takes one turn, and the evaluation of Python functions up to three more.
+const MAX_TURNS: u32 = 4 * MAX_USER_FRAMES as u32;
 
 /// Returned by a loop's step: no further step.
 const STOP: i64 = 1;
@@ -70,13 +81,15 @@ pub(crate) fn user_stack(scratch: &mut Scratch, first: u32, owner: u32) -> Walk 
     walker.is_return = 0;
     walker.is_innermost = 1;
     walker.slot = u64::from(first);
+    walker.frames = 0;
     walker.owner = u64::from(owner);
     walker.end = StackEnd::TooDeep as u64;
     walker.mapping.end = 0;
+    walker.chain.reset();
     let mut context = core::ptr::from_mut(scratch);
     // SAFETY: `step` has the signature of a loop callback, and the context outlives the call.
     unsafe {
-        bpf_loop(MAX_USER_FRAMES as u32, step as *mut c_void, core::ptr::from_mut(&mut context).cast(), 0);
+        bpf_loop(MAX_TURNS, step as *mut c_void, core::ptr::from_mut(&mut context).cast(), 0);
     }
     // SAFETY: this CPU's slot, which outlives the walk.
     let walker = unsafe { &(*context).walker };
@@ -91,17 +104,53 @@ pub(crate) fn user_stack(scratch: &mut Scratch, first: u32, owner: u32) -> Walk 
 unsafe extern "C" fn step(_index: u64, context: *mut *mut Scratch) -> i64 {
     // SAFETY: `bpf_loop` hands back the context that it was given: this CPU's slot.
     let scratch = unsafe { &mut **context };
-    let is_mapped = code::find(&mut scratch.walker);
-    emit_native(scratch);
+    // Each turn does one thing: where one could lead into another, the verifier would follow all their ways together.
+    let walker = &mut scratch.walker;
+    if walker.frames >= MAX_USER_FRAMES as u64 {
+        return STOP;
+    }
+    let slot = walker.slot;
+    let mut is_mapped = true;
+    let mut interpreter = PYTHON;
+    match walker.chain.state() {
+        python::State::Showing => {
+            python::step(scratch);
+            return 0;
+        }
+        python::State::Left => {
+            python::check(scratch);
+            return 0;
+        }
+        python::State::Leaving => {}
+        python::State::Elsewhere => {
+            is_mapped = code::find(walker);
+            interpreter = if is_mapped { walker.mapping.interpreter } else { Interpreter::None as u32 };
+            let word = walker.native_word();
+            if interpreter == PYTHON && python::enter(walker, word) {
+                return 0;
+            }
+            if interpreter != V8 {
+                emit(scratch, [word]);
+            }
+        }
+    }
     let outcome = match is_mapped {
+        _ if interpreter == V8 => v8::step(scratch),
         true if scratch.walker.mapping.table == CodeMapping::NO_TABLE => {
             frame_pointer::step(&mut scratch.walker)
         }
         true => rows::step(&mut scratch.walker),
         false => Err(StackEnd::NoMapping),
     };
+    scratch.walker.chain.leave();
     match outcome {
-        Ok(()) => 0,
+        Ok(()) => {
+            // The stub behind a signal handler was not called either: the kernel makes the handler return to its start.
+            if slot < (MAX_KERNEL_FRAMES + MAX_USER_WORDS) as u64 {
+                scratch.words[slot as usize] += 1 - (scratch.walker.is_return & 1);
+            }
+            0
+        }
         Err(end) => {
             scratch.walker.end = end as u64;
             STOP
@@ -109,17 +158,14 @@ unsafe extern "C" fn step(_index: u64, context: *mut *mut Scratch) -> i64 {
     }
 }
 
-/// Writes the address of the walker's frame.
+/// Writes the walker's frame as machine code.
 #[inline(always)]
 fn emit_native(scratch: &mut Scratch) {
-    // User space looks callers up one byte before their return addresses. Where a signal interrupted, the address is
-    // that of an instruction that did not run yet, perhaps a function's first one: one more makes up for it.
-    let walker = &scratch.walker;
-    let is_interrupted = 1 - (walker.is_return | walker.is_innermost) & 1;
-    emit(scratch, [walker.instruction_pointer.wrapping_add(is_interrupted)]);
+    let word = scratch.walker.native_word();
+    emit(scratch, [word]);
 }
 
-/// Writes a frame. There is room for as many as a walk has steps.
+/// Writes a frame. There is room for as many as a walk may have.
 #[inline(always)]
 fn emit<const WORDS: usize>(scratch: &mut Scratch, words: [u64; WORDS]) {
     let slot = scratch.walker.slot;
@@ -130,9 +176,19 @@ fn emit<const WORDS: usize>(scratch: &mut Scratch, words: [u64; WORDS]) {
         scratch.words[slot as usize + offset] = word;
     }
     scratch.walker.slot = slot + WORDS as u64;
+    scratch.walker.frames += 1;
 }
 
 impl Walker {
+    /// The frame that the walker stands in, as machine code.
+    #[inline(always)]
+    fn native_word(&self) -> u64 {
+        // User space looks callers up one byte before their return addresses. Where a signal interrupted, the address is
+        // that of an instruction that did not run yet, perhaps a function's first one: one more makes up for it.
+        let is_interrupted = 1 - (self.is_return | self.is_innermost) & 1;
+        self.instruction_pointer.wrapping_add(is_interrupted)
+    }
+
     /// Goes to the caller: its frame address, its frame pointer, and where it is called from.
     #[inline(always)]
     fn return_to(

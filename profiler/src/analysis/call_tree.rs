@@ -327,6 +327,9 @@ impl<'a> Builder<'a> {
         while let Some(stack) = self.pending.pop() {
             let functions = self.functions;
             for at in functions.of_frame(self.recording.stacks[stack].frame) {
+                if functions.merges_repeats() && self.nodes[node].key == NodeKey::Function(at.function) {
+                    continue;
+                }
                 node = self.child(node, NodeKey::Function(at.function), at.inlined);
             }
             self.stacks.insert((group, stack), node);
@@ -396,6 +399,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::analysis::functions::Folding;
     use crate::analysis::testing::{Builder, PERIOD_NS, deep, example, recordings};
     use crate::recording::StackEnd;
 
@@ -517,6 +521,18 @@ mod tests {
     }
 
     proptest! {
+        /// Folding by package loses no time, and no package stands directly below itself.
+        #[test]
+        fn folding_conserves_time(recording in recordings()) {
+            let functions = Functions::folded(&recording, Folding::Package);
+            let tree = CallTree::new(&recording, &functions, Filter::All, Grouping::None);
+            let expected: u64 = recording.samples.iter().map(|sample| sample.weight_ns).sum();
+            prop_assert_eq!(tree.total_ns(), expected);
+            for node in tree.nodes().iter().filter(|node| node.parent.is_some_and(|parent| parent != ROOT)) {
+                prop_assert_ne!(&node.key, &tree.nodes()[node.parent.unwrap()].key);
+            }
+        }
+
         /// No time is lost or told twice: root, self times and each node's parts add up.
         #[test]
         fn sums_are_conserved(recording in recordings()) {

@@ -4,9 +4,10 @@
 //! functions of one name, stay apart. An address without a name is a function of its own, called
 //! `module+0xoffset`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use super::package::{Origin, Projects, is_rust_name};
 use crate::recording::{Frame, FrameIndex, FrameKind, Recording};
 
 /// Index of a [`Function`] in [`Functions`].
@@ -30,6 +31,21 @@ pub struct Function {
     pub kind: FrameKind,
     /// It was only ever seen inlined into another function.
     pub inlined: bool,
+    /// The package that it belongs to: `node_modules/@scope/x`, `site-packages/y`, `python3.11 stdlib`, a crate, a Go module,
+    /// `libc.so.6`, a file of the project.
+    pub package: Arc<str>,
+    /// Its source file, or else its module, as people read it: from the package's name on, within the project, or the last two parts.
+    pub place: Arc<str>,
+}
+
+/// What stands for one frame of a view.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Folding {
+    /// A function.
+    #[default]
+    Function,
+    /// All functions of a package that call each other: the package.
+    Package,
 }
 
 /// A function at an address.
@@ -48,6 +64,7 @@ pub struct FrameFunction {
 pub struct Functions {
     functions: Vec<Function>,
     frames: Vec<Vec<FrameFunction>>,
+    folding: Folding,
 }
 
 impl Functions {
@@ -61,7 +78,56 @@ impl Functions {
         for (function, line) in most_sampled_lines(recording, &frames) {
             functions[function].line = Some(line);
         }
-        Self { functions, frames }
+        find_packages(&mut functions, &Projects::new(recording));
+        Self { functions, frames, folding: Folding::Function }
+    }
+
+    /// What the frames of a recording stand for: its functions, or their packages.
+    pub fn folded(recording: &Recording, folding: Folding) -> Self {
+        let functions = Self::new(recording);
+        match folding {
+            Folding::Function => functions,
+            Folding::Package => functions.by_package(),
+        }
+    }
+
+    /// With a package in the place of each function.
+    fn by_package(self) -> Self {
+        let mut packages: Vec<Function> = vec![self.functions[NO_STACK].clone()];
+        let mut known: HashMap<Arc<str>, FunctionIndex> = HashMap::new();
+        let package_of = |(index, function): (usize, &Function)| {
+            if index == NO_STACK {
+                return NO_STACK;
+            }
+            *known.entry(Arc::clone(&function.package)).or_insert_with_key(|package| {
+                packages.push(Function {
+                    name: Arc::clone(package),
+                    module: Arc::clone(package),
+                    file: None,
+                    line: None,
+                    kind: FrameKind::Native,
+                    inlined: false,
+                    package: Arc::clone(package),
+                    place: Arc::clone(package),
+                });
+                packages.len() - 1
+            })
+        };
+        let of_function: Vec<FunctionIndex> = self.functions.iter().enumerate().map(package_of).collect();
+        let frames = self.frames.into_iter().map(|functions| {
+            let mut packages: Vec<FrameFunction> = functions
+                .into_iter()
+                .map(|at| FrameFunction { function: of_function[at.function], line: None, inlined: false })
+                .collect();
+            packages.dedup();
+            packages
+        });
+        Self { frames: frames.collect(), functions: packages, folding: Folding::Package }
+    }
+
+    /// Whether a frame below one of the same function is the same frame.
+    pub(crate) fn merges_repeats(&self) -> bool {
+        self.folding == Folding::Package
     }
 
     /// All functions. Index 0 is [`NO_STACK`].
@@ -102,9 +168,11 @@ impl Interner {
             return vec![self.intern(identity, frame.kind, None, false)];
         }
         let lines = frame.lines.iter().enumerate().map(|(depth, line)| {
+            // A script is what its functions come from, also when they were inlined into another one's.
+            let script = line.file.as_ref().filter(|_| frame.kind == FrameKind::JavaScript);
             let identity = Identity {
                 name: line.function.clone(),
-                module: frame.module.clone(),
+                module: script.unwrap_or(&frame.module).clone(),
                 file: line.file.clone(),
             };
             self.intern(identity, frame.kind, line.line, depth > 0)
@@ -121,11 +189,32 @@ impl Interner {
     ) -> FrameFunction {
         let function = *self.known.entry(identity).or_insert_with_key(|identity| {
             let Identity { name, module, file } = identity.clone();
-            self.functions.push(Function { name, module, file, line, kind, inlined });
+            // Told apart from each other first: their packages depend on what else is in their modules.
+            let (package, place) = (Arc::clone(&module), Arc::clone(&module));
+            self.functions.push(Function { name, module, file, line, kind, inlined, package, place });
             self.functions.len() - 1
         });
         self.functions[function].inlined &= inlined;
         FrameFunction { function, line, inlined }
+    }
+}
+
+fn find_packages(functions: &mut [Function], projects: &Projects) {
+    let rust_modules: HashSet<Arc<str>> = functions
+        .iter()
+        .filter(|function| function.kind == FrameKind::Native && is_rust_name(&function.name))
+        .map(|function| Arc::clone(&function.module))
+        .collect();
+    for function in functions {
+        let origin = Origin {
+            kind: function.kind,
+            name: &function.name,
+            module: &function.module,
+            file: function.file.as_deref(),
+            is_rust: rust_modules.contains(&function.module),
+        };
+        function.package = projects.package(origin).into();
+        function.place = projects.short(function.file.as_deref().unwrap_or(&function.module)).into();
     }
 }
 
@@ -226,6 +315,44 @@ mod tests {
         let marks: Vec<_> = at.iter().map(|at| (at.inlined, functions.get(at.function).inlined)).collect();
         assert_eq!(marks, [(false, false), (true, false), (true, true)]);
         assert_eq!(at[1].line, Some(9));
+    }
+
+    /// A package takes the place of its functions; a library in which only Rust was found names crates.
+    #[test]
+    fn packages_take_the_place_of_functions() {
+        let mut builder = Builder::new();
+        builder.recording.processes[0].project = Some("/app".into());
+        let python = |file: &'static str| (file, vec![line("f", Some(file), Some(1))]);
+        let mut offset = 0;
+        let mut frame = |(module, lines), kind| {
+            offset += 1;
+            builder.frame(kind, module, offset, lines)
+        };
+        let frames = [
+            frame(python("/app/tools/search.py"), FrameKind::Python),
+            frame(python("/v/lib/python3.11/site-packages/mcp/a.py"), FrameKind::Python),
+            frame(python("/v/lib/python3.11/site-packages/mcp/b.py"), FrameKind::Python),
+            frame(("/app/fast.so", vec![line("core::fmt::write", None, None)]), FrameKind::Native),
+            frame(
+                ("/app/fast.so", vec![line("<regex::Regex as Clone>::clone", None, None)]),
+                FrameKind::Native,
+            ),
+            frame(("/usr/lib/libc.so.6", Vec::new()), FrameKind::Native),
+        ];
+        let functions = Functions::folded(&builder.recording, Folding::Package);
+        let name = |frame: FrameIndex| functions.get(functions.of_frame(frame)[0].function).name.to_string();
+        let expected =
+            ["tools/search.py", "site-packages/mcp", "site-packages/mcp", "core", "regex", "libc.so.6"];
+        assert_eq!(frames.map(name), expected);
+        assert_eq!(functions.all().len(), 6);
+        let places: Vec<String> = Functions::new(&builder.recording)
+            .all()
+            .iter()
+            .map(|function| function.place.to_string())
+            .collect();
+        assert!(
+            places.contains(&"tools/search.py".to_owned()) && places.contains(&"lib/libc.so.6".to_owned())
+        );
     }
 
     /// The line shown for a function is the one that most time went through.

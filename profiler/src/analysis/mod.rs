@@ -8,6 +8,7 @@ pub mod completeness;
 pub mod diff;
 pub mod functions;
 pub mod hot_paths;
+mod package;
 pub mod report;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -11,10 +11,10 @@ use super::attribution::Attribution;
 use super::call_tree::{CallTree, Filter, Grouping};
 use super::calls::Calls;
 use super::completeness::Completeness;
-use super::functions::Functions;
+use super::functions::{Folding, Functions};
 use super::hot_paths::hot_paths;
 use super::seconds;
-use crate::recording::{GaugeKind, Process, ProcessIndex, Recording};
+use crate::recording::{GaugeKind, Process, ProcessIndex, Recording, Unwinding};
 
 /// Version of the report's shape: it changes when a field goes away or changes its meaning.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -70,6 +70,9 @@ pub struct Target {
     /// Language runtime of the server itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub runtime: Option<ReportedRuntime>,
+    /// How the stacks of the server itself were made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unwinding: Option<ReportedUnwinding>,
 }
 
 /// A language runtime.
@@ -80,6 +83,19 @@ pub struct ReportedRuntime {
     /// Its version, where the binary tells it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
+}
+
+/// How the stacks of a process were made, in words for people.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ReportedUnwinding {
+    /// Its machine code.
+    pub native: String,
+    /// The language's own frames; absent where the language is machine code.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub language: Option<String>,
+    /// What to do for better stacks; absent when nothing is to be done.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub advice: Option<String>,
 }
 
 /// When something was recorded.
@@ -142,6 +158,23 @@ pub struct Cpu {
     pub frequency_hz: u64,
     /// Time by function, by self time, the most first.
     pub functions: Vec<ReportedFunction>,
+    /// Time by package, by self time, the most first.
+    pub packages: Vec<ReportedPackage>,
+}
+
+/// The time of a package.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ReportedPackage {
+    /// Its name.
+    pub package: String,
+    /// Time in its own functions.
+    pub self_seconds: f64,
+    /// Time in its own functions and in what they called.
+    pub total_seconds: f64,
+    /// `self_seconds` as a share of all.
+    pub self_ratio: f64,
+    /// `total_seconds` as a share of all.
+    pub total_ratio: f64,
 }
 
 /// The time of a function.
@@ -157,6 +190,10 @@ pub struct ReportedFunction {
     pub line: Option<u32>,
     /// File of the code, or `[kernel]`, `[vdso]`, `[jit]`, `[unknown]`.
     pub module: String,
+    /// The package that it belongs to.
+    pub package: String,
+    /// Its source file, or else its module, as people read it, with the line where it is known.
+    pub place: String,
     /// Time in itself.
     pub self_seconds: f64,
     /// Time in itself and in what it called.
@@ -192,6 +229,9 @@ pub struct ReportedProcess {
     /// Its language runtime, when known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub runtime: Option<ReportedRuntime>,
+    /// How its stacks were made, when known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unwinding: Option<ReportedUnwinding>,
     /// Sampled time.
     pub seconds: f64,
     /// What the kernel counted; absent when it was not asked twice.
@@ -237,6 +277,7 @@ impl Report {
             event: meta.sampling_event.clone(),
             frequency_hz: meta.frequency_hz,
             functions: reported_functions(&tree, &functions),
+            packages: reported_packages(recording),
         };
         Self {
             schema_version: SCHEMA_VERSION,
@@ -269,6 +310,7 @@ fn target(recording: &Recording) -> Target {
         command: server.map(|process| process.command.clone()).filter(|command| !command.is_empty()),
         pids: recording.processes.iter().map(|process| process.pid).filter(|pid| seen.insert(*pid)).collect(),
         runtime: server.and_then(runtime),
+        unwinding: server.and_then(unwinding),
     }
 }
 
@@ -276,6 +318,11 @@ fn runtime(process: &Process) -> Option<ReportedRuntime> {
     let runtime = &process.runtime;
     (!runtime.name.is_empty())
         .then(|| ReportedRuntime { name: runtime.name.clone(), version: runtime.version.clone() })
+}
+
+fn unwinding(process: &Process) -> Option<ReportedUnwinding> {
+    let Unwinding { native, language, advice } = process.unwinding.clone()?;
+    Some(ReportedUnwinding { native, language, advice })
 }
 
 fn stacks(recording: &Recording, functions: &Functions) -> Stacks {
@@ -316,6 +363,7 @@ fn processes(recording: &Recording, kernel_ns: &HashMap<ProcessIndex, u64>) -> V
         pid: process.pid,
         command: process.command.clone(),
         runtime: runtime(process),
+        unwinding: unwinding(process),
         seconds: seconds(sampled[index]),
         kernel_seconds: kernel_ns.get(&index).copied().map(seconds),
     });
@@ -355,11 +403,29 @@ fn reported_functions(tree: &CallTree, functions: &Functions) -> Vec<ReportedFun
             file: function.file.as_deref().map(str::to_owned),
             line: function.line,
             module: function.module.to_string(),
+            package: function.package.to_string(),
+            place: match (&function.file, function.line) {
+                (Some(_), Some(line)) => format!("{}:{line}", function.place),
+                _ => function.place.to_string(),
+            },
             self_seconds: seconds(time.self_ns),
             total_seconds: seconds(time.total_ns),
             self_ratio: time.self_ratio,
             total_ratio: time.total_ratio,
         }
+    });
+    reported.collect()
+}
+
+fn reported_packages(recording: &Recording) -> Vec<ReportedPackage> {
+    let packages = Functions::folded(recording, Folding::Package);
+    let tree = CallTree::new(recording, &packages, Filter::All, Grouping::None);
+    let reported = tree.functions(&packages).into_iter().map(|time| ReportedPackage {
+        package: packages.get(time.function).name.to_string(),
+        self_seconds: seconds(time.self_ns),
+        total_seconds: seconds(time.total_ns),
+        self_ratio: time.self_ratio,
+        total_ratio: time.total_ratio,
     });
     reported.collect()
 }

@@ -5,15 +5,17 @@ use std::collections::HashMap;
 use std::os::fd::AsFd;
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Array, ArrayOfMaps, HashMap as BpfHashMap, Map, MapData, MapError};
+use aya::maps::{Array, HashMap as BpfHashMap, Map, MapData, MapError};
 use profiler_common::{
     CodeMapping, Interpreter, MAPPING_KEY_BITS, MAX_PAGES, MAX_TABLES, ROWS_PER_PAGE, RowPage, UnwindRow,
     mapping_key,
 };
 
 use super::mappings::Mapped;
+use super::tables::{Pages, Tables};
+use super::v8::V8Frames;
 use crate::symbol::{Image, InterpreterCode, Module, ModuleId};
-use crate::unwind::Table;
+use crate::unwind::{Cache, Table};
 
 /// `BPF_F_INNER_MAP`: tables may differ in length.
 const INNER_MAP: u32 = 0x1000;
@@ -25,10 +27,16 @@ const UNUSED: UnwindRow = UnwindRow { start: u32::MAX, rule: 0 };
 /// The kernel half's maps of code, filled from here alone.
 pub(super) struct Code {
     mappings: LpmTrie<MapData, [u8; 12], CodeMapping>,
-    tables: ArrayOfMaps<MapData, Array<MapData, RowPage>>,
+    /// Programs that are loaded later refer to the map by this very descriptor.
+    outer: MapData,
+    tables: Option<Tables>,
     owners: BpfHashMap<MapData, u32, u32>,
     by_module: HashMap<ModuleId, Loaded>,
     free: Vec<u32>,
+    /// Tables that were parsed before.
+    cache: Option<Cache>,
+    /// JavaScript frames, and what the kernel half needs for them.
+    pub(super) v8: V8Frames,
     /// Code that the kernel half could not be told of: its maps are full.
     pub(super) refused: u64,
 }
@@ -40,34 +48,62 @@ struct Loaded {
     base: u64,
     /// Mappings of watched processes.
     users: usize,
+    /// Mappings that were announced and will be told again.
+    announced: usize,
 }
 
 impl Code {
     /// Takes the maps of a loaded object. The target set is shared with its other user.
-    pub(super) fn new(mappings: Map, tables: Map, targets: &Map) -> Result<Self, MapError> {
+    pub(super) fn new(mappings: Map, tables: Map, targets: &Map, v8: V8Frames) -> Result<Self, MapError> {
         let Map::HashMap(targets) = targets else {
+            return Err(MapError::InvalidMapType { map_type: 0 });
+        };
+        let Map::ArrayOfMaps(tables) = tables else {
             return Err(MapError::InvalidMapType { map_type: 0 });
         };
         let shared = targets.fd().as_fd().try_clone_to_owned().map_err(MapError::IoError)?;
         let owners = BpfHashMap::try_from(Map::HashMap(MapData::from_fd(shared)?))?;
         Ok(Self {
             mappings: LpmTrie::try_from(mappings)?,
-            tables: ArrayOfMaps::try_from(tables)?,
+            outer: tables,
+            tables: None,
             owners,
             by_module: HashMap::new(),
             free: (0..MAX_TABLES).rev().collect(),
+            cache: Cache::of_user(),
+            v8,
             refused: 0,
         })
     }
 
-    /// A process has mapped a module's code.
-    pub(super) fn map(&mut self, pid: u32, id: ModuleId, module: &Module, mapped: &Mapped) {
+    /// A process has just mapped a module's code, and [`Self::map`] will be told of it.
+    pub(super) fn announce(&mut self, pid: u32, module: &Module, mapped: &Mapped) {
+        self.insert(pid, module, mapped);
+        if let Some(loaded) = self.by_module.get_mut(&mapped.module) {
+            loaded.announced += 1;
+        }
+    }
+
+    /// A process has mapped a module's code. Whether it is V8's, and news: then what the process mapped without a file
+    /// before has to be mapped again.
+    pub(super) fn map(&mut self, pid: u32, module: &Module, mapped: &Mapped) -> bool {
+        let is_news = self.insert(pid, module, mapped);
+        if let Some(loaded) = self.by_module.get_mut(&mapped.module) {
+            loaded.users += 1;
+            loaded.announced = loaded.announced.saturating_sub(1);
+        }
+        is_news
+    }
+
+    fn insert(&mut self, pid: u32, module: &Module, mapped: &Mapped) -> bool {
         let (table, base) = match &module.image {
-            Image::Elf(_) => self.use_table(id, module),
+            Image::Elf(_) => self.table(mapped.module, module),
             // Runtimes keep frame pointers in the code that they make.
             Image::Jit => (CodeMapping::NO_TABLE, 0),
-            Image::Opaque => return,
+            Image::Opaque => return false,
         };
+        let is_news = module.v8().is_some_and(|v8| self.v8.add(pid, v8, base));
+        let makes_code = matches!(module.image, Image::Jit) && self.v8.contains(pid);
         let to_row = module.address(mapped.start, mapped.start, mapped.file_offset).wrapping_sub(base);
         for piece in pieces(module, mapped) {
             let mapping = CodeMapping {
@@ -75,7 +111,7 @@ impl Code {
                 end: piece.end,
                 to_row: to_row.wrapping_sub(mapped.start),
                 table,
-                interpreter: piece.interpreter as u32,
+                interpreter: if makes_code { Interpreter::V8 as u32 } else { piece.interpreter as u32 },
             };
             for (address, bits) in blocks(piece.start, piece.end) {
                 if self.mappings.insert(&key(pid, address, bits), mapping, 0).is_err() {
@@ -83,6 +119,7 @@ impl Code {
                 }
             }
         }
+        is_news
     }
 
     /// A process has the code no longer. For a change, all that is gone is erased before the new is mapped, and
@@ -106,7 +143,7 @@ impl Code {
     pub(super) fn release(&mut self, mapped: &Mapped) {
         if let Some(loaded) = self.by_module.get_mut(&mapped.module) {
             loaded.users = loaded.users.saturating_sub(1);
-            if loaded.users == 0 {
+            if loaded.users == 0 && loaded.announced == 0 {
                 let table = loaded.table;
                 self.by_module.remove(&mapped.module);
                 self.unload(table);
@@ -120,60 +157,57 @@ impl Code {
         let _ = self.owners.insert(pid, pid, IF_PRESENT);
     }
 
-    /// The module's table and what its rows count from; loads it for its first user.
-    fn use_table(&mut self, id: ModuleId, module: &Module) -> (u32, u64) {
-        if let Some(loaded) = self.by_module.get_mut(&id) {
-            loaded.users += 1;
+    /// The module's table and what its rows count from; loads it when it is not there.
+    fn table(&mut self, id: ModuleId, module: &Module) -> (u32, u64) {
+        if let Some(loaded) = self.by_module.get(&id) {
             return (loaded.table, loaded.base);
         }
         let rows = match &module.image {
-            Image::Elf(elf) => elf.unwind_table(),
+            Image::Elf(elf) => elf.unwind_table(self.cache.as_ref()),
             Image::Jit | Image::Opaque => Table::default(),
         };
         let table = if rows.rows.is_empty() { None } else { self.load(&rows.rows) };
-        let loaded = Loaded { table: table.unwrap_or(CodeMapping::NO_TABLE), base: rows.base, users: 1 };
+        let loaded =
+            Loaded { table: table.unwrap_or(CodeMapping::NO_TABLE), base: rows.base, users: 0, announced: 0 };
         let result = (loaded.table, loaded.base);
         self.by_module.insert(id, loaded);
         result
     }
 
-    fn load(&mut self, rows: &[UnwindRow]) -> Option<u32> {
-        let slot = self.free.pop();
-        let outcome = slot.and_then(|slot| self.fill(slot, rows));
-        if outcome.is_none() {
-            self.refused += 1;
-            self.free.extend(slot);
+    /// Waits until the kernel half has all tables.
+    pub(super) fn settle(&self) {
+        if let Some(tables) = &self.tables {
+            tables.settle();
         }
+    }
+
+    fn load(&mut self, rows: &[UnwindRow]) -> Option<u32> {
+        let outcome = self.try_load(rows);
+        self.refused += u64::from(outcome.is_none());
         outcome
     }
 
-    /// A new inner map: the index, then the pages. It is whole before the kernel half can see it.
-    fn fill(&mut self, slot: u32, rows: &[UnwindRow]) -> Option<u32> {
-        let pages = rows.len().div_ceil(ROWS_PER_PAGE);
-        if pages > MAX_PAGES {
-            return None;
+    fn try_load(&mut self, rows: &[UnwindRow]) -> Option<u32> {
+        let table = pages(rows)?;
+        let tables = match self.tables.take() {
+            Some(tables) => tables,
+            None => {
+                let outer = self.outer.fd().as_fd().try_clone_to_owned().ok()?;
+                Tables::start(outer, pages(&[UNUSED])?).ok()?
+            }
+        };
+        self.free.extend(tables.cleared());
+        let slot = self.free.pop();
+        if let Some(slot) = slot {
+            tables.put(slot, table);
         }
-        let mut map = Array::<MapData, RowPage>::create(pages as u32 + 1, INNER_MAP).ok()?;
-        let mut starts = [u32::MAX; MAX_PAGES];
-        for (number, chunk) in rows.chunks(ROWS_PER_PAGE).enumerate() {
-            starts[number] = chunk[0].start;
-            let mut page = [UNUSED; ROWS_PER_PAGE];
-            page[..chunk.len()].copy_from_slice(chunk);
-            map.set(number as u32 + 1, page, 0).ok()?;
-        }
-        let index: RowPage = bytemuck::cast(starts);
-        map.set(0, index, 0).ok()?;
-        self.tables.set(slot, &map, 0).ok()?;
-        Some(slot)
+        self.tables = Some(tables);
+        slot
     }
 
     fn unload(&mut self, table: u32) {
-        if table == CodeMapping::NO_TABLE {
-            return;
-        }
-        // An outer map can't be emptied through its typed interface: a table of one page takes the place.
-        if let Some(slot) = self.fill(table, &[UNUSED]) {
-            self.free.push(slot);
+        if let Some(tables) = self.tables.as_ref().filter(|_| table != CodeMapping::NO_TABLE) {
+            tables.clear(table);
         }
     }
 }
@@ -209,6 +243,25 @@ fn cut(mapped: &Mapped, first: u64, interpreters: &[InterpreterCode]) -> Vec<Pie
     }
     push(next, last, Interpreter::None);
     pieces
+}
+
+/// A table for the kernel half: the index, then the pages.
+fn pages(rows: &[UnwindRow]) -> Option<Pages> {
+    let count = rows.len().div_ceil(ROWS_PER_PAGE);
+    if count > MAX_PAGES {
+        return None;
+    }
+    let mut map = Array::<MapData, RowPage>::create(count as u32 + 1, INNER_MAP).ok()?;
+    let mut starts = [u32::MAX; MAX_PAGES];
+    for (number, chunk) in rows.chunks(ROWS_PER_PAGE).enumerate() {
+        starts[number] = chunk[0].start;
+        let mut page = [UNUSED; ROWS_PER_PAGE];
+        page[..chunk.len()].copy_from_slice(chunk);
+        map.set(number as u32 + 1, page, 0).ok()?;
+    }
+    let index: RowPage = bytemuck::cast(starts);
+    map.set(0, index, 0).ok()?;
+    Some(map)
 }
 
 fn key(pid: u32, address: u64, bits: u32) -> Key<[u8; 12]> {

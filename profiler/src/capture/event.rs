@@ -1,6 +1,8 @@
 //! Records of the ring buffer, decoded.
 
-use profiler_common::{COMM_LEN, EventHeader, EventKind, ForkEvent, FrameTag, SampleEvent, WireEvent};
+use profiler_common::{
+    COMM_LEN, EventHeader, EventKind, ForkEvent, FrameTag, SampleEvent, V8Frame, WireEvent,
+};
 
 /// What happened to a watched process.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,6 +37,10 @@ pub(super) enum Event {
 pub(super) enum UserFrame {
     /// The address of an instruction, or a return address.
     Native(u64),
+    /// A function of CPython: its code object, the instruction in it, and what the code object is known again by.
+    Python { code: u64, instruction: u32, fingerprint: u32 },
+    /// A frame of V8.
+    JavaScript(V8Frame),
 }
 
 impl Event {
@@ -87,7 +93,12 @@ fn user_frames(mut words: &[u64]) -> Option<Vec<UserFrame>> {
         let (frame, rest) = words.split_at_checked(tag.words())?;
         frames.push(match tag {
             FrameTag::Native => UserFrame::Native(frame[0]),
-            FrameTag::Python | FrameTag::JavaScript => return None,
+            FrameTag::Python => UserFrame::Python {
+                code: FrameTag::figure(frame[0]),
+                instruction: (frame[1] >> 32) as u32,
+                fingerprint: frame[1] as u32,
+            },
+            FrameTag::JavaScript => UserFrame::JavaScript(V8Frame::from_words(frame.try_into().ok()?)?),
         });
         words = rest;
     }

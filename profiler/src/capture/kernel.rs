@@ -7,6 +7,8 @@ use profiler_common::Failure;
 
 use super::code::Code;
 use super::cpu::Sampling;
+use super::python::Pythons;
+use super::v8::V8Frames;
 use super::wire::Wire;
 use super::{Error, offsets};
 
@@ -30,6 +32,7 @@ pub(super) struct Kernel {
     targets: HashMap<MapData, u32, u32>,
     failures: PerCpuArray<MapData, u64>,
     code: Option<Code>,
+    pythons: Option<Pythons>,
     wire: Option<Wire>,
 }
 
@@ -53,16 +56,24 @@ impl Kernel {
         let messages = RingBuf::try_from(take_map(&mut ebpf, "MESSAGES")?)?;
         let targets = take_map(&mut ebpf, "TARGETS")?;
         let code_mappings = take_map(&mut ebpf, "CODE_MAPPINGS")?;
-        let code = Code::new(code_mappings, take_map(&mut ebpf, "UNWIND_TABLES")?, &targets)?;
-        let wire = Wire::new(take_map(&mut ebpf, "STREAMS")?)?;
+        let tables = take_map(&mut ebpf, "UNWIND_TABLES")?;
+        let v8 = V8Frames::new(take_map(&mut ebpf, "V8_PROCESSES")?)?;
+        let code = Code::new(code_mappings, tables, &targets, v8)?;
+        let pythons = Some(Pythons::new(take_map(&mut ebpf, "PYTHON_LAYOUTS")?)?);
+        let wire = Some(Wire::new(take_map(&mut ebpf, "STREAMS")?)?);
         let targets = HashMap::try_from(targets)?;
         let failures = PerCpuArray::try_from(take_map(&mut ebpf, "FAILURES")?)?;
-        Ok(Self { ebpf, events, messages, targets, failures, code: Some(code), wire: Some(wire) })
+        Ok(Self { ebpf, events, messages, targets, failures, code: Some(code), pythons, wire })
     }
 
     /// The maps of code, for the thread that knows what is mapped where. They can be taken once.
     pub(super) fn take_code(&mut self) -> Result<Code, Error> {
         self.code.take().ok_or(Error::MissingInObject("CODE_MAPPINGS"))
+    }
+
+    /// The map of Python layouts, for the same thread. It can be taken once.
+    pub(super) fn take_pythons(&mut self) -> Result<Pythons, Error> {
+        self.pythons.take().ok_or(Error::MissingInObject("PYTHON_LAYOUTS"))
     }
 
     /// The streams of watched processes. They can be taken once.
@@ -79,6 +90,11 @@ impl Kernel {
     pub(super) fn forget(&mut self, pid: u32) {
         // It may be gone already.
         let _ = self.targets.remove(&pid);
+    }
+
+    /// Whether a process is watched.
+    pub(super) fn is_watched(&self, pid: u32) -> bool {
+        self.targets.get(&pid, 0).is_ok()
     }
 
     /// Watched processes that have not ended.

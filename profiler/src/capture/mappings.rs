@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::os::fd::{AsRawFd as _, RawFd};
 
 use perf_event::data::Record;
 use perf_event::events::Software;
@@ -34,6 +35,14 @@ impl MappingEvent {
             Self::Mapped { timestamp_ns, .. }
             | Self::Exec { timestamp_ns, .. }
             | Self::Lost { timestamp_ns, .. } => *timestamp_ns,
+        }
+    }
+
+    /// Whose mappings change; `None` when it is not known.
+    pub(super) fn pid(&self) -> Option<u32> {
+        match self {
+            Self::Mapped { pid, .. } | Self::Exec { pid, .. } => Some(*pid),
+            Self::Lost { .. } => None,
         }
     }
 }
@@ -75,11 +84,17 @@ impl MappingRecords {
                 .sample_id_all(true)
                 .sample(SampleFlag::TIME)
                 .clockid(Clock::MONOTONIC)
+                .wakeup_watermark(1)
                 .build()?;
             counter.enable()?;
             counter.sampled(RING_BYTES)
         };
         Ok(Self { samplers: cpus.iter().map(open).collect::<io::Result<_>>()? })
+    }
+
+    /// The rings: each becomes readable with each record.
+    pub(super) fn file_descriptors(&self) -> impl Iterator<Item = RawFd> {
+        self.samplers.iter().map(Sampler::as_raw_fd)
     }
 
     /// All records so far, in no order. Returns how many could not be understood.

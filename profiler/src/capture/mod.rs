@@ -4,6 +4,7 @@
 //! [`Timeline`] puts events in order, gives them names and writes them: a slow disk or a large symbol table
 //! must not keep the ring from being drained.
 
+mod asking;
 mod code;
 mod cpu;
 mod event;
@@ -11,8 +12,13 @@ mod gauges;
 mod kernel;
 mod mappings;
 mod offsets;
+mod python;
 mod session;
+mod tables;
 mod timeline;
+mod unwinding;
+mod v8;
+mod wakeups;
 mod wire;
 
 use std::path::PathBuf;
@@ -20,9 +26,10 @@ use std::path::PathBuf;
 pub use cpu::has_cycles;
 pub use kernel::{OBJECT, try_load};
 pub(crate) use mappings::FileIdentity;
-#[cfg(test)]
 pub(crate) use mappings::read_maps;
+pub use offsets::has_bpf_loop;
 pub use session::{Options, Progress, Session, Summary};
+pub use wakeups::Wakeups;
 
 /// The lowest and the highest sampling rate, in samples a second of CPU time.
 pub const FREQUENCY_RANGE_HZ: std::ops::RangeInclusive<u64> = 1..=10_000;
@@ -32,7 +39,7 @@ pub const FREQUENCY_RANGE_HZ: std::ops::RangeInclusive<u64> = 1..=10_000;
 pub enum Error {
     /// The kernel does not describe itself.
     #[error(
-        "this kernel has no BTF ({path}: {0}): use a kernel built with CONFIG_DEBUG_INFO_BTF; \
+        "this kernel has no BTF ({path}: {0}): use Linux 5.17 or newer, built with CONFIG_DEBUG_INFO_BTF; \
          `mcp-profiler doctor` shows what is missing",
         path = offsets::VMLINUX_BTF
     )]
@@ -40,6 +47,15 @@ pub enum Error {
     /// The kernel's description can't be read.
     #[error("{} is malformed", offsets::VMLINUX_BTF)]
     MalformedBtf,
+    /// The kernel lacks what stacks are walked with.
+    #[error(
+        "this kernel is {release}, which is too old: mcp-profiler needs Linux 5.17 or newer, or 5.14 of RHEL 9.2 or newer, \
+         for bpf_loop, with which it walks stacks. Boot a newer kernel; `mcp-profiler doctor` says how"
+    )]
+    KernelTooOld {
+        /// The kernel's release, as `uname -r` prints it.
+        release: String,
+    },
     /// This kernel is laid out in a way that we do not know.
     #[error("this kernel has no field {structure}.{member}: it is too old or too new for this mcp-profiler")]
     MissingKernelField {

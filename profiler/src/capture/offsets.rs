@@ -1,4 +1,5 @@
-//! Where the running kernel keeps the fields that the kernel half reads, from its own BTF.
+//! Where the running kernel keeps the fields that the kernel half reads, and whether it has what the kernel half calls,
+//! from its own BTF.
 //!
 //! Layout: `include/uapi/linux/btf.h`. Reads only what is asked for, and never past the end of the data.
 
@@ -11,10 +12,27 @@ use super::Error;
 /// BTF of the running kernel.
 pub(super) const VMLINUX_BTF: &str = "/sys/kernel/btf/vmlinux";
 
-/// The offsets of the running kernel.
+/// Whether the running kernel has `bpf_loop`, the newest of the helpers that the kernel half calls. Distributors bring
+/// helpers to older kernels, so its version does not tell. Needs no privileges.
+///
+/// # Errors
+/// [`Error::NoBtf`] and [`Error::MalformedBtf`].
+pub fn has_bpf_loop() -> Result<bool, Error> {
+    Ok(Btf::parse(&kernel_btf()?).ok_or(Error::MalformedBtf)?.lists_bpf_loop())
+}
+
+fn kernel_btf() -> Result<Vec<u8>, Error> {
+    std::fs::read(Path::new(VMLINUX_BTF)).map_err(Error::NoBtf)
+}
+
+/// The offsets of the running kernel. Refuses one that the kernel half can't run on.
 pub(super) fn read() -> Result<KernelOffsets, Error> {
-    let data = std::fs::read(Path::new(VMLINUX_BTF)).map_err(Error::NoBtf)?;
+    let data = kernel_btf()?;
     let btf = Btf::parse(&data).ok_or(Error::MalformedBtf)?;
+    if !btf.lists_bpf_loop() {
+        let release = nix::sys::utsname::uname().map(|names| names.release().to_string_lossy().into_owned());
+        return Err(Error::KernelTooOld { release: release.unwrap_or_default() });
+    }
     let offset = |structure: &'static str, member: &'static str| {
         btf.member_offset(structure, member).ok_or(Error::MissingKernelField { structure, member })
     };
@@ -22,6 +40,7 @@ pub(super) fn read() -> Result<KernelOffsets, Error> {
         task_tgid: offset("task_struct", "tgid")?,
         task_signal: offset("task_struct", "signal")?,
         signal_live: offset("signal_struct", "live")?,
+        task_thread_pointer: offset("task_struct", "thread")? + offset("thread_struct", "fsbase")?,
         task_files: offset("task_struct", "files")?,
         files_table: offset("files_struct", "fdt")?,
         table_limit: offset("fdtable", "max_fds")?,
@@ -116,6 +135,21 @@ impl<'data> Btf<'data> {
             .is_some_and(|text| text.split_last() == Some((&0, name.as_bytes())))
     }
 
+    /// Whether the kernel's list of helpers (`enum bpf_func_id` of `include/uapi/linux/bpf.h`) has `bpf_loop`.
+    fn lists_bpf_loop(&self) -> bool {
+        self.has_enumerator("bpf_func_id", "BPF_FUNC_loop")
+    }
+
+    fn has_enumerator(&self, enumeration: &str, enumerator: &str) -> bool {
+        let ty = self.types().find(|ty| ty.kind == KIND_ENUM && self.is_named(ty.name, enumeration));
+        ty.is_some_and(|ty| {
+            // Each is a name and a value.
+            (0..ty.members as usize).any(|index| {
+                read_u32(self.types, ty.body + 8 * index).is_some_and(|name| self.is_named(name, enumerator))
+            })
+        })
+    }
+
     /// Offset of a member in bytes, through anonymous structures and unions.
     fn member_offset(&self, structure: &str, member: &str) -> Option<u32> {
         let ty = self.types().find(|ty| ty.kind == KIND_STRUCT && self.is_named(ty.name, structure))?;
@@ -155,6 +189,7 @@ mod tests {
     /// This kernel's BTF names the fields that the kernel half needs.
     #[test]
     fn finds_the_fields_of_the_running_kernel() {
+        assert!(has_bpf_loop().unwrap());
         let offsets = read().unwrap();
         assert_ne!(offsets.task_tgid, 0);
         assert_ne!(offsets.task_signal, offsets.task_tgid);
@@ -180,6 +215,20 @@ mod tests {
         assert_eq!(Btf::parse(&data).unwrap().member_offset("outer", "none"), None);
     }
 
+    /// An enumerator counts in its own enumeration only.
+    #[test]
+    fn finds_enumerators() {
+        let strings = b"\0one\0two\0a\0b\0";
+        let mut types = Vec::new();
+        let mut push = |words: &[u32]| words.iter().for_each(|word| types.extend(word.to_ne_bytes()));
+        push(&[1, KIND_ENUM << 24 | 1, 4, 9, 0]); // enum one { a }
+        push(&[5, KIND_ENUM << 24 | 2, 4, 9, 0, 11, 1]); // enum two { a, b }
+        let btf = Btf { types: &types, strings };
+        assert!(btf.has_enumerator("two", "b"));
+        assert!(!btf.has_enumerator("one", "b"));
+        assert!(!btf.has_enumerator("three", "b"));
+    }
+
     proptest! {
         /// No bytes make the parser panic or run on.
         #[test]
@@ -189,6 +238,7 @@ mod tests {
             }
             if let Some(btf) = Btf::parse(&data) {
                 let _ = btf.member_offset("a", "b");
+                let _ = btf.has_enumerator("a", "b");
             }
         }
     }

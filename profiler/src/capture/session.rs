@@ -17,7 +17,9 @@ use super::event::Event;
 use super::gauges::Reading;
 use super::kernel::Kernel;
 use super::mappings::{MappingEvent, MappingRecords};
+use super::python::Pythons;
 use super::timeline::Timeline;
+use super::wakeups::Wakeups;
 use super::wire::Wire;
 use crate::recording::{Meta, Writer};
 use crate::target::{Process, ProcessTable};
@@ -41,6 +43,8 @@ pub struct Options {
     pub pids: Vec<u32>,
     /// Samples a second of CPU time, within [`FREQUENCY_RANGE_HZ`](super::FREQUENCY_RANGE_HZ).
     pub frequency_hz: u64,
+    /// Whether runtimes may be asked for the names of their code, where they give them only when asked.
+    pub is_asking: bool,
     /// Whether it is a command that waits for its start, without code of its own yet.
     pub is_launched: bool,
     /// The file to write.
@@ -96,6 +100,8 @@ pub struct Session {
 struct Batch {
     events: Vec<Event>,
     mappings: Vec<MappingEvent>,
+    /// Mappings that came in just now, and will be among `mappings` of a later batch.
+    announced: Vec<MappingEvent>,
     now_ns: u64,
     /// Losses of the kernel half until now; empty when they were not read this time.
     losses: Vec<(&'static str, u64)>,
@@ -129,8 +135,10 @@ impl Session {
         let recorder = Recorder {
             writer,
             code: kernel.take_code()?,
+            pythons: kernel.take_pythons()?,
             wire: kernel.take_wire()?,
             pids,
+            is_asking: options.is_asking,
             is_launched: options.is_launched,
             watched_ns: meta.start_ns,
             period_ns: sampling.period_ns(),
@@ -175,22 +183,33 @@ impl Session {
         }
     }
 
-    /// Drains what has come in. To be called about twenty times a second.
+    /// What the kernel wakes us for between two ticks. To be called inside of a tokio runtime.
+    ///
+    /// # Errors
+    /// [`Error::Mappings`] when there are no file descriptors left.
+    pub fn wakeups(&self) -> Result<Wakeups, Error> {
+        Wakeups::new(&self.kernel.events, self.mapping_records.file_descriptors()).map_err(Error::Mappings)
+    }
+
+    /// Drains what has come in. To be called about twenty times a second, and after each wakeup. Returns whether a
+    /// watched process has new code.
     ///
     /// # Errors
     /// When the recording can't be written any more: [`Self::finish`] says why.
-    pub fn tick(&mut self) -> Result<(), Error> {
+    pub fn tick(&mut self) -> Result<bool, Error> {
+        let mut has_new_code = false;
         if self.waiting.is_none() {
             let batch = self.drain(false)?;
+            has_new_code = !batch.announced.is_empty();
             self.waiting = Some(batch);
         }
-        let Some((sender, _)) = &self.recorder else { return Ok(()) };
+        let Some((sender, _)) = &self.recorder else { return Ok(false) };
         match self.waiting.take().map(|batch| sender.try_send(batch)) {
             Some(Err(TrySendError::Full(batch))) => self.waiting = Some(batch),
             Some(Err(TrySendError::Disconnected(_))) => return Err(self.recorder_error()),
             Some(Ok(())) | None => {}
         }
-        Ok(())
+        Ok(has_new_code)
     }
 
     /// Whether any watched process is left.
@@ -240,6 +259,12 @@ impl Session {
         self.kernel.watched().into_iter().map(Reading::of).collect()
     }
 
+    /// Those that are of watched processes.
+    fn of_targets(&self, mappings: &[MappingEvent]) -> Vec<MappingEvent> {
+        let is_target = |event: &&MappingEvent| event.pid().is_some_and(|pid| self.kernel.is_watched(pid));
+        mappings.iter().filter(is_target).cloned().collect()
+    }
+
     fn recorder_error(&mut self) -> Error {
         match self.recorder.take().map(|(_, thread)| thread.join()) {
             Some(Ok(Err(error))) => error,
@@ -260,8 +285,10 @@ impl Session {
                 }
             }
         }
-        let mut mappings = std::mem::take(&mut self.held_mappings);
+        let mut mappings = Vec::new();
         undecodable += self.mapping_records.drain(&mut mappings);
+        let announced = if is_last { Vec::new() } else { self.of_targets(&mappings) };
+        mappings.append(&mut self.held_mappings);
         self.held_events = events.extract_if(.., |event| event.timestamp_ns() > settled_ns).collect();
         self.held_mappings = mappings.extract_if(.., |mapping| mapping.timestamp_ns() > settled_ns).collect();
 
@@ -277,6 +304,7 @@ impl Session {
         Ok(Box::new(Batch {
             events,
             mappings,
+            announced,
             now_ns,
             losses,
             readings,
@@ -345,9 +373,11 @@ fn meta(options: &Options, sampling: &Sampling, start_ns: u64) -> Meta {
 struct Recorder {
     writer: Writer,
     code: Code,
+    pythons: Pythons,
     wire: Wire,
     /// Processes that were running at the start, each with its parent.
     pids: Vec<(u32, Option<u32>)>,
+    is_asking: bool,
     is_launched: bool,
     /// Since when they are watched.
     watched_ns: u64,
@@ -361,7 +391,8 @@ impl Recorder {
     /// Writes until the last batch, or until the recording can't be written.
     fn run(self, shared: &Mutex<Progress>) -> Result<(), Error> {
         drop_capabilities();
-        let mut timeline = Timeline::new(self.writer, self.code, self.wire, self.period_ns)?;
+        let mut timeline =
+            Timeline::new(self.writer, self.code, self.pythons, self.wire, self.period_ns, self.is_asking)?;
         for (pid, parent) in self.pids {
             timeline.adopt(pid, parent, self.watched_ns)?;
             // A command that waits for its start still has our own code, and will have none of it.
@@ -370,6 +401,7 @@ impl Recorder {
             }
         }
         timeline.commit(self.watched_ns, &[])?;
+        timeline.settle();
         crate::memory::give_back();
         // If nobody waits any more, there is nothing to receive either.
         let _ = self.ready.send(());
@@ -380,6 +412,7 @@ impl Recorder {
                 timeline.begin(batch.now_ns)?;
             }
             timeline.apply(batch.events, batch.mappings)?;
+            timeline.announce(&batch.announced);
             timeline.gauges(batch.now_ns, &batch.readings)?;
             timeline.count_undecodable(batch.undecodable);
             if !batch.losses.is_empty() {
@@ -417,7 +450,7 @@ fn raise_file_limit() {
 /// Gives up what is not needed any more once everything is attached. What stays: reading the files of targets,
 /// the kernel's symbols and our own maps, writing where the user asks, and signalling what we launched.
 fn drop_capabilities() {
-    const KEPT: [Capability; 9] = [
+    const KEPT: [Capability; 10] = [
         Capability::CAP_BPF,
         Capability::CAP_PERFMON,
         Capability::CAP_SYS_PTRACE,
@@ -427,6 +460,7 @@ fn drop_capabilities() {
         Capability::CAP_SYSLOG,
         Capability::CAP_KILL,
         Capability::CAP_CHOWN,
+        Capability::CAP_FOWNER,
     ];
     let Ok(permitted) = caps::read(None, CapSet::Permitted) else { return };
     // Where the newer, narrower ones are not given, this one stands in for them.

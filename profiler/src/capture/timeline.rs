@@ -3,25 +3,34 @@
 use std::collections::HashMap;
 use std::time::Instant;
 
-use profiler_common::{SampleEvent, StackEnd};
+use profiler_common::{SampleEvent, StackEnd, V8Frame};
 
+use super::asking::{Answer, Asked};
 use super::code::Code;
 use super::event::{Event, UserFrame, thread_name};
 use super::gauges::Reading;
 use super::mappings::{AddressSpace, Mapped, MappingEvent, NewMapping, read_maps};
+use super::python::Pythons;
+use super::unwinding;
+use super::v8::Shown;
 use super::wire::Wire;
+use crate::asking::remove_perf_map;
 use crate::recording::{
-    Error, FrameId, FrameKind, GaugeKind, ProcessId, RowId, Runtime, StackId, ThreadId, Writer,
+    Error, FrameId, FrameKind, GaugeKind, ProcessId, RowId, Runtime, StackId, ThreadId, Unwinding, Writer,
 };
-use crate::symbol::{Image, ModuleId, Modules, Name, Namer, jit_names};
+use crate::symbol::{ElfImage, Image, Module, ModuleId, Modules, Name, Namer, jit_names};
 use crate::target::process::command_line;
-use crate::target::{Process, runtime};
+use crate::target::{Process, project_folder, runtime};
 
 /// Losses that are known here.
 const CODE_REFUSED: &str = "code_tables_full";
 const UNDECODABLE: &str = "undecodable_records";
 const MAPPING_RECORDS_LOST: &str = "mapping_records_lost";
 const MODULE_UNREADABLE: &str = "module_unreadable";
+const PYTHON_LAYOUT_UNKNOWN: &str = "python_layout_unknown";
+const PYTHON_NAMES_UNREADABLE: &str = "python_names_unreadable";
+const JAVASCRIPT_UNREAD: &str = "javascript_unread";
+const V8_UNKNOWN: &str = "v8_unknown";
 
 /// Distinct threads of one process that are remembered; one that comes back after that is written again.
 const MAX_REMEMBERED_THREADS: usize = 1 << 16;
@@ -32,6 +41,7 @@ const MAX_UNNAMED_JIT: usize = 1 << 18;
 pub(super) struct Timeline {
     writer: Writer,
     code: Code,
+    pythons: Pythons,
     wire: Wire,
     modules: Modules,
     module_rows: HashMap<ModuleId, RowId>,
@@ -41,6 +51,8 @@ pub(super) struct Timeline {
     kernel_module: RowId,
     unknown_module: RowId,
     period_ns: u64,
+    /// Whether runtimes may be asked for names.
+    is_asking: bool,
     unnamed: Unnamed,
     mapping_records_lost: u64,
     undecodable: u64,
@@ -57,13 +69,33 @@ struct ProcessState {
     threads: HashMap<u32, (ThreadId, [u8; profiler_common::COMM_LEN])>,
     /// Where frames of this process's own JIT code belong.
     jit_module: Option<RowId>,
+    program: Program,
+    asked: Option<Asked>,
+}
+
+/// What a process runs.
+#[derive(Clone, Default)]
+struct Program {
     command: String,
     runtime: Runtime,
+    project: Option<String>,
+    unwinding: Unwinding,
+}
+
+impl Program {
+    /// Empty when the process is already gone.
+    fn of(pid: u32) -> Self {
+        let Ok(process) = Process::open(pid) else { return Self::default() };
+        let command = process.arguments().map(|arguments| command_line(&arguments)).unwrap_or_default();
+        let runtime = runtime::detect(&process).unwrap_or_default();
+        let unwinding = unwinding::of_runtime(&runtime);
+        Self { command, runtime, project: project_folder(&process), unwinding }
+    }
 }
 
 impl ProcessState {
-    fn new(id: ProcessId, first_ns: u64, space: AddressSpace, command: String, runtime: Runtime) -> Self {
-        Self { id, first_ns, space, threads: HashMap::new(), jit_module: None, command, runtime }
+    fn new(id: ProcessId, first_ns: u64, space: AddressSpace, program: Program) -> Self {
+        Self { id, first_ns, space, threads: HashMap::new(), jit_module: None, program, asked: None }
     }
 }
 
@@ -76,12 +108,20 @@ struct Unnamed {
 }
 
 impl Timeline {
-    pub(super) fn new(mut writer: Writer, code: Code, wire: Wire, period_ns: u64) -> Result<Self, Error> {
+    pub(super) fn new(
+        mut writer: Writer,
+        code: Code,
+        pythons: Pythons,
+        wire: Wire,
+        period_ns: u64,
+        is_asking: bool,
+    ) -> Result<Self, Error> {
         let kernel_module = writer.module("[kernel]", None)?;
         let unknown_module = writer.module("[unknown]", None)?;
         Ok(Self {
             writer,
             code,
+            pythons,
             wire,
             modules: Modules::default(),
             module_rows: HashMap::new(),
@@ -91,6 +131,7 @@ impl Timeline {
             kernel_module,
             unknown_module,
             period_ns,
+            is_asking,
             unnamed: Unnamed::default(),
             mapping_records_lost: 0,
             undecodable: 0,
@@ -104,13 +145,58 @@ impl Timeline {
         if self.processes.contains_key(&pid) {
             return Ok(());
         }
-        let (command, runtime) = describe(pid);
+        let program = Program::of(pid);
         let parent = parent.and_then(|parent| self.processes.get(&parent)).map(|parent| parent.id);
-        let id = self.writer.process(pid, parent, &command, &runtime, now_ns)?;
-        let state = ProcessState::new(id, now_ns, AddressSpace::default(), command, runtime);
+        let id = self.writer.process(pid, parent, &program.command, &program.runtime, now_ns)?;
+        self.describe(id, &program)?;
+        let state = ProcessState::new(id, now_ns, AddressSpace::default(), program);
         self.processes.insert(pid, state);
         self.code.own(pid);
-        Ok(())
+        self.look_for_runtime(pid)
+    }
+
+    /// Takes up a runtime that can be asked for names, or what has become known of it.
+    fn look_for_runtime(&mut self, pid: u32) -> Result<(), Error> {
+        let Some(process) = self.processes.get_mut(&pid) else { return Ok(()) };
+        let Ok(open) = Process::open(pid) else { return Ok(()) };
+        match &mut process.asked {
+            Some(asked) => {
+                if !asked.look(&open) {
+                    return Ok(());
+                }
+            }
+            asked @ None => *asked = Asked::new(&process.program.runtime.name, &open, self.is_asking),
+        }
+        self.describe_asked(pid)
+    }
+
+    fn describe_asked(&mut self, pid: u32) -> Result<(), Error> {
+        let asked = self.processes.get(&pid).and_then(|process| process.asked.as_ref());
+        let Some((language, advice)) = asked.map(Asked::unwinding) else { return Ok(()) };
+        self.language_unwinding(pid, language, advice)
+    }
+
+    fn describe(&self, id: ProcessId, program: &Program) -> Result<(), Error> {
+        self.writer.process_project(id, program.project.as_deref())?;
+        self.writer.process_unwinding(id, &program.unwinding)
+    }
+
+    /// Says how the frames of a process's language are had, and what would make them better.
+    pub(super) fn language_unwinding(
+        &mut self,
+        pid: u32,
+        language: String,
+        advice: Option<String>,
+    ) -> Result<(), Error> {
+        let Some(process) = self.processes.get_mut(&pid) else { return Ok(()) };
+        let unwinding = &mut process.program.unwinding;
+        (unwinding.language, unwinding.advice) = (Some(language), advice);
+        self.writer.process_unwinding(process.id, unwinding)
+    }
+
+    /// Waits until the kernel half has the unwind tables of all that is mapped.
+    pub(super) fn settle(&self) {
+        self.code.settle();
     }
 
     /// Sampling starts.
@@ -138,11 +224,40 @@ impl Timeline {
             let module = self.modules.get(gone.module).expect("a mapping has a module");
             self.code.erase(pid, module, gone);
         }
-        for new in &change.new {
-            let module = self.modules.get(new.module).expect("a mapping has a module");
-            self.code.map(pid, new.module, module, new);
-        }
+        self.map_code(pid, &change.new);
         change.gone.iter().for_each(|gone| self.code.release(gone));
+    }
+
+    /// Tells the kernel half of what a process has mapped.
+    fn map_code(&mut self, pid: u32, mapped: &[Mapped]) {
+        let mut is_news = false;
+        for mapped in mapped {
+            let module = self.modules.get(mapped.module).expect("a mapping has a module");
+            is_news |= self.code.map(pid, module, mapped);
+            self.pythons.map(pid, module, mapped);
+        }
+        let Some(process) = self.processes.get(&pid).filter(|_| is_news) else { return };
+        for mapped in process.space.iter() {
+            let module = self.modules.get(mapped.module).expect("a mapping has a module");
+            if let Image::Jit = module.image {
+                self.code.map(pid, module, mapped);
+            }
+        }
+    }
+
+    /// Lets the kernel half walk code that was mapped just now. What an address means is decided later, in order.
+    pub(super) fn announce(&mut self, mappings: &[MappingEvent]) {
+        for event in mappings {
+            let MappingEvent::Mapped { pid, mapping, .. } = event else { continue };
+            if !self.processes.contains_key(pid) {
+                continue; // its fork is not settled yet
+            }
+            let NewMapping { start, end, file_offset, .. } = *mapping;
+            let module = self.modules.resolve(*pid, mapping.file, &mapping.path, start, end);
+            let mapped = Mapped { start, end, file_offset, module };
+            let module = self.modules.get(module).expect("just resolved");
+            self.code.announce(*pid, module, &mapped);
+        }
     }
 
     /// Writes a batch. Both lists are put in order by their timestamps here.
@@ -153,6 +268,7 @@ impl Timeline {
     ) -> Result<(), Error> {
         events.sort_by_key(Event::timestamp_ns);
         mappings.sort_by_key(MappingEvent::timestamp_ns);
+        self.pythons.find_layouts();
         let mut mappings = mappings.into_iter().peekable();
         for event in events {
             while let Some(mapping) =
@@ -173,10 +289,12 @@ impl Timeline {
             MappingEvent::Mapped { pid, mapping, .. } => self.map(*pid, mapping),
             MappingEvent::Exec { pid, .. } => {
                 self.forget_jit(*pid)?;
+                self.pythons.forget(*pid);
                 if let Some(process) = self.processes.get_mut(pid) {
                     let gone = process.space.clear();
                     process.jit_module = None;
                     self.unmap(*pid, &gone);
+                    self.code.v8.remove(*pid);
                 }
             }
             MappingEvent::Lost { count, .. } => {
@@ -225,24 +343,27 @@ impl Timeline {
             return Ok(());
         };
         let (parent_id, space) = (origin.id, origin.space.clone());
-        let (command, runtime) = (origin.command.clone(), origin.runtime.clone());
+        let program = origin.program.clone();
         // The ID may have been one that we know, if its exit was lost.
         self.forget(child);
-        let id = self.writer.process(child, Some(parent_id), &command, &runtime, timestamp_ns)?;
-        let state = ProcessState::new(id, timestamp_ns, space, command, runtime);
-        for mapped in state.space.iter() {
-            let module = self.modules.get(mapped.module).expect("a mapping has a module");
-            self.code.map(child, mapped.module, module, mapped);
-        }
-        self.code.own(child);
+        let id =
+            self.writer.process(child, Some(parent_id), &program.command, &program.runtime, timestamp_ns)?;
+        self.describe(id, &program)?;
+        let state = ProcessState::new(id, timestamp_ns, space, program);
+        let mapped: Vec<Mapped> = state.space.iter().copied().collect();
         self.processes.insert(child, state);
-        Ok(())
+        self.map_code(child, &mapped);
+        self.pythons.fork(parent, child);
+        self.code.own(child);
+        self.look_for_runtime(child)
     }
 
     /// The process is gone.
     fn forget(&mut self, pid: u32) {
+        self.pythons.forget(pid);
         if let Some(mut process) = self.processes.remove(&pid) {
             self.unmap(pid, &process.space.clear());
+            self.code.v8.remove(pid);
         }
     }
 
@@ -255,8 +376,12 @@ impl Timeline {
 
     fn exec(&mut self, pid: u32) -> Result<(), Error> {
         let Some(process) = self.processes.get_mut(&pid) else { return Ok(()) };
-        (process.command, process.runtime) = describe(pid);
-        self.writer.process_program(process.id, &process.command, &process.runtime)
+        process.program = Program::of(pid);
+        process.asked = None;
+        let (id, program) = (process.id, process.program.clone());
+        self.writer.process_program(id, &program.command, &program.runtime)?;
+        self.describe(id, &program)?;
+        self.look_for_runtime(pid)
     }
 
     fn sample(&mut self, sample: &SampleEvent, kernel: &[u64], user: &[UserFrame]) -> Result<(), Error> {
@@ -266,14 +391,39 @@ impl Timeline {
             self.adopt(pid, None, sample.header.timestamp_ns)?;
             self.read_mappings(pid);
         }
+        let stack_end = StackEnd::from_number(sample.stack_end).unwrap_or(StackEnd::NoUserStack);
+        let (user, stack_end) = self.believed(pid, user, stack_end);
         let mut stack: Option<StackId> = None;
         for (depth, frame) in user.iter().enumerate().rev() {
+            let is_innermost = depth == 0;
             let frame = match *frame {
-                // A return address is behind its call; look up the call itself.
-                UserFrame::Native(address) if depth > 0 => self.native_frame(pid, address.wrapping_sub(1))?,
-                UserFrame::Native(address) => self.native_frame(pid, address)?,
+                UserFrame::Native(address) if !self.is_code_of_v8(pid, address) => {
+                    stack = Some(self.push_native(stack, pid, address, is_innermost)?);
+                    continue;
+                }
+                UserFrame::Native(address) => V8Frame::Marked { frame_type: 0, address },
+                UserFrame::JavaScript(frame) => frame,
+                UserFrame::Python { code, instruction, fingerprint } => {
+                    if let Some(frame) =
+                        self.pythons.frame(&mut self.writer, pid, code, instruction, fingerprint)?
+                    {
+                        stack = Some(self.writer.stack(stack, frame)?);
+                    }
+                    continue;
+                }
             };
-            stack = Some(self.writer.stack(stack, frame)?);
+            match self.code.v8.show(&mut self.writer, pid, sample.tid, frame, is_innermost)? {
+                Shown::Frames(frames) => {
+                    for frame in frames.iter() {
+                        stack = Some(self.writer.stack(stack, *frame)?);
+                    }
+                }
+                Shown::Native => {
+                    if let Some(address) = frame.address() {
+                        stack = Some(self.push_native(stack, pid, address, is_innermost)?);
+                    }
+                }
+            }
         }
         for (depth, &address) in kernel.iter().enumerate().rev() {
             let address = if depth == 0 { address } else { address.wrapping_sub(1) };
@@ -283,12 +433,58 @@ impl Timeline {
             }
             stack = Some(self.writer.stack(stack, frame)?);
         }
-        let stack_end = StackEnd::from_number(sample.stack_end).unwrap_or(StackEnd::NoUserStack);
         let thread = self.thread(pid, sample)?;
         self.writer.sample(sample.header.timestamp_ns, thread, stack, self.period_ns, stack_end)?;
         self.samples += 1;
         self.whole_stacks += u64::from(matches!(stack_end, StackEnd::Outermost | StackEnd::ChainEnd));
         Ok(())
+    }
+
+    /// The innermost frames up to the first whose caller is a guess, since it keeps no frame pointer.
+    fn believed<'frames>(
+        &self,
+        pid: u32,
+        user: &'frames [UserFrame],
+        stack_end: StackEnd,
+    ) -> (&'frames [UserFrame], StackEnd) {
+        let Some(process) = self.processes.get(&pid) else { return (user, stack_end) };
+        let Some(asked) = &process.asked else { return (user, stack_end) };
+        let is_guess = |frame: &UserFrame| match *frame {
+            UserFrame::Native(address) if !asked.keeps_frame_pointer(address) => {
+                let module = process.space.find(address).and_then(|mapped| self.modules.get(mapped.module));
+                module.is_some_and(|module| matches!(module.image, Image::Jit))
+            }
+            _ => false,
+        };
+        match user.iter().position(is_guess) {
+            Some(last) if last + 1 < user.len() || stack_end == StackEnd::Outermost => {
+                (&user[..=last], StackEnd::NotAscending)
+            }
+            _ => (user, stack_end),
+        }
+    }
+
+    fn push_native(
+        &mut self,
+        stack: Option<StackId>,
+        pid: u32,
+        address: u64,
+        is_innermost: bool,
+    ) -> Result<StackId, Error> {
+        // A return address is behind its call; look up the call itself.
+        let address = if is_innermost { address } else { address.wrapping_sub(1) };
+        let frame = self.native_frame(pid, address)?;
+        self.writer.stack(stack, frame)
+    }
+
+    /// Whether V8 made the code at an address.
+    fn is_code_of_v8(&self, pid: u32, address: u64) -> bool {
+        self.code.v8.contains(pid)
+            && self.processes.get(&pid).and_then(|process| process.space.find(address)).is_some_and(
+                |mapped| {
+                    self.modules.get(mapped.module).is_some_and(|module| matches!(module.image, Image::Jit))
+                },
+            )
     }
 
     /// A thread ID that is used again, with another name, is another thread.
@@ -343,7 +539,12 @@ impl Timeline {
 
     /// Names frames that are new, when that is affordable, or in any case when it is the last time.
     pub(super) fn name(&mut self, is_last: bool) -> Result<(), Error> {
-        let pids: Vec<u32> = self.unnamed.jit.keys().copied().collect();
+        self.name_asked(is_last)?;
+        let is_named_here = |pid: &u32| {
+            let asked = self.processes.get(pid).and_then(|process| process.asked.as_ref());
+            !asked.is_some_and(Asked::gives_names)
+        };
+        let pids: Vec<u32> = self.unnamed.jit.keys().copied().filter(is_named_here).collect();
         if is_last || self.jit_naming.is_affordable() {
             let begin = Instant::now();
             pids.into_iter().try_for_each(|pid| self.name_jit(pid))?;
@@ -361,9 +562,10 @@ impl Timeline {
 
     fn name_code(&mut self) -> Result<(), Error> {
         for (module, frames) in std::mem::take(&mut self.unnamed.elf) {
-            if let Some(Image::Elf(image)) = self.modules.get(module).map(|module| &module.image) {
+            if let Some(Module { path, image: Image::Elf(image) }) = self.modules.get(module) {
                 // One at a time: two large symbol tables are not in memory together.
-                let names = Namer::default().elf(image, &addresses(&frames));
+                let mut names = Namer::default().elf(image, &addresses(&frames));
+                name_by_start(path, image, &frames, &mut names);
                 write_names(&mut self.writer, &frames, &names)?;
             }
         }
@@ -374,6 +576,59 @@ impl Timeline {
         }
         crate::memory::give_back();
         Ok(())
+    }
+
+    /// Asks runtimes for names, and writes those that they gave.
+    fn name_asked(&mut self, is_last: bool) -> Result<(), Error> {
+        let can_be_asked = self.processes.iter().filter(|(_, process)| process.asked.is_some());
+        let pids: Vec<u32> = can_be_asked.map(|(pid, _)| *pid).collect();
+        for pid in pids {
+            self.look_for_runtime(pid)?;
+            self.take_names(pid, is_last)?;
+            if self.ask(pid, is_last) {
+                self.take_names(pid, is_last)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks a runtime for the names of what was seen since it was asked before, if it is time for that.
+    fn ask(&mut self, pid: u32, is_last: bool) -> bool {
+        let Some(process) = self.processes.get_mut(&pid) else { return false };
+        let Some(asked) = process.asked.as_mut().filter(|asked| asked.is_due(is_last)) else { return false };
+        let is_waiting = self.unnamed.jit.get(&pid).is_some_and(|frames| !frames.is_empty());
+        let (true, Ok(open)) = (is_waiting, Process::open(pid)) else { return false };
+        // An address may hold other code later: what is seen from now on waits for the next answer.
+        process.jit_module = None;
+        asked.ask(open, self.unnamed.jit.remove(&pid).unwrap_or_default());
+        true
+    }
+
+    fn take_names(&mut self, pid: u32, is_last: bool) -> Result<(), Error> {
+        let asked = self.processes.get_mut(&pid).and_then(|process| process.asked.as_mut());
+        let Some(asked) = asked else { return Ok(()) };
+        match asked.answer(is_last) {
+            Some(Answer::Map { frames, existed }) => {
+                if let Ok(process) = Process::open(pid) {
+                    let names = jit_names(&process, &addresses(&frames));
+                    if !existed {
+                        remove_perf_map(&process);
+                    }
+                    // What has no name in it is gone: it must not be given the name of what comes to its place.
+                    for (frame, address) in frames {
+                        if let Some(name) = names.get(&address) {
+                            self.writer.line(frame, 0, asked.function_name(name), None, None)?;
+                        }
+                    }
+                }
+                self.describe_asked(pid)
+            }
+            Some(Answer::None { frames }) => {
+                self.unnamed.jit.entry(pid).or_default().extend(frames);
+                self.describe_asked(pid)
+            }
+            None => Ok(()),
+        }
     }
 
     /// JIT code that no perf map names yet is asked for again: runtimes write late.
@@ -449,6 +704,10 @@ impl Timeline {
             (CODE_REFUSED, self.code.refused),
             (MAPPING_RECORDS_LOST, self.mapping_records_lost),
             (MODULE_UNREADABLE, self.modules.unreadable()),
+            (PYTHON_LAYOUT_UNKNOWN, self.pythons.unknown_layouts),
+            (PYTHON_NAMES_UNREADABLE, self.pythons.unreadable_names),
+            (JAVASCRIPT_UNREAD, self.code.v8.unread),
+            (V8_UNKNOWN, self.code.v8.unknown_layouts),
         ];
         kernel_losses.iter().copied().chain(own)
     }
@@ -488,6 +747,17 @@ fn addresses(frames: &[(FrameId, u64)]) -> Vec<u64> {
     frames.iter().map(|(_, address)| *address).collect()
 }
 
+/// Where a function has no name, all of it is at least called the same.
+fn name_by_start(path: &str, image: &ElfImage, frames: &[(FrameId, u64)], names: &mut [Vec<Name>]) {
+    let unnamed: Vec<usize> = (0..frames.len()).filter(|index| names[*index].is_empty()).collect();
+    let addresses: Vec<u64> = unnamed.iter().map(|index| frames[*index].1).collect();
+    let file = path.rsplit('/').next().unwrap_or(path);
+    for (index, start) in unnamed.into_iter().zip(image.function_starts(&addresses)) {
+        let name = |start| Name { function: format!("{file}+{start:#x}"), file: None, line: None };
+        names[index].extend(start.map(name));
+    }
+}
+
 fn write_names(writer: &mut Writer, frames: &[(FrameId, u64)], names: &[Vec<Name>]) -> Result<(), Error> {
     for ((frame, _), names) in frames.iter().zip(names) {
         for (position, name) in names.iter().enumerate() {
@@ -495,11 +765,4 @@ fn write_names(writer: &mut Writer, frames: &[(FrameId, u64)], names: &[Vec<Name
         }
     }
     Ok(())
-}
-
-/// Command line and runtime of a process; empty when it is already gone.
-fn describe(pid: u32) -> (String, Runtime) {
-    let Ok(process) = Process::open(pid) else { return Default::default() };
-    let command = process.arguments().map(|arguments| command_line(&arguments)).unwrap_or_default();
-    (command, runtime::detect(&process).unwrap_or_default())
 }

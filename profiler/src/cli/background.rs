@@ -158,6 +158,9 @@ pub(super) fn start(arguments: &StartArguments) -> anyhow::Result<()> {
     let mut command = Command::new(std::env::current_exe()?);
     command.arg("record").arg("--state").arg(&state);
     command.args(["--frequency", &arguments.sampling.frequency.to_string()]);
+    if arguments.sampling.passive {
+        command.arg("--passive");
+    }
     if let Some(duration) = arguments.sampling.duration {
         command.args(["--duration", &format!("{}ms", duration.as_millis())]);
     }

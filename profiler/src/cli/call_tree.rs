@@ -4,10 +4,10 @@ use std::io::{self, Write};
 
 use clap::Args;
 
-use super::recording::{Source, parse_share};
+use super::recording::{FoldArguments, Source, parse_share};
 use super::terminal::{print, style};
 use crate::analysis::call_tree::{CallTree, Filter, Grouping};
-use crate::analysis::functions::Functions;
+use crate::analysis::functions::{Folding, Functions};
 use crate::output::call_tree::{CallTreeOptions, write_call_tree};
 use crate::recording::Recording;
 
@@ -17,6 +17,7 @@ use crate::recording::Recording;
 Examples:
   mcp-profiler call-tree server.mcpprof
   mcp-profiler call-tree server.mcpprof --min-share 0.002 --max-depth 40
+  mcp-profiler call-tree server.mcpprof --fold-by package
   sudo mcp-profiler call-tree --pid 4711 --duration 30s")]
 pub(super) struct Arguments {
     #[command(flatten)]
@@ -27,17 +28,24 @@ pub(super) struct Arguments {
     /// Leave out calls deeper than this
     #[arg(long, value_name = "N")]
     max_depth: Option<usize>,
+    #[command(flatten)]
+    fold: FoldArguments,
 }
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let recorded = arguments.source.open()?;
     let options = CallTreeOptions { max_depth: arguments.max_depth, min_share: arguments.min_share };
-    print(|out| write(out, &recorded.recording, options))
+    print(|out| write(out, &recorded.recording, arguments.fold.folding(), options))
 }
 
 /// Writes the call tree of a recording.
-pub(super) fn write(out: impl Write, recording: &Recording, options: CallTreeOptions) -> io::Result<()> {
-    let functions = Functions::new(recording);
+pub(super) fn write(
+    out: impl Write,
+    recording: &Recording,
+    folding: Folding,
+    options: CallTreeOptions,
+) -> io::Result<()> {
+    let functions = Functions::folded(recording, folding);
     let tree = CallTree::new(recording, &functions, Filter::All, Grouping::None);
     write_call_tree(out, &tree, &functions, options, style())
 }

@@ -131,7 +131,7 @@ pub(super) fn trace(arguments: &TraceArguments) -> anyhow::Result<()> {
                 );
             }
             writeln!(out)?;
-            call_tree::write(out, &own, Default::default())
+            call_tree::write(out, &own, Default::default(), Default::default())
         }
     })
 }

@@ -7,6 +7,7 @@ use clap::Args;
 use super::recording::{Source, parse_share};
 use super::terminal::{Format, note, print, style};
 use super::{call_tree, files, flame_graph};
+use crate::analysis::functions::Folding;
 use crate::analysis::hot_paths::DEFAULT_THRESHOLD;
 use crate::analysis::report::Report;
 use crate::output::{json, summary, text};
@@ -57,14 +58,14 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
             text::write_functions(&mut *out, &report, arguments.top_functions, style())?;
             if arguments.call_tree {
                 writeln!(out)?;
-                call_tree::write(&mut *out, &recorded.recording, Default::default())?;
+                call_tree::write(&mut *out, &recorded.recording, Folding::Function, Default::default())?;
             }
             Ok(())
         }
     })?;
     if let Some(path) = &arguments.flame_graph {
         let path = path.clone().unwrap_or_else(|| recorded.path.with_extension("svg"));
-        flame_graph::write(&path, &recorded.recording)?;
+        flame_graph::write(&path, &recorded.recording, Folding::Function)?;
         note(&format!("flame graph: {}", path.display()));
     }
     Ok(())

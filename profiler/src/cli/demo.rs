@@ -9,6 +9,7 @@ use super::flame_graph;
 use super::record::{Recorder, parse_duration, shell_word};
 use super::report::ReportOptions;
 use super::terminal::note;
+use crate::analysis::functions::Folding;
 use crate::capture::Options;
 use crate::demo::{run_load, serve as serve_demo, spawn_server};
 use crate::output::units::count;
@@ -54,6 +55,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
             pid,
             pids: vec![pid],
             frequency_hz: arguments.frequency,
+            is_asking: false,
             is_launched: false,
             output: RECORDING.into(),
         };
@@ -73,7 +75,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         recorder.finish()
     })?;
     arguments.options.print(&recorded.recording)?;
-    flame_graph::write(Path::new(FLAME_GRAPH), &recorded.recording)?;
+    flame_graph::write(Path::new(FLAME_GRAPH), &recorded.recording, Folding::Function)?;
     note(&format!("flame graph: {FLAME_GRAPH} (open it in a browser)"));
     note(&format!("call tree:   mcp-profiler call-tree {}", shell_word(&recorded.path)));
     Ok(())

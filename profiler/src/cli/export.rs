@@ -4,11 +4,11 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::recording::Source;
+use super::recording::{FoldArguments, Source};
 use super::terminal::note;
 use super::{Usage, files};
 use crate::analysis::call_tree::{CallTree, Filter, Grouping};
-use crate::analysis::functions::Functions;
+use crate::analysis::functions::{Folding, Functions};
 use crate::output::folded::write_folded;
 use crate::output::pprof::write_pprof;
 use crate::output::speedscope::write_speedscope;
@@ -51,16 +51,24 @@ pub(super) struct Arguments {
     /// File to write, or - for standard output [default: the recording's name with the format's ending]
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
+    #[command(flatten)]
+    fold: FoldArguments,
 }
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let folding = arguments.fold.folding();
+    if folding == Folding::Package && !matches!(arguments.format, Format::Folded) {
+        let message =
+            "--fold-by package works on --format folded: other formats tell each address with its function";
+        return Err(Usage(message.to_owned()).into());
+    }
     let to_stdout = arguments.output.as_ref().is_some_and(|output| output.as_os_str() == "-");
     if let (Some(output), true, false) = (&arguments.output, arguments.source.is_target(), to_stdout) {
         files::check_writable(output)?;
     }
     let recorded = arguments.source.open()?;
     let recording = &recorded.recording;
-    let functions = Functions::new(recording);
+    let functions = Functions::folded(recording, folding);
     let write = |out: &mut dyn std::io::Write| match arguments.format {
         Format::Folded => {
             let tree = CallTree::new(recording, &functions, Filter::All, Grouping::ProcessAndThread);

@@ -4,12 +4,12 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::recording::Source;
+use super::recording::{FoldArguments, Source};
 use super::terminal::note;
 use super::{Usage, files};
 use crate::analysis::call_tree::{CallTree, Filter, Grouping};
 use crate::analysis::diff::Diff;
-use crate::analysis::functions::Functions;
+use crate::analysis::functions::{Folding, Functions};
 use crate::output::flame_graph::{write_diff_flame_graph, write_flame_graph};
 use crate::recording::Recording;
 
@@ -19,6 +19,7 @@ use crate::recording::Recording;
 Examples:
   mcp-profiler flame-graph server.mcpprof --output flame.svg
   sudo mcp-profiler flame-graph --mcp filesystem --duration 30s --output flame.svg
+  mcp-profiler flame-graph server.mcpprof --fold-by package
   mcp-profiler flame-graph --baseline a.mcpprof --current b.mcpprof --diff --output d.svg
 
 Open the file in a browser: click to zoom, Ctrl-F to search. In a difference, red
@@ -38,15 +39,19 @@ pub(super) struct Arguments {
     /// Recording to compare
     #[arg(long, value_name = "RECORDING", requires = "diff")]
     current: Option<PathBuf>,
+    #[command(flatten)]
+    fold: FoldArguments,
 }
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let folding = arguments.fold.folding();
     if let (Some(baseline), Some(current)) = (&arguments.baseline, &arguments.current) {
         let output = arguments.output.clone().unwrap_or_else(|| current.with_extension("diff.svg"));
         let baseline = crate::recording::read(baseline)?;
         let current = crate::recording::read(current)?;
         files::write(&output, |out| {
-            let (before, after) = (Functions::new(&baseline), Functions::new(&current));
+            let before = Functions::folded(&baseline, folding);
+            let after = Functions::folded(&current, folding);
             let diff = Diff::new((&tree(&baseline, &before), &before), (&tree(&current, &after), &after));
             write_diff_flame_graph(out, &diff, &baseline.meta, &current.meta)
         })?;
@@ -61,14 +66,14 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     if output == recorded.path {
         return Err(Usage(format!("{} is the recording itself: name another file", output.display())).into());
     }
-    write(&output, &recorded.recording)?;
+    write(&output, &recorded.recording, folding)?;
     note(&format!("flame graph: {}", output.display()));
     Ok(())
 }
 
 /// Draws the flame graph of a recording.
-pub(super) fn write(path: &Path, recording: &Recording) -> anyhow::Result<()> {
-    let functions = Functions::new(recording);
+pub(super) fn write(path: &Path, recording: &Recording, folding: Folding) -> anyhow::Result<()> {
+    let functions = Functions::folded(recording, folding);
     files::write(path, |out| {
         write_flame_graph(out, &tree(recording, &functions), &functions, &recording.meta)
     })

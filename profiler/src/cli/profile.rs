@@ -34,6 +34,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         request: arguments.target.request().ok_or_else(no_target)?,
         duration: arguments.sampling.duration,
         frequency_hz: arguments.sampling.frequency,
+        is_asking: !arguments.sampling.passive,
         output: arguments.recording.clone(),
         state: None,
     })?;

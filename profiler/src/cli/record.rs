@@ -17,7 +17,7 @@ use crate::analysis::functions::Functions;
 use crate::capture::{FREQUENCY_RANGE_HZ, Options, Progress, Session, Summary};
 use crate::output::units::{count, duration, percent};
 use crate::recording::{Recording, files_of};
-use crate::target::{Caller, Launched, Request, Target, resolve};
+use crate::target::{Caller, Launched, Process, Request, Target, resolve, runtime};
 
 /// How often the ring is drained.
 const TICK: Duration = Duration::from_millis(50);
@@ -72,6 +72,10 @@ pub(crate) struct SamplingArguments {
           allow_negative_numbers = true,
           value_parser = clap::value_parser!(u64).range(*FREQUENCY_RANGE_HZ.start()..=*FREQUENCY_RANGE_HZ.end()))]
     pub(crate) frequency: u64,
+    /// Only watch: do not ask runtimes for names of methods. Java servers are asked by the JVM's attach mechanism (SIGQUIT, and files
+    /// in their /tmp), .NET servers by their diagnostics socket
+    #[arg(long, help_heading = "Recording")]
+    pub(crate) passive: bool,
 }
 
 /// A duration of at least a millisecond and at most ten years.
@@ -116,10 +120,14 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         request,
         duration: arguments.sampling.duration,
         frequency_hz: arguments.sampling.frequency,
+        is_asking: !arguments.sampling.passive,
         output: arguments.output.clone(),
         state: arguments.state.clone(),
     };
-    let path = record(&plan)?.path;
+    let Recorded { path, recording } = record(&plan)?;
+    for advice in better_stacks(&recording) {
+        note(&advice);
+    }
     note(&format!("look at it with: mcp-profiler report {}", shell_word(&path)));
     Ok(())
 }
@@ -136,6 +144,7 @@ pub(super) struct Plan {
     pub(super) request: Request,
     pub(super) duration: Option<Duration>,
     pub(super) frequency_hz: u64,
+    pub(super) is_asking: bool,
     pub(super) output: Option<PathBuf>,
     pub(super) state: Option<PathBuf>,
 }
@@ -166,6 +175,7 @@ pub(super) fn record(plan: &Plan) -> anyhow::Result<Recorded> {
         pid,
         pids,
         frequency_hz: plan.frequency_hz,
+        is_asking: plan.is_asking,
         is_launched: launched.is_some(),
         output: output.clone(),
     };
@@ -216,6 +226,9 @@ impl Recorder {
             options.frequency_hz,
             options.output.display()
         ));
+        if options.is_asking {
+            options.pids.iter().for_each(|pid| announce_asking(*pid));
+        }
         Ok(Self { session, launched, state, output: options.output.clone(), pid: options.pid, end: "" })
     }
 
@@ -230,6 +243,7 @@ impl Recorder {
         let mut hang_up = signal(SignalKind::hangup())?;
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut wakeups = self.session.wakeups()?;
         let deadline = async {
             match duration {
                 Some(duration) => tokio::time::sleep(duration).await,
@@ -250,12 +264,18 @@ impl Recorder {
                     value = Some(result);
                     break "done";
                 }
-                _ = tick.tick() => {
-                    if let Err(error) = self.session.tick() {
-                        progress.clear();
-                        let last = self.session.progress();
-                        give_up(&mut self.launched, &mut self.state, &error, &last);
-                        return Err(error.into());
+                is_tick = async { tokio::select! { _ = tick.tick() => true, () = wakeups.next() => false } } => {
+                    match self.session.tick() {
+                        Ok(has_new_code) => wakeups.rest(!is_tick && !has_new_code),
+                        Err(error) => {
+                            progress.clear();
+                            let last = self.session.progress();
+                            give_up(&mut self.launched, &mut self.state, &error, &last);
+                            return Err(error.into());
+                        }
+                    }
+                    if !is_tick {
+                        continue;
                     }
                     ticks = ticks.wrapping_add(1);
                     if ticks.is_multiple_of(TICKS_PER_LOOK) {
@@ -351,6 +371,30 @@ fn end_launched(launched: &mut Launched) {
     }
     let _ = launched.terminate(Signal::SIGKILL);
     let _ = launched.wait();
+}
+
+/// Says what is done to a server beyond watching it.
+fn announce_asking(pid: u32) {
+    let runtime = Process::open(pid).and_then(|process| runtime::detect(&process));
+    let (name, way) = match runtime.as_ref().map(|runtime| runtime.name.as_str()) {
+        Ok("java") => ("Java", "the JVM's attach mechanism: SIGQUIT, and files in its /tmp"),
+        Ok("dotnet") => (".NET", "its diagnostics socket; it writes a file into its /tmp"),
+        _ => return,
+    };
+    note(&format!(
+        "process {pid} runs {name} and is asked for the names of its methods ({way}); --passive forbids that"
+    ));
+}
+
+/// What would make the stacks of a recording better, once for each runtime.
+fn better_stacks(recording: &Recording) -> Vec<String> {
+    let mut texts = Vec::new();
+    for process in &recording.processes {
+        let advice = process.unwinding.as_ref().and_then(|unwinding| unwinding.advice.as_deref());
+        let text = advice.map(|advice| format!("for better stacks of {}: {advice}", process.runtime.name));
+        texts.extend(text.filter(|text| !texts.contains(text)));
+    }
+    texts
 }
 
 /// A path as a shell reads it.

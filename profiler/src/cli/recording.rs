@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use super::Usage;
 use crate::analysis::attribution::Attribution;
@@ -10,6 +10,7 @@ use crate::analysis::call_list::{is_of, names};
 use crate::recording::Recording;
 
 use super::record::{Plan, Recorded, SamplingArguments, TargetArguments, record};
+use crate::analysis::functions::Folding;
 
 /// Where a view takes its recording from.
 #[derive(Args, Debug)]
@@ -77,6 +78,7 @@ impl Source {
                 request,
                 duration: self.sampling.duration,
                 frequency_hz: self.sampling.frequency,
+                is_asking: !self.sampling.passive,
                 output: self.recording.clone(),
                 state: None,
             }),
@@ -92,6 +94,32 @@ impl Source {
             }
         }
     }
+}
+
+/// What one frame of a view stands for.
+#[derive(Args, Clone, Copy, Debug)]
+pub(super) struct FoldArguments {
+    /// What a frame stands for; functions of a package that call each other are one frame of that package
+    #[arg(long, value_enum, default_value_t, value_name = "WHAT")]
+    fold_by: FoldBy,
+}
+
+impl FoldArguments {
+    pub(super) fn folding(self) -> Folding {
+        match self.fold_by {
+            FoldBy::Function => Folding::Function,
+            FoldBy::Package => Folding::Package,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum FoldBy {
+    /// A function
+    #[default]
+    Function,
+    /// A package: node_modules/x, site-packages/y, a crate, a library, a file of the project
+    Package,
 }
 
 /// A share of all time, from 0 to 1.

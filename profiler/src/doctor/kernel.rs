@@ -1,17 +1,16 @@
 //! What the kernel is and was built with.
 
 use super::{Check, setting};
+use crate::capture::{Error, OBJECT, has_bpf_loop, try_load};
 use crate::target::resolve::{ResolveError, refuse_foreign_namespace};
 
-/// `bpf_loop` came with this version.
-const OLDEST: (u32, u32) = (5, 17);
-/// RHEL 9.2 brought it to its 5.14 with this build.
-const OLDEST_RHEL_9_BUILD: u32 = 284;
 /// First two bytes of BTF data, `BTF_MAGIC` of `include/uapi/linux/btf.h`, as x86 stores them.
 const BTF_MAGIC: [u8; 2] = [0x9f, 0xeb];
 
 pub(super) fn checks() -> Vec<Check> {
-    vec![architecture(), version(), type_information(), pid_namespace(), lockdown(), jit()]
+    let mut checks = vec![architecture(), version(), type_information(), pid_namespace(), lockdown(), jit()];
+    checks.extend(programs());
+    checks
 }
 
 fn architecture() -> Check {
@@ -27,31 +26,36 @@ fn architecture() -> Check {
 }
 
 fn version() -> Check {
-    let Some(release) = setting("/proc/sys/kernel/osrelease") else {
-        return Check::info("Kernel version", "not visible", "Linux 5.17 or newer is needed.");
-    };
-    if is_new_enough(&release) {
-        return Check::ok("Kernel version", release);
+    const NAME: &str = "Kernel version";
+    let release = setting("/proc/sys/kernel/osrelease").unwrap_or_else(|| "not visible".to_owned());
+    match has_bpf_loop() {
+        Ok(true) => Check::ok(NAME, release),
+        Ok(false) => Check::fault(
+            NAME,
+            release,
+            "Linux 5.17 or newer is needed, or 5.14 of RHEL 9.2 or newer: this one lacks bpf_loop.",
+            "sudo apt-get install linux-image-amd64 && sudo reboot (Debian 12 or newer; RHEL: sudo dnf upgrade kernel)",
+        ),
+        Err(_) => Check::info(NAME, release, "Linux 5.17 or newer is needed, or 5.14 of RHEL 9.2 or newer."),
     }
-    Check::fault(
-        "Kernel version",
-        release,
-        "Linux 5.17 or newer is needed, or 5.14 of RHEL 9.2 or newer: older ones lack bpf_loop.",
-        "sudo apt-get install linux-image-amd64 && sudo reboot (Debian 12 or newer; RHEL: sudo dnf upgrade kernel)",
-    )
 }
 
-fn is_new_enough(release: &str) -> bool {
-    let mut numbers = release.split(|letter: char| !letter.is_ascii_digit()).map(str::parse::<u32>);
-    let (Some(Ok(major)), Some(Ok(minor))) = (numbers.next(), numbers.next()) else { return false };
-    if (major, minor) >= OLDEST {
-        return true;
+/// Has the kernel verify every program, and drops them again. `None` if it is said elsewhere why that can't be.
+fn programs() -> Option<Check> {
+    const NAME: &str = "Kernel programs (eBPF)";
+    match try_load(OBJECT) {
+        Ok(count) => Some(Check::ok(NAME, format!("this kernel accepts all {count}"))),
+        Err(Error::NoBtf(_) | Error::KernelTooOld { .. }) => None,
+        Err(Error::NotPermitted { .. }) => {
+            Some(Check::info(NAME, "not tried", "That needs the capabilities below."))
+        }
+        Err(error) => Some(Check::fault(
+            NAME,
+            error.to_string(),
+            "Nothing can be recorded on this kernel.",
+            "mcp-profiler doctor --format json > doctor.json (and report it)",
+        )),
     }
-    // 5.14.0-284.11.1.el9_2.x86_64
-    let build = release.split_once('-').and_then(|(_, rest)| rest.split('.').next()?.parse::<u32>().ok());
-    (major, minor) == (5, 14)
-        && release.contains(".el9")
-        && build.is_some_and(|build| build >= OLDEST_RHEL_9_BUILD)
 }
 
 fn type_information() -> Check {
@@ -135,32 +139,6 @@ fn jit() -> Check {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// The oldest kernels that work, those just before them, and names that are none.
-    #[test]
-    fn versions() {
-        for good in [
-            "5.17.0",
-            "6.1.0-18-amd64",
-            "6.18.44",
-            "5.14.0-284.11.1.el9_2.x86_64",
-            "5.14.0-503.el9.x86_64",
-            "10.0",
-        ] {
-            assert!(is_new_enough(good), "{good}");
-        }
-        for bad in [
-            "5.16.20",
-            "5.10.0-28-amd64",
-            "4.18.0-513.el8.x86_64",
-            "5.14.0-162.6.1.el9_1.x86_64",
-            "5.14.0",
-            "",
-            "x",
-        ] {
-            assert!(!is_new_enough(bad), "{bad}");
-        }
-    }
 
     /// The active mode is the one in brackets.
     #[test]

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 
 use super::style::{Paint, Style, columns_of, cut_name, printable, wrap};
 use super::units::{count, duration, percent, plural};
-use crate::analysis::call_tree::{CallTree, NodeIndex, ROOT};
+use crate::analysis::call_tree::{CallTree, NodeIndex, NodeKey, ROOT};
 use crate::analysis::functions::Functions;
 use crate::recording::FrameKind;
 
@@ -129,16 +129,20 @@ impl View<'_> {
                 let node = &self.tree.nodes()[index];
                 let (name, kind) = self.tree.name(index, self.functions);
                 let mark = match kind {
-                    Some(FrameKind::Kernel) => " [kernel]",
-                    _ if node.inlined => " [inlined]",
-                    _ => "",
+                    Some(FrameKind::Kernel) => " [kernel]".into(),
+                    _ if node.inlined => " [inlined]".into(),
+                    Some(FrameKind::Python | FrameKind::JavaScript) => self.entered_package(index),
+                    _ => String::new(),
                 };
                 (node.total_ns, Some(node.self_ns), (printable(name), mark))
             }
             What::Small(callees, total_ns) => (
                 total_ns,
                 None,
-                (format!("… {} below the limit", plural(callees as u64, "callee", "callees")).into(), ""),
+                (
+                    format!("… {} below the limit", plural(callees as u64, "callee", "callees")).into(),
+                    String::new(),
+                ),
             ),
         };
         let share = |time_ns: u64| percent(time_ns as f64 / whole_ns);
@@ -151,13 +155,28 @@ impl View<'_> {
         let room = self.style.columns().saturating_sub(FIGURES);
         let before = indent(&row.before, room.saturating_sub(LEAST_NAME.min(room / 2)));
         let (name, mark) = name;
-        let left = room.saturating_sub(columns_of(&before) + mark.len());
+        let free = room.saturating_sub(columns_of(&before));
+        let mark = if columns_of(&mark) + LEAST_NAME > free { String::new() } else { mark };
+        let left = free.saturating_sub(columns_of(&mark));
         let paint = match self_ns {
             None => Paint::Dim,
             Some(self_ns) if self_ns as f64 / whole_ns >= 0.1 => Paint::Hot,
             Some(_) => return writeln!(out, "{figures}{before}{}{mark}", cut_name(&name, left)),
         };
         writeln!(out, "{figures}{before}{}{mark}", self.style.paint(paint, &cut_name(&name, left)))
+    }
+
+    /// The package of a function, in brackets, where its caller belongs to another one.
+    fn entered_package(&self, node: NodeIndex) -> String {
+        let package_of = |node: NodeIndex| match &self.tree.nodes()[node].key {
+            NodeKey::Function(function) => Some(&self.functions.get(*function).package),
+            _ => None,
+        };
+        let caller = self.tree.nodes()[node].parent.and_then(package_of);
+        match package_of(node).filter(|package| caller != Some(package)) {
+            Some(package) => format!(" [{}]", printable(package)),
+            None => String::new(),
+        }
     }
 
     fn write_end(&self, mut out: impl Write) -> io::Result<()> {
@@ -195,7 +214,8 @@ fn indent(lines: &str, columns: usize) -> String {
 mod tests {
     use super::*;
     use crate::analysis::call_tree::{Filter, Grouping};
-    use crate::analysis::testing::{Builder, deep, example};
+    use crate::analysis::functions::Folding;
+    use crate::analysis::testing::{Builder, deep, example, line};
     use crate::recording::Recording;
 
     fn text(recording: &Recording, options: CallTreeOptions, style: Style) -> String {
@@ -227,6 +247,51 @@ mod tests {
             8.0 %    400 ms     0.0 %  └─ clone3
             8.0 %    400 ms     0.0 %     start_thread
             8.0 %    400 ms     8.0 %     compress
+        ");
+    }
+
+    /// A server in two languages: a package is told where it is entered, and stands for its functions when folded.
+    #[test]
+    fn packages() {
+        let mut builder = Builder::new();
+        builder.recording.processes[0].project = Some("/app".into());
+        let thread = builder.thread(0, 100, "python3");
+        let mut node = None;
+        let frames = [
+            (FrameKind::Native, "/usr/bin/python3.11", "_start"),
+            (FrameKind::Python, "/app/server.py", "main"),
+            (FrameKind::Python, "/v/lib/python3.11/site-packages/mcp/server.py", "run"),
+            (FrameKind::Python, "/v/lib/python3.11/site-packages/mcp/session.py", "dispatch"),
+            (FrameKind::Python, "/app/server.py", "search"),
+            (FrameKind::Python, "/usr/lib/python3.11/json/decoder.py", "decode"),
+        ];
+        for (offset, (kind, module, function)) in frames.into_iter().enumerate() {
+            let frame = builder.frame(kind, module, offset as u64, vec![line(function, Some(module), None)]);
+            node = Some(builder.node(node, frame));
+        }
+        builder.samples(thread, node, 10);
+        insta::assert_snapshot!(text(&builder.recording, CallTreeOptions::default(), Style::default()), @r"
+        Call tree of 100 ms on CPU, 10 samples
+            total      time      self  function
+          100.0 %    100 ms     0.0 %  _start
+          100.0 %    100 ms     0.0 %  main [server.py]
+          100.0 %    100 ms     0.0 %  run [site-packages/mcp]
+          100.0 %    100 ms     0.0 %  dispatch
+          100.0 %    100 ms     0.0 %  search [server.py]
+          100.0 %    100 ms   100.0 %  decode [python3.11 stdlib]
+        ");
+        let functions = Functions::folded(&builder.recording, Folding::Package);
+        let tree = CallTree::new(&builder.recording, &functions, Filter::All, Grouping::None);
+        let mut out = Vec::new();
+        write_call_tree(&mut out, &tree, &functions, CallTreeOptions::default(), Style::default()).unwrap();
+        insta::assert_snapshot!(String::from_utf8(out).unwrap(), @r"
+        Call tree of 100 ms on CPU, 10 samples
+            total      time      self  function
+          100.0 %    100 ms     0.0 %  python3.11
+          100.0 %    100 ms     0.0 %  server.py
+          100.0 %    100 ms     0.0 %  site-packages/mcp
+          100.0 %    100 ms     0.0 %  server.py
+          100.0 %    100 ms   100.0 %  python3.11 stdlib
         ");
     }
 

@@ -71,10 +71,42 @@ mod tests {
               {
                 "function": "a",
                 "module": "/usr/bin/node",
+                "package": "node",
+                "place": "bin/node",
                 "self_seconds": 3.0,
                 "total_seconds": 3.5,
                 "self_ratio": 0.6,
                 "total_ratio": 0.7
+              }
+            ],
+            "packages": [
+              {
+                "package": "node",
+                "self_seconds": 4.5,
+                "total_seconds": 5.0,
+                "self_ratio": 0.9,
+                "total_ratio": 1.0
+              },
+              {
+                "package": "[kernel]",
+                "self_seconds": 0.4,
+                "total_seconds": 0.4,
+                "self_ratio": 0.08,
+                "total_ratio": 0.08
+              },
+              {
+                "package": "git",
+                "self_seconds": 0.1,
+                "total_seconds": 0.1,
+                "self_ratio": 0.02,
+                "total_ratio": 0.02
+              },
+              {
+                "package": "[jit]",
+                "self_seconds": 0.0,
+                "total_seconds": 0.5,
+                "self_ratio": 0.0,
+                "total_ratio": 0.1
               }
             ]
           },

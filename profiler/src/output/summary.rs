@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use super::style::{Paint, Style, cut_middle, printable, wrap};
 use super::units::{count, duration, percent, plural};
-use crate::analysis::report::Report;
+use crate::analysis::report::{Report, ReportedUnwinding};
 
 /// Below this share of complete stacks the summary warns.
 const FEW_COMPLETE: f64 = 0.9;
@@ -39,6 +39,9 @@ pub fn write_summary(mut out: impl Write, report: &Report, style: Style) -> io::
             "Runtime",
             &format!("{} {}", printable(&runtime.name), printable(version)),
         )?;
+    }
+    if let Some(unwinding) = &target.unwinding {
+        fact(&mut out, style, None, "Unwound", &unwound(unwinding))?;
     }
     if let Some((pid, others)) = target.pids.split_first() {
         let others = match others.len() {
@@ -80,7 +83,35 @@ pub fn write_summary(mut out: impl Write, report: &Report, style: Style) -> io::
             writeln!(out, "{}", style.paint(Paint::Warning, &line))?;
         }
     }
+    for advice in advice(report) {
+        writeln!(out)?;
+        for line in wrap(&advice, style.columns()) {
+            writeln!(out, "{line}")?;
+        }
+    }
     Ok(())
+}
+
+/// The language's own frames first, since they are what a reader looks for.
+fn unwound(unwinding: &ReportedUnwinding) -> String {
+    let native = printable(&unwinding.native);
+    match &unwinding.language {
+        Some(language) => format!("{}; machine code {native}", printable(language)),
+        None => native.into_owned(),
+    }
+}
+
+/// What would make stacks better: of each runtime that was sampled, once.
+pub fn advice(report: &Report) -> Vec<String> {
+    let mut texts = Vec::new();
+    for process in report.processes.iter().filter(|process| process.seconds > 0.0) {
+        let advice = process.unwinding.as_ref().and_then(|unwinding| unwinding.advice.as_deref());
+        let runtime = process.runtime.as_ref().map_or("process", |runtime| &runtime.name);
+        let text = advice
+            .map(|advice| format!("For better stacks of {}: {}.", printable(runtime), printable(advice)));
+        texts.extend(text.filter(|text| !texts.contains(text)));
+    }
+    texts
 }
 
 fn fact(mut out: impl Write, style: Style, paint: Option<Paint>, key: &str, value: &str) -> io::Result<()> {

@@ -11,6 +11,8 @@ use crate::analysis::report::{Report, ReportedPath};
 
 /// Threads and processes that are shown.
 const SHOWN_THREADS: usize = 12;
+/// Packages that are shown.
+const SHOWN_PACKAGES: usize = 10;
 /// Frames of a hot path that are shown at its two ends, when it is longer than both.
 const PATH_START: usize = 2;
 const PATH_END: usize = 6;
@@ -39,6 +41,8 @@ pub fn write_report(
     write_hot_paths(&mut out, report, style)?;
     writeln!(out)?;
     write_functions(&mut out, report, top_functions, style)?;
+    writeln!(out)?;
+    write_packages(&mut out, report, style)?;
     writeln!(out)?;
     write_threads(&mut out, report, style)?;
     if report.processes.len() > 1 {
@@ -128,11 +132,6 @@ pub fn write_functions(
     let working = report.cpu.functions.iter().take_while(|function| function.self_seconds > 0.0).count();
     let (shown, hidden) = report.cpu.functions[..working].split_at(top_functions.min(working));
     for function in shown {
-        let place = match (&function.file, function.line) {
-            (Some(file), Some(line)) => format!("{}:{line}", last_parts(file)),
-            (Some(file), None) => last_parts(file).to_owned(),
-            (None, _) => last_parts(&function.module).to_owned(),
-        };
         let hot = function.self_ratio >= report.hot_path_threshold;
         table.row(
             hot.then_some(Paint::Hot),
@@ -141,7 +140,7 @@ pub fn write_functions(
                 duration(function.self_seconds),
                 percent(function.total_ratio),
                 function.function.clone(),
-                cut_name(&printable(&place), style.columns() * 3 / 10).into_owned(),
+                cut_name(&printable(&function.place), style.columns() * 3 / 10).into_owned(),
             ],
         );
     }
@@ -150,9 +149,26 @@ pub fn write_functions(
     more(&mut out, hidden.len(), ("function", "functions"), rest, style)
 }
 
-/// The last folder and the name of a file.
-fn last_parts(path: &str) -> &str {
-    path.rmatch_indices('/').nth(1).map_or(path, |(slash, _)| &path[slash + 1..])
+fn write_packages(mut out: impl Write, report: &Report, style: Style) -> io::Result<()> {
+    writeln!(out, "{}", style.paint(Paint::Heading, "Packages"))?;
+    let mut table = Table::new(
+        &[("self", Align::Right), ("time", Align::Right), ("total", Align::Right), ("package", Align::Left)],
+        3,
+    );
+    let working = report.cpu.packages.iter().take_while(|package| package.self_seconds > 0.0).count();
+    let (shown, hidden) = report.cpu.packages[..working].split_at(SHOWN_PACKAGES.min(working));
+    for package in shown {
+        let cells = vec![
+            percent(package.self_ratio),
+            duration(package.self_seconds),
+            percent(package.total_ratio),
+            package.package.clone(),
+        ];
+        table.row(None, cells);
+    }
+    table.write(&mut out, style)?;
+    let rest = hidden.iter().map(|package| package.self_ratio).sum();
+    more(&mut out, hidden.len(), ("package", "packages"), rest, style)
 }
 
 fn more(
@@ -238,7 +254,7 @@ fn write_processes(mut out: impl Write, report: &Report, style: Style) -> io::Re
 mod tests {
     use super::*;
     use crate::analysis::testing::{Builder, PERIOD_NS, example};
-    use crate::recording::{Recording, StackEnd};
+    use crate::recording::{Recording, StackEnd, Unwinding};
 
     fn text(recording: &Recording, style: Style) -> String {
         let mut out = Vec::new();
@@ -279,6 +295,12 @@ mod tests {
            8.0 %  400 ms   8.0 %  compress       bin/node
            8.0 %  400 ms   8.0 %  do_syscall_64  [kernel]
           … and 1 function more, with 2.0 % of the time
+
+        Packages
+            self    time    total  package
+          90.0 %  4.50 s  100.0 %  node
+           8.0 %  400 ms    8.0 %  [kernel]
+           2.0 %  100 ms    2.0 %  git
 
         Threads
            share    time  thread  process  name
@@ -355,6 +377,10 @@ mod tests {
           50.0 %  400 ms  100.0 %  …losure#0}<alloc::vec::Vec<u8>>(int, char)0  bin/node
           50.0 %  400 ms   50.0 %  …::vec::Vec<u8>>(int, char)29                bin/node
 
+        Packages
+             self    time    total  package
+          100.0 %  800 ms  100.0 %  node
+
         Threads
             share    time  thread  process  name
           100.0 %  800 ms     100      100  名前の長いスレッド�
@@ -387,6 +413,37 @@ mod tests {
         builder.cpu_gauge(0, 9_000_000_000);
         assert!(text(&builder.recording, Style::default()).contains("mcp-profiler doctor"));
         text(&Recording::default(), Style { colour: true, width: 80 });
+    }
+
+    /// How the stacks were made is told, and what would make them better, once for each runtime.
+    #[test]
+    fn unwinding_is_told() {
+        let mut recording = example();
+        let unwinding = |language: Option<&str>, advice: Option<&str>| Unwinding {
+            native: "by unwind information, code without it by frame pointers".into(),
+            language: language.map(Into::into),
+            advice: advice.map(Into::into),
+        };
+        recording.processes[0].unwinding = Some(unwinding(Some("V8 frames, read in the kernel"), None));
+        recording.processes[1].unwinding = Some(unwinding(None, Some("start it with\x1b --frames")));
+        recording.processes.push(recording.processes[1].clone());
+        let mut out = Vec::new();
+        write_summary(&mut out, &Report::new(&recording, 0.05), Style::default()).unwrap();
+        insta::assert_snapshot!(String::from_utf8(out).unwrap(), @r"
+        everything
+        Command      /usr/bin/node server.js
+        Runtime      node 22.1.0
+        Unwound      V8 frames, read in the kernel; machine code by unwind information,
+                     code without it by frame pointers
+        Process      100 and 1 other process
+        Recorded     10.0 s from 2026-02-02T02:40:00Z, Linux 6.1.0-44-amd64 with 4 CPUs
+        On CPU       5.00 s sampled; 50.0 % of one core
+        Samples      500 at 100 Hz (cpu-clock)
+        Stacks       100.0 % complete
+        Lost         nothing
+
+        For better stacks of native: start it with� --frames.
+        ");
     }
 
     /// Colours are written only where they are wanted.

@@ -77,6 +77,22 @@ pub struct Process {
     pub first_ns: u64,
     /// When it ended; `None` if it outlived the recording.
     pub exit_ns: Option<u64>,
+    /// Folder of its own sources as it saw it, without a slash at the end; paths below it are shown without it.
+    pub project: Option<String>,
+    /// How its stacks were made; `None` when nothing is known of it.
+    pub unwinding: Option<Unwinding>,
+}
+
+/// How the stacks of a process were made, in words for people: plain sentences or parts of one, without a dot at the end.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Unwinding {
+    /// Its machine code: `by unwind information, else by frame pointers`.
+    pub native: String,
+    /// The language's own frames, how they were had or that they are not shown: `CPython 3.11 frames, read in the kernel`.
+    /// `None` where the language is machine code.
+    pub language: Option<String>,
+    /// What to do for better stacks, when something can be done.
+    pub advice: Option<String>,
 }
 
 /// The language runtime of a process.

@@ -10,7 +10,7 @@ use crate::wire::calls::{Call, Ended, Side};
 
 use super::model::{
     Frame, FrameKind, Gauge, GaugeKind, Line, Meta, Process, RecordedCall, Recording, Runtime, Sample,
-    StackEnd, StackNode, Thread,
+    StackEnd, StackNode, Thread, Unwinding,
 };
 use super::{APPLICATION_ID, Error, LOG_SUFFIX, SAMPLE_ON_CPU, SCHEMA_VERSION, beside};
 
@@ -26,8 +26,8 @@ pub fn read(path: &Path) -> Result<Recording, Error> {
     let reader = Reader { path, connection: open(path)? };
     // One moment for all tables: it may be growing.
     reader.connection.execute_batch("BEGIN").map_err(|error| Error::from_sqlite(path, error))?;
-    reader.check_version()?;
-    let recording = reader.recording()?;
+    let version = reader.version()?;
+    let recording = reader.recording(version)?;
     // SQLite makes an empty log where there is none.
     let has_log = || std::fs::metadata(beside(path, LOG_SUFFIX)).is_ok_and(|log| log.len() > 0);
     if recording.samples.is_empty() && recording.meta.end_reason.is_none() && !has_log() {
@@ -71,7 +71,7 @@ fn damaged<T>(path: &Path, what: &str) -> Result<T, Error> {
 }
 
 impl Reader<'_> {
-    fn check_version(&self) -> Result<(), Error> {
+    fn version(&self) -> Result<i64, Error> {
         let pragma = |name| {
             self.connection
                 .pragma_query_value(None, name, |row| row.get::<_, i64>(0))
@@ -84,7 +84,7 @@ impl Reader<'_> {
         if found > SCHEMA_VERSION {
             return Err(Error::Newer { path: self.path.to_owned(), found });
         }
-        Ok(())
+        Ok(found)
     }
 
     fn rows<T>(&self, sql: &str, map: impl FnMut(&Row<'_>) -> rusqlite::Result<T>) -> Result<Vec<T>, Error> {
@@ -99,8 +99,8 @@ impl Reader<'_> {
         })
     }
 
-    fn recording(&self) -> Result<Recording, Error> {
-        let processes = self.processes()?;
+    fn recording(&self, version: i64) -> Result<Recording, Error> {
+        let processes = self.processes(version)?;
         let threads = self.threads(processes.len())?;
         let frames = self.frames()?;
         let stacks = self.stacks(frames.len())?;
@@ -153,10 +153,13 @@ impl Reader<'_> {
         })
     }
 
-    fn processes(&self) -> Result<Vec<Process>, Error> {
-        let sql = "SELECT id, pid, parent, command, runtime, runtime_version, first_ns, exit_ns \
-                   FROM processes ORDER BY id";
-        let rows = self.rows(sql, |row| {
+    fn processes(&self, version: i64) -> Result<Vec<Process>, Error> {
+        let project = if version < 2 { "NULL" } else { "project" };
+        let sql = format!(
+            "SELECT id, pid, parent, command, runtime, runtime_version, first_ns, exit_ns, {project} \
+             FROM processes ORDER BY id"
+        );
+        let rows = self.rows(&sql, |row| {
             let process = Process {
                 pid: row.get(1)?,
                 parent: row.get::<_, Option<i64>>(2)?.map(index),
@@ -164,16 +167,34 @@ impl Reader<'_> {
                 runtime: Runtime { name: row.get(4)?, version: row.get(5)? },
                 first_ns: unsigned(row, 6)?,
                 exit_ns: row.get::<_, Option<i64>>(7)?.and_then(|time| u64::try_from(time).ok()),
+                project: row.get(8)?,
+                unwinding: None,
             };
             Ok((row.get(0)?, process))
         })?;
-        let processes = self.dense(rows, "processes")?;
+        let mut processes = self.dense(rows, "processes")?;
+        for (process, unwinding) in self.unwinding(version)? {
+            match processes.get_mut(process) {
+                Some(process) => process.unwinding = Some(unwinding),
+                None => return damaged(self.path, "unwinding of no process"),
+            }
+        }
         let later_parent =
             |(own, process): (usize, &Process)| process.parent.is_some_and(|parent| parent >= own);
         if processes.iter().enumerate().any(later_parent) {
             return damaged(self.path, "a process is its own ancestor");
         }
         Ok(processes)
+    }
+
+    fn unwinding(&self, version: i64) -> Result<Vec<(usize, Unwinding)>, Error> {
+        if version < 2 {
+            return Ok(Vec::new());
+        }
+        self.rows("SELECT process, native, language, advice FROM unwinding", |row| {
+            let unwinding = Unwinding { native: row.get(1)?, language: row.get(2)?, advice: row.get(3)? };
+            Ok((index(row.get(0)?), unwinding))
+        })
     }
 
     fn threads(&self, processes: usize) -> Result<Vec<Thread>, Error> {

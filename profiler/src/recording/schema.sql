@@ -11,7 +11,15 @@ CREATE TABLE processes (
     runtime TEXT NOT NULL,
     runtime_version TEXT,
     first_ns INTEGER NOT NULL,
-    exit_ns INTEGER
+    exit_ns INTEGER,
+    project TEXT                    -- since version 2
+);
+-- How the stacks of a process were made, in words for people. Since version 2.
+CREATE TABLE unwinding (
+    process INTEGER PRIMARY KEY REFERENCES processes,
+    native TEXT NOT NULL,           -- machine code
+    language TEXT,                  -- the language's own frames
+    advice TEXT                     -- what to do for better ones
 );
 CREATE TABLE threads (
     id INTEGER PRIMARY KEY,

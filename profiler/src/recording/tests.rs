@@ -11,6 +11,10 @@ fn write(path: &Path) -> Writer {
     let mut writer = Writer::create(path, &meta).unwrap();
     let runtime = Runtime { name: "node".into(), version: Some("20".into()) };
     let process = writer.process(42, None, "node server.js", &runtime, 6).unwrap();
+    writer.process_project(process, Some("/srv/app")).unwrap();
+    let unwinding = |language: &str| Unwinding { language: Some(language.into()), ..Unwinding::default() };
+    writer.process_unwinding(process, &unwinding("not yet known")).unwrap();
+    writer.process_unwinding(process, &unwinding("V8 frames")).unwrap();
     let thread = writer.thread(process, 43, "main").unwrap();
     let module = writer.module("/usr/bin/node", Some("abcd")).unwrap();
     let (outer, _) = writer.frame(FrameKind::Native, module, u64::MAX).unwrap();
@@ -43,6 +47,9 @@ fn reads_back_what_was_written() {
     let recording = read(&path).unwrap();
     assert_eq!((recording.meta.end_ns, recording.meta.end_reason.as_deref()), (9, Some("time is up")));
     assert_eq!(recording.processes[0].runtime.version.as_deref(), Some("20"));
+    assert_eq!(recording.processes[0].project.as_deref(), Some("/srv/app"));
+    let unwinding = recording.processes[0].unwinding.as_ref().unwrap();
+    assert_eq!(unwinding.language.as_deref(), Some("V8 frames"));
     assert_eq!(recording.threads[0].tid, 43);
     assert_eq!(recording.frames[0].offset, u64::MAX);
     let functions: Vec<&str> = recording.frames[1].lines.iter().map(|line| &*line.function).collect();
@@ -87,6 +94,18 @@ fn knows_unfinished_recordings() {
     writer.finish(9, "").unwrap();
 }
 
+/// A recording of the first version of the schema is read; what it did not know is absent.
+#[test]
+fn reads_the_first_version() {
+    let (_folder, path) = scratch();
+    write(&path).finish(9, "").unwrap();
+    let older = "DROP TABLE unwinding; ALTER TABLE processes DROP COLUMN project; PRAGMA user_version = 1";
+    Connection::open(&path).unwrap().execute_batch(older).unwrap();
+    let recording = read(&path).unwrap();
+    assert_eq!((&recording.processes[0].project, &recording.processes[0].unwinding), (&None, &None));
+    assert_eq!(recording.samples.len(), 1);
+}
+
 /// Another program's file is neither read nor overwritten; an older recording is replaced.
 #[test]
 fn leaves_other_files_alone() {
@@ -109,7 +128,7 @@ fn leaves_other_files_alone() {
 #[test]
 fn refuses_what_it_cannot_trust() {
     let broken = [
-        "PRAGMA user_version = 2",
+        "PRAGMA user_version = 3",
         "UPDATE samples SET stack = 99",
         "UPDATE samples SET thread = 0",
         "UPDATE samples SET weight_ns = -1",
@@ -124,6 +143,7 @@ fn refuses_what_it_cannot_trust() {
         "UPDATE processes SET parent = 1",
         "UPDATE processes SET pid = -9223372036854775808",
         "UPDATE gauges SET process = 3",
+        "UPDATE unwinding SET process = 3",
         "DELETE FROM strings WHERE id = 1",
         "DROP TABLE samples",
     ];
@@ -132,7 +152,7 @@ fn refuses_what_it_cannot_trust() {
         write(&path).finish(9, "").unwrap();
         Connection::open(&path).unwrap().execute_batch(&format!("PRAGMA foreign_keys = off; {sql}")).unwrap();
         match read(&path) {
-            Err(Error::Newer { found: 2, .. } | Error::Damaged { .. }) => {}
+            Err(Error::Newer { found: 3, .. } | Error::Damaged { .. }) => {}
             other => panic!("{sql}: {other:?}"),
         }
         // A newer recording is still one of ours: it can be replaced.

@@ -9,7 +9,7 @@ use rusqlite::{Connection, params};
 
 use crate::wire::calls::{Call, Ended};
 
-use super::model::{FrameKind, GaugeKind, Meta, Runtime, StackEnd};
+use super::model::{FrameKind, GaugeKind, Meta, Runtime, StackEnd, Unwinding};
 use super::{APPLICATION_ID, Error, SAMPLE_ON_CPU, SCHEMA, SCHEMA_VERSION, files_of};
 
 /// A row of some table.
@@ -145,10 +145,23 @@ impl Writer {
         first_ns: u64,
     ) -> Result<ProcessId, Error> {
         let id = take_id(&mut self.next.process);
-        let values =
-            params![id, pid, parent, command, runtime.name, runtime.version, first_ns as i64, None::<i64>];
-        self.insert("INSERT INTO processes VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values)?;
+        let values = params![id, pid, parent, command, runtime.name, runtime.version, first_ns as i64];
+        self.insert("INSERT INTO processes VALUES (?, ?, ?, ?, ?, ?, ?, NULL, NULL)", values)?;
         Ok(id)
+    }
+
+    /// The folder of a process's own sources; see [`Process::project`](super::Process::project).
+    pub fn process_project(&self, id: ProcessId, project: Option<&str>) -> Result<(), Error> {
+        self.insert("UPDATE processes SET project = ?2 WHERE id = ?1", params![id, project])
+    }
+
+    /// How the stacks of a process are made, in place of what was said before.
+    pub fn process_unwinding(&self, id: ProcessId, unwinding: &Unwinding) -> Result<(), Error> {
+        let Unwinding { native, language, advice } = unwinding;
+        self.insert(
+            "INSERT OR REPLACE INTO unwinding VALUES (?, ?, ?, ?)",
+            params![id, native, language, advice],
+        )
     }
 
     /// The process now runs another program.

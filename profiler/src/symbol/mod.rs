@@ -1,12 +1,17 @@
 //! From addresses to names. [`Modules`] knows which file an address came from, [`Namer`] asks blazesym and perf maps.
 
 mod demangle;
+mod go;
 mod kernel;
 mod module;
 mod namer;
 mod perf_map;
+mod python;
+pub(crate) mod v8;
 
+pub(crate) use go::GoTable;
 pub(crate) use module::InterpreterCode;
 pub use module::{ElfImage, Image, Module, ModuleId, Modules};
 pub use namer::{Name, Namer};
 pub use perf_map::jit_names;
+pub(crate) use python::{PythonFunction, read_function};

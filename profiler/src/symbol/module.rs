@@ -7,13 +7,17 @@ use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use object::read::{Object, ObjectSegment, ReadCache};
 use profiler_common::Interpreter;
 
+use super::go;
+use super::namer::Name;
 use crate::capture::FileIdentity;
 use crate::target::Process;
-use crate::unwind::{Table, read_table};
+use crate::unwind::v8::V8;
+use crate::unwind::{Cache, PythonImage, Table, function_starts, read_table_with};
 
 /// Index of a [`Module`] in [`Modules`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -60,6 +64,10 @@ pub struct ElfImage {
     /// Its GNU build ID, in hexadecimal.
     pub build_id: Option<String>,
     interpreters: Vec<InterpreterCode>,
+    /// The CPython in it.
+    pub(crate) python: Option<Arc<PythonImage>>,
+    /// The V8 in it.
+    v8: Option<V8>,
 }
 
 /// Code in which an interpreter runs, in its file's own address space.
@@ -81,7 +89,7 @@ struct LoadSegment {
 const PAGE_SIZE: u64 = 4096;
 
 impl ElfImage {
-    fn open(file: File, pid: u32) -> Option<Self> {
+    fn open(file: File, pid: u32, path: &Path) -> Option<Self> {
         let cache = ReadCache::new(&file);
         let object = object::File::parse(&cache).ok()?;
         let segments = object
@@ -98,9 +106,28 @@ impl ElfImage {
             .collect();
         let build_id = object.build_id().ok().flatten().map(<[u8]>::to_vec);
         let debug_file = build_id.as_deref().and_then(|id| find_debug_file(id, pid));
+        let python = PythonImage::read(&object, path).map(Arc::new);
+        let v8 = V8::read(&object);
         drop(object);
-        let interpreters = Vec::new();
-        Some(Self { interpreters, debug_file, segments, build_id: build_id.as_deref().map(hex), file })
+        let builtins = v8.as_ref().filter(|v8| v8.layout.is_some() && !v8.builtins.is_empty());
+        let builtins = builtins.map(|v8| (v8.builtins.start, v8.builtins.end, Interpreter::V8));
+        let evaluation = python.iter().flat_map(|python| &python.evaluation);
+        let evaluation = evaluation.map(|&(start, end)| (start, end, Interpreter::Python));
+        let mut interpreters: Vec<InterpreterCode> = builtins
+            .into_iter()
+            .chain(evaluation)
+            .map(|(start, end, interpreter)| InterpreterCode { start, end, interpreter })
+            .collect();
+        interpreters.sort_by_key(|code| code.start);
+        Some(Self {
+            interpreters,
+            python,
+            v8,
+            debug_file,
+            segments,
+            build_id: build_id.as_deref().map(hex),
+            file,
+        })
     }
 
     /// Where an offset in the file is in the file's own address space (`p_vaddr` of its program headers). A mapping
@@ -112,9 +139,19 @@ impl ElfImage {
             .map(|segment| segment.address.wrapping_add(file_offset.wrapping_sub(segment.file_start)))
     }
 
-    /// How to unwind its code. Read anew each time: the kernel half keeps it.
-    pub(crate) fn unwind_table(&self) -> Table {
-        read_table(&self.file)
+    /// How to unwind its code. Read anew each time, if not from the cache: the kernel half keeps it.
+    pub(crate) fn unwind_table(&self, cache: Option<&Cache>) -> Table {
+        read_table_with(&self.file, cache.zip(self.build_id.as_deref()))
+    }
+
+    /// For each address in the file's own address space its functions, outermost first, when it is a Go program.
+    pub(super) fn go_names(&self, addresses: &[u64]) -> Vec<Vec<Name>> {
+        go::names(&self.file, addresses)
+    }
+
+    /// Where the functions start that addresses belong to, for code without names.
+    pub(crate) fn function_starts(&self, addresses: &[u64]) -> Vec<Option<u64>> {
+        function_starts(&self.file, addresses)
     }
 
     /// A path under which the best source of names can be opened while this value lives.
@@ -143,6 +180,14 @@ impl Module {
         match &self.image {
             Image::Elf(elf) => &elf.interpreters,
             Image::Jit | Image::Opaque => &[],
+        }
+    }
+
+    /// The V8 in it.
+    pub(crate) fn v8(&self) -> Option<&V8> {
+        match &self.image {
+            Image::Elf(elf) => elf.v8.as_ref(),
+            Image::Jit | Image::Opaque => None,
         }
     }
 
@@ -200,7 +245,7 @@ impl Modules {
         let opened = open_mapped_file(pid, file, path, start, end);
         self.unreadable += u64::from(opened.is_none());
         // One that could not be opened is tried again when it is next mapped.
-        let Some(elf) = opened.and_then(|opened| ElfImage::open(opened, pid)) else {
+        let Some(elf) = opened.and_then(|opened| ElfImage::open(opened, pid, Path::new(path))) else {
             return self.labelled(path, || Image::Opaque);
         };
         let id = self.push(Module { path: path.to_owned(), image: Image::Elf(elf) });
@@ -289,7 +334,9 @@ fn vdso() -> Image {
         file.write_all(bytes).ok()?;
         Some(file)
     };
-    copy().and_then(|file| ElfImage::open(file, std::process::id())).map_or(Image::Opaque, Image::Elf)
+    copy()
+        .and_then(|file| ElfImage::open(file, std::process::id(), Path::new("[vdso]")))
+        .map_or(Image::Opaque, Image::Elf)
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -306,7 +353,15 @@ mod tests {
         let segment = |file_start, file_end, address| LoadSegment { file_start, file_end, address };
         let segments = vec![segment(0xca00, 0x1_5000, 0xda00)];
         let file = File::open("/proc/self/exe").unwrap();
-        let image = ElfImage { interpreters: Vec::new(), file, debug_file: None, segments, build_id: None };
+        let image = ElfImage {
+            interpreters: Vec::new(),
+            python: None,
+            v8: None,
+            file,
+            debug_file: None,
+            segments,
+            build_id: None,
+        };
         assert_eq!(image.address(0xc000), Some(0xd000));
         assert_eq!(image.address(0xca10), Some(0xda10));
         assert_eq!(image.address(0xbfff), None);

@@ -8,7 +8,7 @@ use super::demangle::demangle;
 use super::module::ElfImage;
 
 /// A function at an address, for the first time of asking.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Name {
     /// Demangled function name.
     pub function: String,
@@ -42,7 +42,17 @@ impl Namer {
     /// For each address in the file's own address space: its functions, outermost first; empty when unknown.
     pub fn elf(&self, image: &ElfImage, addresses: &[u64]) -> Vec<Vec<Name>> {
         let source = Source::Elf(Elf::new(image.names_path()));
-        self.names(&source, Input::VirtOffset(addresses), addresses.len())
+        let mut names = self.names(&source, Input::VirtOffset(addresses), addresses.len());
+        // Without debug information, Go's own table knows more than symbols do, and it is never stripped.
+        let has_lines = |names: &[Name]| names.iter().any(|name| name.file.is_some());
+        if names.iter().any(|names| !has_lines(names)) {
+            for (names, go) in names.iter_mut().zip(image.go_names(addresses)) {
+                if !has_lines(names) && !go.is_empty() {
+                    *names = go;
+                }
+            }
+        }
+        names
     }
 
     /// For each kernel address: its functions.

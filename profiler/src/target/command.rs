@@ -121,6 +121,13 @@ fn script_position(words: &[String]) -> Option<usize> {
     }
 }
 
+/// The script of an interpreter's command line.
+pub(crate) fn script(arguments: &[OsString]) -> Option<String> {
+    let mut words = words(arguments);
+    let position = script_position(&words)?;
+    Some(words.swap_remove(position))
+}
+
 /// True when this process does nothing but start another one and wait: a shell, npm, uv, `sudo`...
 pub fn is_launcher(arguments: &[OsString]) -> bool {
     let words = words(arguments);

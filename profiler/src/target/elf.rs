@@ -113,6 +113,22 @@ impl Elf {
             })
     }
 
+    /// The virtual address of an offset in the code of the file. A mapping starts with the page that its segment starts in.
+    pub(crate) fn address_of(&self, offset: u64) -> Option<u64> {
+        const PAGE: u64 = 4096;
+        let loaded =
+            self.segments().iter().filter(|segment| segment.p_type(LittleEndian) == object::elf::PT_LOAD);
+        loaded
+            .map(|segment| (segment.p_offset(LittleEndian), segment))
+            .filter(|(start, segment)| {
+                let end = start.saturating_add(segment.p_filesz(LittleEndian));
+                (start & !(PAGE - 1)..end).contains(&offset)
+                    && segment.p_flags(LittleEndian) & object::elf::PF_X == object::elf::PF_X
+            })
+            .map(|(start, segment)| segment.p_vaddr(LittleEndian).wrapping_add(offset.wrapping_sub(start)))
+            .next()
+    }
+
     /// The first loaded segment that is written to and not run: where Go keeps its build information when there are no sections.
     pub(crate) fn data_segment(&self) -> Option<Section> {
         let wanted = object::elf::PF_W;

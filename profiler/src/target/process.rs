@@ -3,6 +3,8 @@
 //! A process may end, or its ID may be reused, between two reads. So [`Process`] holds the directory of one process open:
 //! the kernel ties that to the process and not to its number.
 
+mod interior;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs::File;

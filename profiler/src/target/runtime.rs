@@ -213,7 +213,7 @@ fn python_version(hex: u64) -> Option<String> {
 }
 
 /// The `3.10` of a path with `python3.10` or `libpython3.10.so` in it.
-fn python_in_path(path: &Path) -> Option<String> {
+pub(crate) fn python_in_path(path: &Path) -> Option<String> {
     path.components().rev().find_map(|component| {
         let text = component.as_os_str().to_str()?;
         let rest = text.strip_prefix("lib").unwrap_or(text).strip_prefix("python")?;

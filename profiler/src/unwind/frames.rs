@@ -3,123 +3,26 @@
 //! Formats: the System V ABI for AMD64, "DWARF Extensions" of the LSB, and DWARF 5 section 6.4.
 
 use std::collections::HashMap;
-use std::fs::File;
 
 use gimli::{
-    BaseAddresses, CfaRule, CieOrFde, CommonInformationEntry, DebugFrame, EhFrame, EndianSlice,
-    FrameDescriptionEntry, LittleEndian, Operation, Register, RegisterRule, UnwindContext, UnwindExpression,
-    UnwindSection, UnwindTableRow, X86_64,
+    BaseAddresses, CfaRule, CieOrFde, CommonInformationEntry, EndianSlice, FrameDescriptionEntry,
+    LittleEndian, Operation, Register, RegisterRule, UnwindContext, UnwindExpression, UnwindSection,
+    UnwindTableRow, X86_64,
 };
-use object::read::{Object, ObjectSection, ObjectSegment, ObjectSymbol, ReadCache};
-use profiler_common::{CfaKind, Rule, UnwindRow};
+use profiler_common::{CfaKind, Rule};
+
+use super::table::Builder;
 
 type Slice<'data> = EndianSlice<'data, LittleEndian>;
-type ElfFile<'file> = object::File<'file, &'file ReadCache<&'file File>>;
 
-/// The largest section that is read: it is copied into memory, and a file full of holes is cheap to make.
-const MAX_SECTION_BYTES: u64 = 128 << 20;
 /// The longest common entry that is believed; compilers write some 40 bytes.
 const MAX_COMMON_ENTRY_BYTES: usize = 512;
 /// Frame descriptions of one file that are read. Node has 100,000.
 const MAX_DESCRIPTIONS: usize = 4_000_000;
-/// Rows of one file that are kept: 32 MiB.
-const MAX_ROWS: usize = 4 << 20;
-
-/// The unwind rows of one file.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Table {
-    /// Virtual address in the file that rows count from.
-    pub base: u64,
-    /// Rows in the order of their starts; no two neighbours say the same.
-    pub rows: Vec<UnwindRow>,
-    /// Rows before neighbours were merged.
-    pub unmerged: usize,
-    /// Stretches of code whose description we do not understand: their rule is [`CfaKind::Unknown`].
-    pub not_understood: usize,
-    /// Whether some of the file's descriptions could not be read at all.
-    pub damaged: bool,
-}
-
-/// Reads the unwind rows of an ELF file. A file without any, or of another kind, gives an empty table.
-pub fn read_table(file: &File) -> Table {
-    // One after the other: what each needs of the file is not in memory together.
-    let v8_code = with_object(file, v8_code).unwrap_or_default();
-    with_object(file, |object| read_frames(object, &v8_code)).unwrap_or_default()
-}
-
-fn with_object<T>(file: &File, read: impl FnOnce(&ElfFile<'_>) -> T) -> Option<T> {
-    let cache = ReadCache::new(file);
-    object::File::parse(&cache).ok().map(|object| read(&object))
-}
-
-fn read_frames(object: &ElfFile<'_>, v8_code: &[(u64, u64)]) -> Table {
-    let base = object.segments().map(|segment| segment.address()).min().unwrap_or(0);
-    let mut builder = Builder { base, rows: Vec::new(), not_understood: 0, damaged: false };
-    let section = |name: &str| {
-        let section = object.section_by_name(name).filter(|section| section.size() <= MAX_SECTION_BYTES)?;
-        let data = section.uncompressed_data().ok()?;
-        (!data.is_empty()).then(|| (section.address(), data))
-    };
-    let address = |name: &str| object.section_by_name(name).map_or(0, |section| section.address());
-    let bases = BaseAddresses::default().set_text(address(".text")).set_got(address(".got"));
-    if let Some((address, data)) = section(".eh_frame") {
-        let mut frames = EhFrame::new(&data, LittleEndian);
-        frames.set_address_size(8);
-        builder.read(&frames, &bases.clone().set_eh_frame(address));
-    }
-    if let Some((_, data)) = section(".debug_frame") {
-        let mut frames = DebugFrame::new(&data, LittleEndian);
-        frames.set_address_size(8);
-        builder.read(&frames, &bases);
-    }
-    for &(start, end) in v8_code {
-        builder.push(start, end, FRAME_POINTER_CHAIN.pack().unwrap_or(CfaKind::Unknown as u32));
-    }
-    builder.finish()
-}
-
-/// `push rbp; mov rbp, rsp`: what code that keeps frame pointers starts with.
-const FRAME_POINTER_CHAIN: Rule =
-    Rule { cfa: CfaKind::FramePointer, cfa_offset: 16, frame_pointer_below_cfa: 16, register: 0 };
-
-/// V8's code in Node's own file that has no unwind information. Like all code that V8 makes, it keeps frame pointers
-/// (`src/execution/frame-constants.h` and `src/heap/base/asm/x64/push_registers_asm.cc` of V8).
-///
-/// The builtins, compiled ahead of time, lie in one piece. The routine that the garbage collector enters stacks by is
-/// written by hand, and its symbol has no size.
-fn v8_code(object: &ElfFile<'_>) -> Vec<(u64, u64)> {
-    const PUSH_REGISTERS: &[u8] = b"PushAllRegistersAndIterateStack";
-    const PUSH_REGISTERS_BYTES: u64 = 33;
-    let is_small =
-        |name| object.section_by_name(name).is_none_or(|section| section.size() <= MAX_SECTION_BYTES);
-    if !is_small(".symtab") || !is_small(".strtab") {
-        return Vec::new();
-    }
-    let (mut builtins, mut code) = (None::<(u64, u64)>, Vec::new());
-    for symbol in object.symbols() {
-        let Ok(name) = symbol.name_bytes() else { continue };
-        let start = symbol.address();
-        if name.starts_with(b"Builtins_") {
-            let (first, last) = builtins.unwrap_or((start, start));
-            builtins = Some((first.min(start), last.max(start.saturating_add(symbol.size()))));
-        } else if name == PUSH_REGISTERS {
-            code.push((start, start.saturating_add(PUSH_REGISTERS_BYTES)));
-        }
-    }
-    code.extend(builtins);
-    code
-}
-
-struct Builder {
-    base: u64,
-    /// Start, end and rule of each stretch of code.
-    rows: Vec<(u32, u32, u32)>,
-    not_understood: usize,
-    damaged: bool,
-}
 
 impl Builder {
-    fn read<'data, S>(&mut self, section: &S, bases: &BaseAddresses)
+    /// Takes in every description of a section.
+    pub(super) fn read<'data, S>(&mut self, section: &S, bases: &BaseAddresses)
     where
         S: UnwindSection<Slice<'data>>,
         S::Offset: std::hash::Hash + Eq + Copy,
@@ -146,7 +49,7 @@ impl Builder {
                 Ok(description) => self.describe(&description, section, bases, &mut context),
                 Err(_) => self.damaged = true,
             }
-            if self.rows.len() >= MAX_ROWS {
+            if self.is_full() {
                 break;
             }
         }
@@ -190,48 +93,6 @@ impl Builder {
                 }
             }
         }
-    }
-
-    /// Code that the linker threw away is described at address zero, and what lies outside the file is hostile.
-    fn push(&mut self, start: u64, end: u64, rule: u32) {
-        let offset =
-            |address: u64| address.checked_sub(self.base).and_then(|offset| u32::try_from(offset).ok());
-        if let (Some(start), Some(end)) = (offset(start), offset(end))
-            && start < end
-            && self.rows.len() < MAX_ROWS
-        {
-            self.rows.push((start, end, rule));
-        }
-    }
-
-    /// Puts stretches in order, ends each where the next one starts, and says where nothing is known.
-    fn finish(mut self) -> Table {
-        if self.rows.is_empty() {
-            return Table { base: self.base, damaged: self.damaged, ..Table::default() };
-        }
-        self.rows.sort_unstable();
-        let unmerged = self.rows.len();
-        let mut rows: Vec<UnwindRow> = Vec::with_capacity(unmerged);
-        let mut covered = 0_u32;
-        let mut push = |start: u32, rule: u32| match rows.last_mut() {
-            Some(last) if last.rule == rule => {}
-            Some(last) if last.start == start => last.rule = rule,
-            _ => rows.push(UnwindRow { start, rule }),
-        };
-        for &(start, end, rule) in &self.rows {
-            if start < covered {
-                continue; // described twice: the first one stays
-            }
-            if start > covered {
-                push(covered, CfaKind::Unknown as u32);
-            }
-            push(start, rule);
-            covered = end;
-        }
-        push(covered, CfaKind::Unknown as u32);
-        rows.shrink_to_fit();
-        let Self { base, not_understood, damaged, .. } = self;
-        Table { base, rows, unmerged, not_understood, damaged }
     }
 }
 
@@ -302,10 +163,12 @@ mod tests {
     use std::fs::File;
     use std::io::{Seek as _, SeekFrom, Write as _};
 
-    use gimli::EhFrameHdr;
+    use gimli::{EhFrame, EhFrameHdr};
+    use object::read::{Object, ObjectSection};
     use proptest::prelude::*;
 
     use super::*;
+    use crate::unwind::{Table, read_table};
 
     /// A small program that each Linux has.
     const SMALL: &str = "/bin/true";
@@ -394,29 +257,6 @@ mod tests {
             compared += 1;
         }
         assert!(compared > 1500, "{compared} addresses were compared");
-    }
-
-    /// Of two descriptions of the same code, the one that starts first stays, to its end.
-    #[test]
-    fn first_description_stays() {
-        let mut builder = Builder { base: 0x1000, rows: Vec::new(), not_understood: 0, damaged: false };
-        let packed =
-            |offset| Rule { cfa_offset: offset, ..Rule::plain(CfaKind::StackPointer) }.pack().unwrap();
-        builder.push(0x1180, 0x1300, packed(24));
-        builder.push(0x1100, 0x1200, packed(8));
-        builder.push(0x1100, 0x1200, packed(16));
-        builder.push(0x1400, 0x1500, packed(32));
-        builder.push(0x1500, 0x1600, packed(32));
-        // Before the file's first segment, and backwards.
-        builder.push(0, 0x100, packed(8));
-        builder.push(0x1800, 0x1700, packed(8));
-        let table = builder.finish();
-        let row = |start, rule| UnwindRow { start, rule };
-        assert_eq!(
-            table.rows,
-            [row(0, 0), row(0x100, packed(8)), row(0x200, 0), row(0x400, packed(32)), row(0x600, 0)]
-        );
-        assert_eq!(table.unmerged, 5);
     }
 
     /// What is no ELF file has no rows.

@@ -1,5 +1,20 @@
-//! From ELF files to unwind rows, and from there into the kernel half's tables.
+//! From ELF files to unwind rows, and to where interpreters keep their frames.
 
+mod builtins;
+mod cache;
 mod frames;
+mod functions;
+mod go;
+mod python;
+mod table;
+pub(crate) mod v8;
 
-pub use frames::{Table, read_table};
+pub use cache::Cache;
+pub use functions::function_starts;
+use profiler_common::{CfaKind, Rule};
+pub(crate) use python::{Layout, LineTableKind, PythonImage, Refusal, StringLayout};
+pub use table::{Table, read_table, read_table_with};
+
+/// Behind `push rbp; mov rbp, rsp`: for code that keeps frame pointers.
+const FRAME_POINTER_CHAIN: Rule =
+    Rule { cfa: CfaKind::FramePointer, cfa_offset: 16, frame_pointer_below_cfa: 16, register: 0 };

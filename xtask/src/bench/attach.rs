@@ -4,14 +4,14 @@ use anyhow::{Context as _, Result};
 use mcp_profiler::recording::read;
 
 use super::profiler::{Profiler, ensure_samples};
-use super::server::Everything;
+use super::server::Server;
 use super::statistics::Estimate;
 use super::table;
 
 const HERTZ: u32 = 99;
 const GOAL_MS: f64 = 300.0;
 
-pub(super) fn run(profiler: &Profiler, server: &Everything, seconds: f64, rounds: u32) -> Result<()> {
+pub(super) fn run(profiler: &Profiler, server: &Server, seconds: f64, rounds: u32) -> Result<()> {
     let mut server = server.start()?;
     let (mut to_recording, mut to_sample, mut in_all) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..rounds {

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 use mcp_profiler::recording::read;
 
 use super::profiler::{Profiler, ensure_samples, losses};
-use super::server::Everything;
+use super::server::Server;
 use super::statistics::Estimate;
 use super::table;
 
@@ -46,7 +46,7 @@ impl Memory {
 }
 
 /// Resident memory at 99 Hz.
-pub(super) fn memory(profiler: &Profiler, server: &Everything, seconds: f64, rounds: u32) -> Result<()> {
+pub(super) fn memory(profiler: &Profiler, server: &Server, seconds: f64, rounds: u32) -> Result<()> {
     let mut server = server.start()?;
     let mut rows = Vec::new();
     let mut worst: f64 = 0.0;
@@ -94,7 +94,7 @@ pub(super) fn memory(profiler: &Profiler, server: &Everything, seconds: f64, rou
 }
 
 /// Size of recordings at 99 Hz.
-pub(super) fn size(profiler: &Profiler, server: &Everything, seconds: f64, rounds: u32) -> Result<()> {
+pub(super) fn size(profiler: &Profiler, server: &Server, seconds: f64, rounds: u32) -> Result<()> {
     let mut server = server.start()?;
     let mut rows = Vec::new();
     let mut worst = 0;

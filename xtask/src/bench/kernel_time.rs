@@ -10,7 +10,7 @@ use aya::sys::{Stats, enable_stats};
 use mcp_profiler::recording::read;
 
 use super::profiler::{Profiler, ensure_samples, now_ns};
-use super::server::Everything;
+use super::server::Server;
 use super::table;
 
 const HERTZ: u32 = 999;
@@ -19,12 +19,12 @@ const SETTLE: Duration = Duration::from_secs(1);
 
 /// Runs of a kernel program.
 #[derive(Clone, Copy, Default)]
-struct Runs {
-    count: u64,
-    time: Duration,
+pub(super) struct Runs {
+    pub(super) count: u64,
+    pub(super) time: Duration,
 }
 
-pub(super) fn run(profiler: &Profiler, server: &Everything, seconds: f64, rounds: u32) -> Result<()> {
+pub(super) fn run(profiler: &Profiler, server: &Server, seconds: f64, rounds: u32) -> Result<()> {
     // Statistics go off with this descriptor, also when this process is killed; `kernel.bpf_stats_enabled` stays as
     // it was.
     let _statistics =
@@ -100,7 +100,7 @@ fn nanoseconds(runs: Runs) -> f64 {
 }
 
 /// The kernel programs that a process holds: name and runs so far by ID.
-fn programs_of(pid: u32) -> Result<BTreeMap<u32, (String, Runs)>> {
+pub(super) fn programs_of(pid: u32) -> Result<BTreeMap<u32, (String, Runs)>> {
     let ids = program_ids(pid)?;
     ensure!(!ids.is_empty(), "the profiler holds no kernel program");
     let mut programs = BTreeMap::new();

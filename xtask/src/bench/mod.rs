@@ -10,6 +10,7 @@ mod server;
 mod statistics;
 mod stop;
 mod table;
+mod unwind;
 
 use std::path::PathBuf;
 
@@ -31,8 +32,11 @@ pub(crate) struct Options {
 
 #[derive(Subcommand)]
 enum Benchmark {
-    /// The server's calls a second while recorded, against the same server left alone, beside `perf record -g`.
+    /// The server's calls a second while recorded, against the same server left alone, beside `perf record` and `py-spy record`.
     Overhead {
+        /// What is loaded: server-everything on Node, or mcp-server-time on Python.
+        #[arg(long, value_enum, default_value_t)]
+        server: overhead::Language,
         /// Seconds that are measured of each slice; one profiler runs in a slice, or none.
         #[arg(long, default_value_t = 4.0, value_parser = seconds)]
         seconds: f64,
@@ -47,6 +51,15 @@ enum Benchmark {
         seconds: f64,
         /// Recordings.
         #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        rounds: u32,
+    },
+    /// Kernel time and bytes of a sample, of stacks of C and of Python with a known depth.
+    Unwind {
+        /// Seconds that are measured of each recording.
+        #[arg(long, default_value_t = 5.0, value_parser = seconds)]
+        seconds: f64,
+        /// Recordings of each program.
+        #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u32).range(1..=1000))]
         rounds: u32,
     },
     /// Resident memory of the profiler while it records.
@@ -94,12 +107,19 @@ pub(crate) fn bench(options: &Options) -> Result<()> {
         "benchmarks attach to a process, so they need root: sudo --preserve-env=PATH cargo xtask bench ..."
     );
     let servers = options.servers.clone().unwrap_or_else(|| workspace().join("target/servers"));
-    let server = server::Everything::find(&servers)?;
+    let server = server::Server::node(&servers)?;
     let profiler = Profiler::build()?;
     machine::print()?;
     match options.benchmark {
-        Benchmark::Overhead { seconds, rounds } => overhead::run(&profiler, &server, seconds, rounds),
+        Benchmark::Overhead { server: language, seconds, rounds } => {
+            let server = match language {
+                overhead::Language::Node => server,
+                overhead::Language::Python => server::Server::python(&servers)?,
+            };
+            overhead::run(&profiler, &server, language, seconds, rounds)
+        }
         Benchmark::KernelTime { seconds, rounds } => kernel_time::run(&profiler, &server, seconds, rounds),
+        Benchmark::Unwind { seconds, rounds } => unwind::measure(&profiler, seconds, rounds),
         Benchmark::Memory { seconds, rounds } => footprint::memory(&profiler, &server, seconds, rounds),
         Benchmark::Attach { seconds, rounds } => attach::run(&profiler, &server, seconds, rounds),
         Benchmark::Stop { seconds, rounds } => stop::run(&profiler, &server, seconds, rounds),

@@ -14,11 +14,12 @@ use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use crate::command::{cargo, find_in_path, output_of};
+use crate::command::{cargo, find_in_path, output_of, run, workspace};
 
 /// A program that takes longer than this to end after Ctrl-C hangs.
 const END_LIMIT: Duration = Duration::from_secs(120);
 const POLL: Duration = Duration::from_millis(1);
+const PY_SPY: &str = "py-spy==0.4.3";
 
 /// The release build of mcp-profiler.
 pub(super) struct Profiler {
@@ -74,6 +75,38 @@ pub(super) fn perf(pid: u32, frequency: u32, output: &Path) -> Result<Running> {
     let mut command = Command::new(find_perf()?);
     command.args(["record", "-g", "-F", &frequency.to_string(), "-p", &pid.to_string(), "-o"]).arg(output);
     Running::start(&mut command)
+}
+
+/// `perf record --call-graph dwarf` until it is interrupted: copies of stacks, which perf walks later.
+pub(super) fn perf_dwarf(pid: u32, frequency: u32, output: &Path) -> Result<Running> {
+    let mut command = Command::new(find_perf()?);
+    command.args(["record", "--call-graph", "dwarf", "-F", &frequency.to_string()]);
+    command.args(["-p", &pid.to_string(), "-o"]).arg(output);
+    Running::start(&mut command)
+}
+
+/// py-spy, which is installed into a folder of its own if it is not there.
+pub(super) fn find_py_spy() -> Result<PathBuf> {
+    let folder = workspace().join("target/py-spy");
+    let program = folder.join("bin/py-spy");
+    if !program.is_file() {
+        run(Command::new("python3").args(["-m", "venv"]).arg(&folder))?;
+        run(Command::new(folder.join("bin/pip")).args(["install", "--quiet", PY_SPY]))?;
+    }
+    Ok(program)
+}
+
+/// `py-spy record` until it is interrupted.
+pub(super) fn py_spy(pid: u32, frequency: u32, output: &Path) -> Result<Running> {
+    let mut command = Command::new(find_py_spy()?);
+    command.args(["record", "--rate", &frequency.to_string(), "--format", "raw"]);
+    command.args(["--pid", &pid.to_string(), "--output"]).arg(output);
+    Running::start(&mut command)
+}
+
+/// The number of samples in a file of `py-spy record --format raw`: a stack and its count on each line.
+pub(super) fn py_spy_samples(raw: &str) -> u64 {
+    raw.lines().filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok()).sum()
 }
 
 /// The number of samples that `perf record` says it wrote; it says none when there were none.
@@ -187,6 +220,13 @@ pub(super) fn ensure_samples(recording: &Recording) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Every line counts, also one without a stack.
+    #[test]
+    fn py_spy_samples_are_counted() {
+        assert_eq!(py_spy_samples("main (a b.py:3);f (a.py:1) 12\nmain (a.py:4) 3\n"), 15);
+        assert_eq!(py_spy_samples(""), 0);
+    }
 
     /// perf's last line, with and without samples.
     #[test]

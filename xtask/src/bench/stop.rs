@@ -5,13 +5,13 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 
 use super::profiler::Profiler;
-use super::server::Everything;
+use super::server::Server;
 use super::statistics::Estimate;
 use super::table;
 
 const GOAL: Duration = Duration::from_secs(1);
 
-pub(super) fn run(profiler: &Profiler, server: &Everything, seconds: f64, rounds: u32) -> Result<()> {
+pub(super) fn run(profiler: &Profiler, server: &Server, seconds: f64, rounds: u32) -> Result<()> {
     let mut server = server.start()?;
     let mut times_ms = Vec::new();
     let mut sizes_kib = Vec::new();

@@ -1,0 +1,309 @@
+//! CPython: the functions that an evaluation of bytecode runs, in place of the evaluation's own frame.
+//!
+//! Each thread chains the frames of its Python functions. A call from Python to Python adds a frame to the chain and, from
+//! 3.11 on, none to the machine's stack. So one machine frame of the evaluation stands for all functions from the innermost one
+//! that is left up to the one that it was entered with. User space says where all this is: [`PythonLayout`].
+
+use aya_ebpf::helpers::{bpf_get_current_task_btf, bpf_probe_read_kernel, generated};
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::HashMap;
+use profiler_common::{
+    Failure, FrameTag, MAX_PYTHON_PROCESSES, PythonEntry, PythonLayout, StackEnd, code_fingerprint,
+};
+
+use super::{Walker, emit, read};
+use crate::cpu::Scratch;
+use crate::output::count;
+use crate::targets::KERNEL_OFFSETS;
+
+/// By the process whose code mappings they belong to.
+#[map]
+static PYTHON_LAYOUTS: HashMap<u32, PythonLayout> = HashMap::with_max_entries(MAX_PYTHON_PROCESSES, 0);
+
+const FRAME_WORDS: usize = PythonLayout::MAX_FRAME_BYTES / 8;
+const NONE: u32 = PythonLayout::NONE;
+
+/// Where the walk is in the thread's chain of Python frames.
+#[repr(C)]
+pub(crate) struct Chain {
+    layout: PythonLayout,
+    /// A [`State`].
+    state: u64,
+    /// What is [known](Knowledge).
+    knowledge: u64,
+    /// The next frame to be shown; zero at the end of the chain.
+    frame: u64,
+    /// The next `cframe`, in versions that have them.
+    cframe: u64,
+    /// The frame that is looked at.
+    words: [u64; FRAME_WORDS],
+    /// As it was at the start of this evaluation.
+    first_frame: u64,
+    first_cframe: u64,
+    first_slot: u64,
+    /// The evaluation's own frame, to be shown if it turns out to have no function yet.
+    native_word: u64,
+    /// 1 until the functions of one evaluation were shown.
+    is_innermost: u64,
+    /// Something that lies in the stack frame of the evaluation that the functions belong to.
+    anchor: u64,
+}
+
+/// What the walk does in its next turn.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u64)]
+pub(super) enum State {
+    /// It goes on in machine code.
+    Elsewhere = 0,
+    /// It shows a function of the evaluation that it stands in.
+    Showing = 1,
+    /// It goes to the caller of the evaluation, all of whose functions were shown.
+    Leaving = 2,
+    /// It is there, and looks whether these were the evaluation's own functions.
+    Left = 3,
+}
+
+/// What is known of the thread's chain.
+#[derive(PartialEq, Eq)]
+#[repr(u64)]
+enum Knowledge {
+    /// It was not looked for yet.
+    None = 0,
+    Found = 1,
+    /// It could not be found, or not be followed.
+    Lost = 2,
+}
+
+impl Chain {
+    #[inline(always)]
+    pub(super) fn reset(&mut self) {
+        self.state = State::Elsewhere as u64;
+        self.knowledge = Knowledge::None as u64;
+    }
+
+    #[inline(always)]
+    pub(super) fn state(&self) -> State {
+        match self.state {
+            1 => State::Showing,
+            2 => State::Leaving,
+            3 => State::Left,
+            _ => State::Elsewhere,
+        }
+    }
+
+    /// The walk has taken a step in machine code.
+    #[inline(always)]
+    pub(super) fn leave(&mut self) {
+        if self.state == State::Leaving as u64 {
+            self.state = State::Left as u64;
+        }
+    }
+}
+
+/// Starts to show the functions of the evaluation that the walker stands in; false when there are none to be known.
+#[inline(always)]
+pub(super) fn enter(walker: &mut Walker, native_word: u64) -> bool {
+    if walker.chain.knowledge == Knowledge::None as u64 {
+        walker.chain.knowledge = Knowledge::Found as u64;
+        if find(walker).is_err() {
+            give_up(&mut walker.chain);
+        }
+    }
+    let chain = &mut walker.chain;
+    if chain.knowledge != Knowledge::Found as u64 {
+        return false;
+    }
+    chain.first_cframe = chain.cframe;
+    if chain.frame == 0 {
+        if chain.is_innermost == 1 && chain.layout.thread_cframe != NONE && go_outside(chain).is_ok() {
+            chain.frame = chain.first_frame;
+            chain.cframe = chain.first_cframe;
+        }
+        return false;
+    }
+    chain.state = State::Showing as u64;
+    chain.first_frame = chain.frame;
+    chain.first_slot = walker.slot;
+    chain.native_word = native_word;
+    chain.anchor = 0;
+    true
+}
+
+#[inline(always)]
+fn give_up(chain: &mut Chain) {
+    chain.knowledge = Knowledge::Lost as u64;
+    count(Failure::PythonFramesUnreadable);
+}
+
+/// Finds the innermost frame of the current thread.
+#[inline(always)]
+fn find(walker: &mut Walker) -> Result<(), StackEnd> {
+    let chain = &mut walker.chain;
+    // SAFETY: a copy of a value that is replaced as a whole.
+    let layout = unsafe { PYTHON_LAYOUTS.get(walker.owner as u32) }.ok_or(StackEnd::NoMapping)?;
+    chain.layout = *layout;
+    chain.is_innermost = 1;
+    let layout = &chain.layout;
+    // SAFETY: the helper checks the address; the offset is that of this kernel.
+    let thread_pointer: u64 = unsafe {
+        let task = bpf_get_current_task_btf() as *const u8;
+        let offset = KERNEL_OFFSETS.load().task_thread_pointer;
+        bpf_probe_read_kernel(task.add(offset as usize).cast())
+    }
+    .map_err(|_| StackEnd::Unreadable)?;
+    let mut thread: u64 = at(thread_pointer, layout.slot)?;
+    if layout.slot_inner != NONE {
+        thread = at(thread, layout.slot_inner)?;
+    }
+    // A state of another thread, or none at all, has no such word.
+    if at::<u64>(thread, layout.thread_id)? != thread_pointer {
+        return Err(StackEnd::Unreadable);
+    }
+    if layout.thread_cframe == NONE {
+        chain.frame = at(thread, layout.current_frame)?;
+        return Ok(());
+    }
+    chain.cframe = at(thread, layout.thread_cframe)?;
+    chain.frame = at(chain.cframe, layout.current_frame)?;
+    Ok(())
+}
+
+/// An evaluation tells of its `cframe` before it has put its function there: what is there is of no use, or leads to functions of
+/// its caller or to ones that have ended. Goes on with the `cframe` outside it.
+#[inline(always)]
+fn go_outside(chain: &mut Chain) -> Result<(), StackEnd> {
+    chain.first_cframe = at(chain.first_cframe, chain.layout.cframe_previous)?;
+    chain.first_frame = at(chain.first_cframe, chain.layout.current_frame)?;
+    Ok(())
+}
+
+/// What was taken for a frame is none.
+#[inline(always)]
+fn refuse(chain: &mut Chain) {
+    chain.state = State::Leaving as u64;
+    let may_be_early = chain.is_innermost == 1 && chain.layout.thread_cframe != NONE;
+    if may_be_early && go_outside(chain).is_ok() {
+        chain.anchor = u64::MAX;
+    } else {
+        give_up(chain);
+    }
+}
+
+/// Shows one function.
+#[inline(always)]
+pub(super) fn step(scratch: &mut Scratch) {
+    let chain = &mut scratch.walker.chain;
+    let layout = &chain.layout;
+    let bytes = layout.frame_bytes;
+    if bytes as usize > PythonLayout::MAX_FRAME_BYTES {
+        chain.state = State::Leaving as u64;
+        return; // tells the verifier
+    }
+    // SAFETY: the helper checks the address, and writes no more than there is room for.
+    let outcome = unsafe {
+        generated::bpf_probe_read_user(chain.words.as_mut_ptr().cast(), bytes, chain.frame as *const _)
+    };
+    if outcome != 0 {
+        return refuse(chain);
+    }
+    let entry_byte = word(&chain.words, layout.frame_entry) >> (layout.frame_entry % 8 * 8) & 0xff;
+    let code = word(&chain.words, layout.frame_code);
+    let instruction = word(&chain.words, layout.frame_instruction) >> (layout.frame_instruction % 8 * 8);
+    let previous = word(&chain.words, layout.frame_previous);
+    if layout.entry == PythonEntry::Owner as u32 && entry_byte >= PythonLayout::FIRST_OWNER_WITHOUT_FUNCTION {
+        if entry_byte > PythonLayout::LAST_OWNER {
+            return refuse(chain);
+        }
+        chain.anchor = chain.frame;
+        chain.frame = previous;
+        chain.state = State::Leaving as u64;
+        return;
+    }
+    let is_last = layout.entry == PythonEntry::Each as u32
+        || layout.entry == PythonEntry::Flag as u32 && entry_byte == 1;
+    let unmarked = code & !u64::from(layout.code_marks);
+    if unmarked == 0 || unmarked & 7 != 0 || previous == 0 && !is_last {
+        return refuse(chain);
+    }
+    let code = unmarked;
+    // One that can't be read may be paged out.
+    if let Ok(ty) = at::<u64>(code, layout.object_type)
+        && ty != layout.code_type
+        && layout.code_type != 0
+    {
+        return refuse(chain);
+    }
+    if layout.entry == PythonEntry::Flag as u32 && is_last {
+        chain.anchor = chain.cframe;
+        chain.cframe = at(chain.cframe, layout.cframe_previous).unwrap_or(0);
+        // The function of the evaluation outside this one is the caller of this one's first.
+        if chain.cframe != 0 && at(chain.cframe, layout.current_frame) != Ok(previous) {
+            return refuse(chain);
+        }
+    }
+    chain.frame = previous;
+    if is_last {
+        chain.state = State::Leaving as u64;
+    }
+    let offset = if layout.code_instructions == NONE {
+        instruction as u32
+    } else {
+        let offset = instruction.wrapping_sub(code.wrapping_add(u64::from(layout.code_instructions)));
+        if offset < u64::from(PythonLayout::NO_INSTRUCTION) {
+            offset as u32
+        } else {
+            PythonLayout::NO_INSTRUCTION
+        }
+    };
+    let fingerprint = identify(code, layout);
+    emit(scratch, [FrameTag::Python.word(code), u64::from(offset) << 32 | u64::from(fingerprint)]);
+}
+
+/// Zero when the code object can't be read now: user space will try.
+#[inline(always)]
+fn identify(code: u64, layout: &PythonLayout) -> u32 {
+    match at::<[u64; 4]>(code, layout.code_identity) {
+        Ok(mut identity) => {
+            if layout.code_identity_words < 4 {
+                identity[3] = 0;
+            }
+            code_fingerprint(identity)
+        }
+        Err(_) => 0,
+    }
+}
+
+/// The walker has gone to the evaluation's caller. An evaluation that was interrupted before it had put its function into the
+/// chain took the functions of the one outside it: it gives them back, and is shown as it is.
+#[inline(always)]
+pub(super) fn check(scratch: &mut Scratch) {
+    let (chain, frame_end) = (&mut scratch.walker.chain, scratch.walker.stack_pointer);
+    chain.state = State::Elsewhere as u64;
+    let has_cframe = chain.layout.thread_cframe != NONE;
+    let is_unfounded = chain.is_innermost == 1 && has_cframe && scratch.walker.slot == chain.first_slot;
+    if chain.anchor >= frame_end || is_unfounded {
+        let is_early = has_cframe && chain.first_cframe < frame_end;
+        if chain.anchor != u64::MAX && is_early && go_outside(chain).is_err() {
+            give_up(chain);
+        }
+        chain.frame = chain.first_frame;
+        chain.cframe = chain.first_cframe;
+        scratch.walker.slot = chain.first_slot;
+    }
+    if scratch.walker.slot == scratch.walker.chain.first_slot {
+        let word = scratch.walker.chain.native_word;
+        emit(scratch, [word]);
+    } else {
+        scratch.walker.chain.is_innermost = 0;
+    }
+}
+
+#[inline(always)]
+fn word(words: &[u64; FRAME_WORDS], offset: u32) -> u64 {
+    words[(offset / 8) as usize % FRAME_WORDS]
+}
+
+#[inline(always)]
+fn at<T>(base: u64, offset: u32) -> Result<T, StackEnd> {
+    read(base.wrapping_add(u64::from(offset)))
+}

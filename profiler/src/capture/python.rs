@@ -1,0 +1,238 @@
+//! CPython in watched processes: tells the kernel half where its frames are, and gives them names. The user half of
+//! `unwind/python.rs` there.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use aya::maps::{HashMap as BpfHashMap, Map, MapData, MapError};
+use profiler_common::PythonLayout;
+
+use super::mappings::Mapped;
+use crate::recording::{Error, FrameId, FrameKind, RowId, Writer};
+use crate::symbol::{Image, Module, PythonFunction, read_function};
+use crate::target::TargetMemory;
+use crate::unwind::{Layout, PythonImage, Refusal};
+
+/// Where functions without a name are.
+const MODULE_WITHOUT_NAME: &str = "[python]";
+/// Functions of one process that are remembered.
+const MAX_FUNCTIONS_OF_PROCESS: usize = 1 << 16;
+/// Distinct functions, and files, that are remembered: those that come back behind that are written again.
+const MAX_FUNCTIONS: usize = 1 << 18;
+
+/// All watched processes that have a CPython, and its functions.
+pub(super) struct Pythons {
+    layouts: BpfHashMap<MapData, u32, PythonLayout>,
+    processes: HashMap<u32, Python>,
+    functions: Vec<Arc<PythonFunction>>,
+    known: HashMap<Arc<PythonFunction>, u32>,
+    files: HashMap<String, RowId>,
+    /// Processes whose CPython is none that we know, or that found no room.
+    pub(super) unknown_layouts: u64,
+    /// Frames whose function could not be read.
+    pub(super) unreadable_names: u64,
+}
+
+/// The CPython of one process.
+struct Python {
+    image: Arc<PythonImage>,
+    /// From an address in its file to one in the process.
+    bias: u64,
+    stage: Stage,
+    memory: Option<TargetMemory>,
+    /// Index of the function of a code object with a fingerprint; `None` for one that is not shown.
+    by_code: HashMap<(u64, u32), Option<u32>>,
+}
+
+enum Stage {
+    /// The interpreter has no thread yet.
+    Starting,
+    Known(Box<Layout>),
+    /// Its frames can't be read.
+    Refused,
+}
+
+impl Python {
+    fn memory(&mut self, pid: u32) -> Option<&TargetMemory> {
+        if self.memory.is_none() {
+            self.memory = TargetMemory::open(pid).ok();
+        }
+        self.memory.as_ref()
+    }
+}
+
+impl Pythons {
+    pub(super) fn new(layouts: Map) -> Result<Self, MapError> {
+        Ok(Self {
+            layouts: BpfHashMap::try_from(layouts)?,
+            processes: HashMap::new(),
+            functions: Vec::new(),
+            known: HashMap::new(),
+            files: HashMap::new(),
+            unknown_layouts: 0,
+            unreadable_names: 0,
+        })
+    }
+
+    /// A process has mapped a module's code.
+    pub(super) fn map(&mut self, pid: u32, module: &Module, mapped: &Mapped) {
+        let Image::Elf(elf) = &module.image else { return };
+        let Some(image) = elf.python.as_ref() else { return };
+        let bias = mapped.start.wrapping_sub(module.address(mapped.start, mapped.start, mapped.file_offset));
+        if self
+            .processes
+            .get(&pid)
+            .is_some_and(|known| known.bias == bias && Arc::ptr_eq(&known.image, image))
+        {
+            return;
+        }
+        self.forget(pid);
+        let python = Python {
+            image: Arc::clone(image),
+            bias,
+            stage: Stage::Starting,
+            memory: None,
+            by_code: HashMap::new(),
+        };
+        self.processes.insert(pid, python);
+        self.find_layout(pid);
+    }
+
+    /// Asks the interpreters that had not started.
+    pub(super) fn find_layouts(&mut self) {
+        let starting = |python: &Python| matches!(python.stage, Stage::Starting);
+        let pids: Vec<u32> =
+            self.processes.iter().filter(|(_, python)| starting(python)).map(|(pid, _)| *pid).collect();
+        pids.into_iter().for_each(|pid| self.find_layout(pid));
+    }
+
+    fn find_layout(&mut self, pid: u32) {
+        let Some(python) = self.processes.get_mut(&pid) else { return };
+        let (image, bias) = (Arc::clone(&python.image), python.bias);
+        // It may have ended.
+        let Some(memory) = python.memory(pid) else { return };
+        let stage = match image.layout(bias, memory) {
+            Ok(layout) if self.layouts.insert(pid, layout.kernel, 0).is_ok() => {
+                Stage::Known(Box::new(layout))
+            }
+            Err(Refusal::NotStarted) => Stage::Starting,
+            Ok(_) | Err(Refusal::UnknownLayout) => {
+                self.unknown_layouts += 1;
+                Stage::Refused
+            }
+        };
+        python.stage = stage;
+    }
+
+    /// A child starts as a copy of its parent: its functions are where its parent's were.
+    pub(super) fn fork(&mut self, parent: u32, child: u32) {
+        self.forget(child);
+        let Some(origin) = self.processes.get(&parent) else { return };
+        let stage = match &origin.stage {
+            Stage::Known(layout) if self.layouts.insert(child, layout.kernel, 0).is_ok() => {
+                Stage::Known(layout.clone())
+            }
+            Stage::Starting => Stage::Starting,
+            Stage::Known(_) | Stage::Refused => {
+                self.unknown_layouts += 1;
+                Stage::Refused
+            }
+        };
+        let (image, bias, by_code) = (Arc::clone(&origin.image), origin.bias, origin.by_code.clone());
+        self.processes.insert(child, Python { image, bias, stage, memory: None, by_code });
+    }
+
+    /// The process is gone, or becomes another program.
+    pub(super) fn forget(&mut self, pid: u32) {
+        if self.processes.remove(&pid).is_some() {
+            // It is not there when it was refused.
+            let _ = self.layouts.remove(&pid);
+        }
+    }
+
+    /// The frame of a function at a line; `None` for one that is the interpreter's own affair.
+    pub(super) fn frame(
+        &mut self,
+        writer: &mut Writer,
+        pid: u32,
+        code: u64,
+        instruction: u32,
+        fingerprint: u32,
+    ) -> Result<Option<FrameId>, Error> {
+        match self.function(pid, code, fingerprint) {
+            Some(Some(index)) => self.named_frame(writer, index, instruction).map(Some),
+            Some(None) => Ok(None),
+            None => {
+                self.unreadable_names += 1;
+                let module = self.file(writer, MODULE_WITHOUT_NAME)?;
+                Ok(Some(writer.frame(FrameKind::Python, module, code)?.0))
+            }
+        }
+    }
+
+    /// Index of a code object's function; `None` inside for one that is not shown, outside for one that can't be read.
+    fn function(&mut self, pid: u32, code: u64, fingerprint: u32) -> Option<Option<u32>> {
+        let python = self.processes.get_mut(&pid)?;
+        if let Some(known) = python.by_code.get(&(code, fingerprint)) {
+            return Some(*known);
+        }
+        let Stage::Known(layout) = &python.stage else { return None };
+        let layout = *layout.clone();
+        let function = read_function(python.memory(pid)?, &layout, code, fingerprint)?;
+        let index = if function.is_hidden() { None } else { Some(self.remember(function)) };
+        // Without a fingerprint another one may be there the next time.
+        let python = self.processes.get_mut(&pid).filter(|_| fingerprint != 0);
+        if let Some(python) = python {
+            if python.by_code.len() >= MAX_FUNCTIONS_OF_PROCESS {
+                python.by_code.clear();
+            }
+            python.by_code.insert((code, fingerprint), index);
+        }
+        Some(index)
+    }
+
+    fn remember(&mut self, function: PythonFunction) -> u32 {
+        if self.functions.len() >= MAX_FUNCTIONS {
+            self.functions.clear();
+            self.known.clear();
+            self.files.clear();
+            self.processes.values_mut().for_each(|python| python.by_code.clear());
+        }
+        let function = Arc::new(function);
+        let next = self.functions.len() as u32;
+        let index = *self.known.entry(Arc::clone(&function)).or_insert(next);
+        if index == next {
+            self.functions.push(function);
+        }
+        index
+    }
+
+    fn named_frame(&mut self, writer: &mut Writer, index: u32, instruction: u32) -> Result<FrameId, Error> {
+        let function = &self.functions[index as usize];
+        let line = function.line(instruction);
+        let module = match self.files.get(&function.file) {
+            Some(row) => *row,
+            None => {
+                let row = writer.module(&function.file, None)?;
+                self.files.insert(function.file.clone(), row);
+                row
+            }
+        };
+        // Within a file, a function and a line are one place.
+        let place = u64::from(index) << 32 | u64::from(line);
+        let (frame, is_new) = writer.frame(FrameKind::Python, module, place)?;
+        if is_new {
+            writer.line(frame, 0, &function.name, Some(&function.file), Some(line))?;
+        }
+        Ok(frame)
+    }
+
+    fn file(&mut self, writer: &mut Writer, path: &str) -> Result<RowId, Error> {
+        if let Some(row) = self.files.get(path) {
+            return Ok(*row);
+        }
+        let row = writer.module(path, None)?;
+        self.files.insert(path.to_owned(), row);
+        Ok(row)
+    }
+}
