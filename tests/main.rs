@@ -10,6 +10,12 @@ mod program {
     mod java;
     mod known_answers;
     mod namespaces;
+    mod native;
+    mod node;
+    mod packages;
+    mod peers;
+    mod python;
     mod servers;
+    mod soak;
     mod stacks;
 }

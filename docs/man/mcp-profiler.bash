@@ -127,7 +127,7 @@ _mcp__profiler() {
             return 0
             ;;
         mcp__subcmd__profiler__subcmd__call__subcmd__tree)
-            opts="-h --mcp --pid --config --launch --duration --frequency --recording --min-share --max-depth --help"
+            opts="-h --mcp --pid --config --launch --duration --frequency --passive --recording --min-share --max-depth --fold-by --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -165,6 +165,10 @@ _mcp__profiler() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                --fold-by)
+                    COMPREPLY=($(compgen -W "function package" -- "${cur}"))
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;
@@ -173,7 +177,7 @@ _mcp__profiler() {
             return 0
             ;;
         mcp__subcmd__profiler__subcmd__cpu)
-            opts="-h --mcp --pid --config --launch --duration --frequency --recording --top-functions --call-tree --flame-graph --hot-path-threshold --format --help"
+            opts="-h --mcp --pid --config --launch --duration --frequency --passive --recording --top-functions --call-tree --flame-graph --hot-path-threshold --format --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -305,7 +309,7 @@ _mcp__profiler() {
             return 0
             ;;
         mcp__subcmd__profiler__subcmd__export)
-            opts="-o -h --mcp --pid --config --launch --duration --frequency --recording --format --output --help"
+            opts="-o -h --mcp --pid --config --launch --duration --frequency --passive --recording --format --output --fold-by --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -347,6 +351,10 @@ _mcp__profiler() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                --fold-by)
+                    COMPREPLY=($(compgen -W "function package" -- "${cur}"))
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;
@@ -355,7 +363,7 @@ _mcp__profiler() {
             return 0
             ;;
         mcp__subcmd__profiler__subcmd__flame__subcmd__graph)
-            opts="-o -h --mcp --pid --config --launch --duration --frequency --recording --output --diff --baseline --current --help"
+            opts="-o -h --mcp --pid --config --launch --duration --frequency --passive --recording --output --diff --baseline --current --fold-by --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -399,6 +407,10 @@ _mcp__profiler() {
                     ;;
                 --current)
                     COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --fold-by)
+                    COMPREPLY=($(compgen -W "function package" -- "${cur}"))
                     return 0
                     ;;
                 *)
@@ -655,7 +667,7 @@ _mcp__profiler() {
             return 0
             ;;
         mcp__subcmd__profiler__subcmd__profile)
-            opts="-o -h --mcp --pid --config --launch --duration --frequency --output --recording --format --top-functions --hot-path-threshold --help"
+            opts="-o -h --mcp --pid --config --launch --duration --frequency --passive --output --recording --format --top-functions --hot-path-threshold --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -713,7 +725,7 @@ _mcp__profiler() {
             return 0
             ;;
         mcp__subcmd__profiler__subcmd__record)
-            opts="-o -h --mcp --pid --config --launch --duration --frequency --output --state --help"
+            opts="-o -h --mcp --pid --config --launch --duration --frequency --passive --output --state --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -759,7 +771,7 @@ _mcp__profiler() {
             return 0
             ;;
         mcp__subcmd__profiler__subcmd__report)
-            opts="-h --mcp --pid --config --launch --duration --frequency --recording --format --top-functions --hot-path-threshold --help"
+            opts="-h --mcp --pid --config --launch --duration --frequency --passive --recording --format --top-functions --hot-path-threshold --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -809,7 +821,7 @@ _mcp__profiler() {
             return 0
             ;;
         mcp__subcmd__profiler__subcmd__start)
-            opts="-o -h --mcp --pid --config --launch --duration --frequency --output --help"
+            opts="-o -h --mcp --pid --config --launch --duration --frequency --passive --output --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

@@ -49,6 +49,7 @@ complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand record" -l fre
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand record" -s o -l output -d 'File to write [default: NAME-PID-TIME.mcpprof in the current folder]' -r -F
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand record" -l state -d 'Tells `status` how far the recording is' -r -F
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand record" -l launch -d 'Start the server if it is not running'
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand record" -l passive -d 'Only watch: do not ask runtimes for names of methods. Java servers are asked by the JVM\'s attach mechanism (SIGQUIT, and files in their /tmp), .NET servers by their diagnostics socket'
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand record" -s h -l help -d 'Print help'
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand profile" -l mcp -d 'Server of this name: from the configuration of your MCP client, or as `list` shows it' -r
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand profile" -l pid -d 'Process with this ID, and its children' -r
@@ -61,6 +62,7 @@ json\t'One JSON object, for programs'"
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand profile" -l top-functions -d 'Functions to show' -r
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand profile" -l hot-path-threshold -d 'Share of the time that makes a call path hot' -r
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand profile" -l launch -d 'Start the server if it is not running'
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand profile" -l passive -d 'Only watch: do not ask runtimes for names of methods. Java servers are asked by the JVM\'s attach mechanism (SIGQUIT, and files in their /tmp), .NET servers by their diagnostics socket'
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand profile" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand start" -l mcp -d 'Server of this name: from the configuration of your MCP client, or as `list` shows it' -r
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand start" -l pid -d 'Process with this ID, and its children' -r
@@ -69,6 +71,7 @@ complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand start" -l dura
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand start" -l frequency -d 'Samples a second of CPU time' -r
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand start" -s o -l output -d 'File to write [default: NAME-PID-TIME.mcpprof in the current folder]' -r -F
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand start" -l launch -d 'Start the server if it is not running'
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand start" -l passive -d 'Only watch: do not ask runtimes for names of methods. Java servers are asked by the JVM\'s attach mechanism (SIGQUIT, and files in their /tmp), .NET servers by their diagnostics socket'
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand start" -s h -l help -d 'Print help'
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand status" -l format -d 'How to print it' -r -f -a "text\t'For people'
 json\t'One JSON object, for programs'"
@@ -89,6 +92,7 @@ complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand cpu" -l hot-pa
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand cpu" -l format -d 'How to print it' -r -f -a "text\t'For people'
 json\t'One JSON object, for programs'"
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand cpu" -l launch -d 'Start the server if it is not running'
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand cpu" -l passive -d 'Only watch: do not ask runtimes for names of methods. Java servers are asked by the JVM\'s attach mechanism (SIGQUIT, and files in their /tmp), .NET servers by their diagnostics socket'
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand cpu" -l call-tree -d 'Also show the call tree'
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand cpu" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand report" -l mcp -d 'Server of this name: from the configuration of your MCP client, or as `list` shows it' -r
@@ -102,6 +106,7 @@ json\t'One JSON object, for programs'"
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand report" -l top-functions -d 'Functions to show' -r
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand report" -l hot-path-threshold -d 'Share of the time that makes a call path hot' -r
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand report" -l launch -d 'Start the server if it is not running'
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand report" -l passive -d 'Only watch: do not ask runtimes for names of methods. Java servers are asked by the JVM\'s attach mechanism (SIGQUIT, and files in their /tmp), .NET servers by their diagnostics socket'
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand report" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand call-tree" -l mcp -d 'Server of this name: from the configuration of your MCP client, or as `list` shows it' -r
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand call-tree" -l pid -d 'Process with this ID, and its children' -r
@@ -111,8 +116,11 @@ complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand call-tree" -l 
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand call-tree" -l recording -d 'Where to keep the recording [default: NAME-PID-TIME.mcpprof in the current folder]' -r -F
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand call-tree" -l min-share -d 'Leave out calls with less than this share of all time' -r
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand call-tree" -l max-depth -d 'Leave out calls deeper than this' -r
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand call-tree" -l fold-by -d 'What a frame stands for; functions of a package that call each other are one frame of that package' -r -f -a "function\t'A function'
+package\t'A package: node_modules/x, site-packages/y, a crate, a library, a file of the project'"
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand call-tree" -l launch -d 'Start the server if it is not running'
-complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand call-tree" -s h -l help -d 'Print help'
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand call-tree" -l passive -d 'Only watch: do not ask runtimes for names of methods. Java servers are asked by the JVM\'s attach mechanism (SIGQUIT, and files in their /tmp), .NET servers by their diagnostics socket'
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand call-tree" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand flame-graph" -l mcp -d 'Server of this name: from the configuration of your MCP client, or as `list` shows it' -r
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand flame-graph" -l pid -d 'Process with this ID, and its children' -r
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand flame-graph" -l config -d 'Also read this client configuration (JSON, of any client\'s shape)' -r -F
@@ -122,9 +130,12 @@ complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand flame-graph" -
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand flame-graph" -s o -l output -d 'SVG file to write [default: the recording\'s name with .svg]' -r -F
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand flame-graph" -l baseline -d 'Recording to compare with' -r -F
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand flame-graph" -l current -d 'Recording to compare' -r -F
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand flame-graph" -l fold-by -d 'What a frame stands for; functions of a package that call each other are one frame of that package' -r -f -a "function\t'A function'
+package\t'A package: node_modules/x, site-packages/y, a crate, a library, a file of the project'"
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand flame-graph" -l launch -d 'Start the server if it is not running'
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand flame-graph" -l passive -d 'Only watch: do not ask runtimes for names of methods. Java servers are asked by the JVM\'s attach mechanism (SIGQUIT, and files in their /tmp), .NET servers by their diagnostics socket'
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand flame-graph" -l diff -d 'Draw the difference between --baseline and --current'
-complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand flame-graph" -s h -l help -d 'Print help'
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand flame-graph" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand export" -l mcp -d 'Server of this name: from the configuration of your MCP client, or as `list` shows it' -r
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand export" -l pid -d 'Process with this ID, and its children' -r
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand export" -l config -d 'Also read this client configuration (JSON, of any client\'s shape)' -r -F
@@ -135,7 +146,10 @@ complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand export" -l for
 pprof\t'For `go tool pprof` and alike'
 speedscope\t'For <https://www.speedscope.app>'"
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand export" -s o -l output -d 'File to write, or - for standard output [default: the recording\'s name with the format\'s ending]' -r -F
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand export" -l fold-by -d 'What a frame stands for; functions of a package that call each other are one frame of that package' -r -f -a "function\t'A function'
+package\t'A package: node_modules/x, site-packages/y, a crate, a library, a file of the project'"
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand export" -l launch -d 'Start the server if it is not running'
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand export" -l passive -d 'Only watch: do not ask runtimes for names of methods. Java servers are asked by the JVM\'s attach mechanism (SIGQUIT, and files in their /tmp), .NET servers by their diagnostics socket'
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand export" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand list" -l config -d 'Also read this client configuration (JSON, of any client\'s shape)' -r -F
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand list" -l format -d 'How to print the list' -r -f -a "text\t'For people'

@@ -44,8 +44,8 @@ pub struct PythonLayout {
     pub code_identity: u32,
     /// How many words these are: 3 or 4.
     pub code_identity_words: u32,
-    /// Always zero.
-    pub reserved: u32,
+    /// The hash in a string object.
+    pub string_hash: u32,
 }
 
 /// Which of the chained frames the C function that evaluates them started with.
@@ -78,10 +78,11 @@ impl PythonLayout {
 pub const MAX_PYTHON_PROCESSES: u32 = 1024;
 
 /// Knows a code object again when its address is used for another one: a hash of the addresses of its file name, name, and
-/// what follows them. Zero stands for "not known".
+/// what follows them, and of the hash of its name, since what they point to may have taken the place of others too. Zero
+/// stands for "not known".
 #[inline(always)]
-pub fn code_fingerprint(identity: [u64; 4]) -> u32 {
-    let mut hash = 0_u64;
+pub fn code_fingerprint(identity: [u64; 4], name_hash: u64) -> u32 {
+    let mut hash = name_hash;
     for word in identity {
         // The multiplier of FxHash; its high bits are the well mixed ones.
         hash = (hash.rotate_left(5) ^ word).wrapping_mul(0x517c_c1b7_2722_0a95);

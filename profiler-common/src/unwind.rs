@@ -24,7 +24,8 @@ pub enum CfaKind {
     StackPointer = 2,
     /// Frame pointer plus offset.
     FramePointer = 3,
-    /// What `[frame pointer + offset]` holds: functions that align their stack.
+    /// What `[frame pointer + offset]` holds: functions that align their stack. With [`Rule::register`], what
+    /// `[stack pointer + offset]` holds and so many words more: assembly that does.
     FramePointerDeref = 4,
     /// A procedure linkage table: `rsp + 8`, and 8 more from the eleventh byte of each 16-byte entry on.
     Plt = 5,
@@ -43,7 +44,8 @@ pub struct Rule {
     pub cfa_offset: i32,
     /// Where the caller's frame pointer was saved, in bytes below the CFA: a multiple of 8. Zero: it is unchanged.
     pub frame_pointer_below_cfa: u32,
-    /// DWARF number of the register of [`CfaKind::Register`].
+    /// DWARF number of the register of [`CfaKind::Register`]; with [`CfaKind::FramePointer`], 1 when the caller may be on
+    /// another stack; with [`CfaKind::FramePointerDeref`], see there.
     pub register: u32,
 }
 
@@ -122,6 +124,10 @@ const REGISTER_SHIFT: u32 = SAVED_SHIFT + SAVED_BITS;
 const WORD: i32 = 8;
 
 impl Rule {
+    /// The [`Rule::register`] of OpenSSL's Montgomery multiplication, with [`CfaKind::FramePointerDeref`]: a word more than
+    /// what `[stack pointer + 8 * r9 + offset]` holds.
+    pub const INDEXED: u32 = 15;
+
     /// A rule without offsets.
     pub const fn plain(cfa: CfaKind) -> Self {
         Self { cfa, cfa_offset: 0, frame_pointer_below_cfa: 0, register: 0 }

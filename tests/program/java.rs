@@ -8,14 +8,15 @@ use anyhow::{Context as _, Result};
 use nix::sys::signal::Signal;
 use tests::{Process, Profiler, Report, Workload, require};
 
-/// Enough samples for 3 points: of 2000 a share of 0.5 is off by 1.1 points by chance alone (one standard deviation).
 const FREQUENCY: u32 = 999;
+/// By how much a share may be off, if there are enough samples.
+const TOLERANCE: f64 = 0.02;
 
 /// A recursion has its depth, its leaves their shares, and nothing is left behind.
 #[test]
 fn methods_have_their_depth_and_shares() -> Result<()> {
     let mut java = Java::start(&["-XX:+PreserveFramePointer"])?;
-    let (report, stacks) = java.record(&[])?;
+    let (report, stacks) = java.record(10, &[])?;
     report.assert_complete(0.995);
     let leaves =
         [("Split.three()_[j]", 3.0 / 6.0), ("Split.two()_[j]", 2.0 / 6.0), ("Split.one()_[j]", 1.0 / 6.0)];
@@ -35,7 +36,12 @@ fn methods_have_their_depth_and_shares() -> Result<()> {
     assert!(total * 100 > samples * 97, "{total} of {samples} samples are in the leaves: {stacks:?}");
     for ((name, expected), weight) in leaves.into_iter().zip(weights) {
         let share = weight as f64 / total as f64;
-        assert!((share - expected).abs() < 0.03, "{name} has {share}, not {expected}");
+        // On a busy machine there are few samples: three standard deviations of chance.
+        let chance = 3.0 * (expected * (1.0 - expected) / total as f64).sqrt();
+        assert!(
+            (share - expected).abs() < TOLERANCE.max(chance),
+            "{name} has {share} of {total}, not {expected}"
+        );
     }
     let unwinding = &report.json["target"]["unwinding"];
     let language = unwinding["language"].as_str().context("target.unwinding.language")?;
@@ -48,7 +54,7 @@ fn methods_have_their_depth_and_shares() -> Result<()> {
 #[test]
 fn without_frame_pointers_nothing_is_guessed() -> Result<()> {
     let mut java = Java::start(&["-XX:-PreserveFramePointer"])?;
-    let (report, stacks) = java.record(&[])?;
+    let (report, stacks) = java.record(4, &[])?;
     let mut methods = 0;
     for (frames, weight) in &stacks {
         if let Some(at) = frames.iter().position(|frame| frame.starts_with("Split.")) {
@@ -76,7 +82,7 @@ fn machines_that_do_not_attach_are_left_alone() -> Result<()> {
     ];
     for (options, arguments, reason) in cases {
         let mut java = Java::start(options)?;
-        let (report, stacks) = java.record(arguments)?;
+        let (report, stacks) = java.record(4, arguments)?;
         assert!(!stacks.iter().any(|(frames, _)| frames.iter().any(|frame| frame.starts_with("Split."))));
         let unwinding = &report.json["target"]["unwinding"];
         assert!(unwinding["language"].as_str().is_some_and(|text| text.contains(reason)), "{unwinding}");
@@ -91,7 +97,7 @@ fn machines_that_do_not_attach_are_left_alone() -> Result<()> {
 fn machine_without_signals_lives_on() -> Result<()> {
     let mut java = Java::start(&["-Xrs", "-XX:+PreserveFramePointer"])?;
     assert!(java.socket().exists(), "with -Xrs it listens from its start");
-    let (report, _) = java.record(&[])?;
+    let (report, _) = java.record(4, &[])?;
     report.function("Split.three()")?;
     java.assert_unharmed()
 }
@@ -122,7 +128,7 @@ fn another_user_in_a_container() -> Result<()> {
     let report = Profiler::new()?.record_and_report(3, FREQUENCY, &["--pid", &pid.to_string()])?;
     report.assert_complete(0.99);
     let three = report.function("Split.three()")?;
-    assert!((three.total_ratio - 0.5).abs() < 0.05, "{three:?}");
+    assert!((three.total_ratio - 0.5).abs() < 0.1, "{three:?}");
     let left: Vec<_> =
         std::fs::read_dir(format!("/proc/{pid}/root/tmp"))?.flatten().map(|file| file.file_name()).collect();
     assert!(left.iter().all(|name| name == "hsperfdata_nobody" || name == ".java_pid1"), "{left:?}");
@@ -130,6 +136,36 @@ fn another_user_in_a_container() -> Result<()> {
 }
 
 type Stacks = Vec<(Vec<String>, u64)>;
+
+/// A machine in a user namespace, in which the host's root is nobody.
+#[test]
+fn another_user_namespace() -> Result<()> {
+    let workload = Workload::compile_java("Split")?;
+    let mut process = Process::start(
+        Command::new(require("setpriv", "util-linux")?)
+            .args([
+                "--reuid=65534",
+                "--regid=65534",
+                "--clear-groups",
+                "unshare",
+                "--user",
+                "--map-root-user",
+            ])
+            .args(workload.java(&["-XX:+PreserveFramePointer"])?)
+            .current_dir("/")
+            .stdout(Stdio::piped()),
+    )?;
+    let mut line = String::new();
+    BufReader::new(process.child().stdout.take().context("a pipe")?).read_line(&mut line)?;
+    assert_eq!(line.trim(), "ready");
+    let pid = process.pid();
+    let report = Profiler::new()?.record_and_report(3, FREQUENCY, &["--pid", &pid.to_string()])?;
+    let three = report.function("Split.three()")?;
+    assert!((three.total_ratio - 0.5).abs() < 0.1, "{three:?}");
+    assert!(!Path::new("/tmp").join(format!(".attach_pid{pid}")).exists());
+    let _ = std::fs::remove_file(Path::new("/tmp").join(format!(".java_pid{pid}")));
+    Ok(())
+}
 
 /// A running Java server.
 struct Java {
@@ -152,11 +188,11 @@ impl Java {
     }
 
     /// The report, and each stack from the outermost frame on with its weight.
-    fn record(&self, arguments: &[&str]) -> Result<(Report, Stacks)> {
+    fn record(&self, seconds: u32, arguments: &[&str]) -> Result<(Report, Stacks)> {
         let profiler = Profiler::new()?;
         let pid = self.process.pid().to_string();
         let target = [arguments, &["--pid", &pid]].concat();
-        let report = profiler.record_and_report(4, FREQUENCY, &target)?;
+        let report = profiler.record_and_report(seconds, FREQUENCY, &target)?;
         assert_eq!(report.lost(), 0);
         assert!(report.samples() > 300, "{} samples", report.samples());
         let stacks = profiler.folded("recording.mcpprof")?;

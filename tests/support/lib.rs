@@ -3,6 +3,7 @@
 mod mcp;
 mod process;
 mod profiler;
+mod pythons;
 mod report;
 mod servers;
 mod tools;
@@ -11,10 +12,11 @@ mod workload;
 pub use mcp::{Client, Load};
 pub use process::{Process, wait_until};
 pub use profiler::{Outcome, Profiler, Running, program};
+pub use pythons::Python;
 pub use report::{Function, Report};
 pub use servers::{
     HttpServer, azure, demo_server, everything, everything_over_http, go_time, python, python_time, stress,
     under_load,
 };
-pub use tools::{go, node_package, node_program, require, require_root, speedscope_import};
-pub use workload::Workload;
+pub use tools::{go, node, node_package, node_program, require, require_root, speedscope_import};
+pub use workload::{Workload, script};

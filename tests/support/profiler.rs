@@ -107,6 +107,11 @@ impl Running {
         self.process.signal(signal)
     }
 
+    /// Its process ID.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
     /// What it printed on standard error so far.
     pub fn stderr(&self) -> Result<String> {
         Ok(String::from_utf8_lossy(&std::fs::read(self.stderr.path())?).into_owned())

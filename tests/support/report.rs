@@ -17,6 +17,10 @@ pub struct Function {
     pub name: String,
     /// File of its code.
     pub module: String,
+    /// Source file, when known.
+    pub file: Option<String>,
+    /// The line of it that holds the most time, when known.
+    pub line: Option<u64>,
     /// Share of CPU time in the function itself.
     pub self_ratio: f64,
     /// Share of CPU time in it and what it called.
@@ -63,6 +67,8 @@ impl Report {
         let function = |entry: &Value| Function {
             name: entry["function"].as_str().expect("function").to_owned(),
             module: entry["module"].as_str().unwrap_or_default().to_owned(),
+            file: entry["file"].as_str().map(str::to_owned),
+            line: entry["line"].as_u64(),
             self_ratio: entry["self_ratio"].as_f64().expect("self_ratio"),
             total_ratio: entry["total_ratio"].as_f64().expect("total_ratio"),
         };

@@ -1,6 +1,7 @@
 //! The real servers of `cargo xtask servers`, and mcp-stress.
 
 use std::net::{TcpListener, TcpStream};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -24,9 +25,14 @@ pub fn python_time() -> Result<Command> {
     Ok(Command::new(servers_folder()?.join("python/bin/mcp-server-time")))
 }
 
+/// The Python of the servers.
+pub(crate) fn python_program() -> Result<PathBuf> {
+    Ok(servers_folder()?.join("python/bin/python3"))
+}
+
 /// Runs a script with the Python of the servers.
 pub fn python(script: &str) -> Result<Command> {
-    let mut command = Command::new(servers_folder()?.join("python/bin/python3"));
+    let mut command = Command::new(python_program()?);
     command.args(["-c", script]);
     Ok(command)
 }

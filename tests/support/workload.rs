@@ -29,6 +29,39 @@ impl Workload {
         Self::compile_with(name, &["-O2", "-fomit-frame-pointer"])
     }
 
+    /// The same, with further options for the compiler.
+    pub fn compile_optimized_with(name: &str, options: &[&str]) -> Result<Self> {
+        Self::compile_with(name, &[&["-O2", "-fomit-frame-pointer"], options].concat())
+    }
+
+    /// C++, optimized and without frame pointers.
+    pub fn compile_cpp_optimized(name: &str) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let program = folder.path().join(name);
+        compile(&source(name, "cpp"), &program, &["-O2", "-fomit-frame-pointer"])?;
+        Ok(Self { folder: Arc::new(folder), program })
+    }
+
+    /// With frame pointers, and without a word about how to unwind.
+    pub fn compile_without_unwind_data(name: &str) -> Result<Self> {
+        // Optimized, functions that call nobody have no frame.
+        let workload = Self::compile_with(name, &["-O0"])?;
+        let mut command = Command::new(require("objcopy", "binutils")?);
+        command.args(["--remove-section=.eh_frame", "--remove-section=.eh_frame_hdr"]);
+        succeed(command.arg("--remove-section=.debug_frame").arg(&workload.program))?;
+        Ok(workload)
+    }
+
+    /// Compiles `tests/workloads/NAME.rs` as a release is.
+    pub fn compile_rust(name: &str) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let program = folder.path().join(name);
+        let mut command = Command::new(require("rustc", "rustc")?);
+        command.args(["--edition", "2024", "-O", "-o"]).arg(&program).arg(source(name, "rs"));
+        succeed(&mut command)?;
+        Ok(Self { folder: Arc::new(folder), program })
+    }
+
     fn compile_with(name: &str, options: &[&str]) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let program = folder.path().join(name);
@@ -46,10 +79,15 @@ impl Workload {
 
     /// Compiles `tests/workloads/NAME.go`.
     pub fn compile_go(name: &str) -> Result<Self> {
+        Self::compile_go_with(name, &[])
+    }
+
+    /// The same, with further options of `go build`.
+    pub fn compile_go_with(name: &str, options: &[&str]) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let program = folder.path().join(name);
         let mut command = go(&folder.path().join("cache"))?;
-        succeed(command.args(["build", "-o"]).arg(&program).arg(source(name, "go")))?;
+        succeed(command.arg("build").args(options).arg("-o").arg(&program).arg(source(name, "go")))?;
         Ok(Self { folder: Arc::new(folder), program })
     }
 
@@ -80,6 +118,12 @@ impl Workload {
         compile(&source(name, "c"), &self.path(name), &[])
     }
 
+    /// Adds an optimized shared library without frame pointers.
+    pub fn add_optimized_library(&self, source_name: &str, library: &str, definition: &str) -> Result<()> {
+        let options = ["-shared", "-fPIC", "-O2", "-fomit-frame-pointer", &format!("-D{definition}")];
+        compile(&source(source_name, "c"), &self.path(library), &options)
+    }
+
     /// Adds a shared library; `definitions` are `NAME=VALUE` for the preprocessor.
     pub fn add_library(&self, source_name: &str, library: &str, definition: &str) -> Result<()> {
         let definition = format!("-D{definition}");
@@ -107,6 +151,11 @@ impl Workload {
     pub fn start(&self) -> Result<Process> {
         Ok(Process::start(&mut self.command())?.keeping(&self.folder))
     }
+}
+
+/// A program of `tests/workloads` that is run as it is.
+pub fn script(file: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("workloads").join(file)
 }
 
 fn source(name: &str, language: &str) -> PathBuf {

@@ -1,5 +1,6 @@
 """Python functions called in every way that there is. Before it says `ready` it tells all chains of functions that can be seen, one a
-line: outermost first, separated by tabs. Then it goes on until it is killed."""
+line: outermost first, separated by tabs. Then it goes on until it is killed: in three threads, or in one if it is told
+`alone`."""
 
 import ctypes
 import functools
@@ -208,7 +209,7 @@ def in_thread():
 def main():
     global learned
     learned = threading.Semaphore(0)
-    for _ in range(2):
+    for _ in range(0 if sys.argv[1:] == ["alone"] else 2):
         threading.Thread(target=in_thread, daemon=True).start()
         learned.acquire()
     learn(once)

@@ -30,10 +30,9 @@ const KERNELS: [(&str, &str, Expectation); 4] = [
     ("newest", "sid", Expectation::Record),
 ];
 
-/// How often `recursion.c` calls itself, and the first frame again.
-const RECURSION: usize = 31;
-/// Frames of the Python target, outermost first, maybe with others between them.
-const PYTHON_STACK: [&str; 1] = ["Py_BytesMain"];
+/// How often `recursion.c` and `recursion.py` call themselves, and the first frame again.
+const RECURSION_OF_C: usize = 31;
+const RECURSION_OF_PYTHON: usize = 21;
 /// Of all samples.
 const COMPLETE_RATIO: f64 = 0.95;
 /// Far fewer than there are, and too many to be there by chance.
@@ -143,8 +142,10 @@ fn recording(console: &str) -> Result<String> {
     ensure!(complete_ratio >= COMPLETE_RATIO, "too few stacks are complete: {stacks}");
 
     let folded = Section::find(console, "stacks")?.succeeded("export")?;
-    let of_c = [["main", "aligned"].as_slice(), &["recurse"; RECURSION], &["three"]].concat();
-    let (c, python) = (samples_with(folded, &of_c), samples_with(folded, &PYTHON_STACK));
+    let of_c = [["main", "aligned"].as_slice(), &["recurse"; RECURSION_OF_C], &["three"]].concat();
+    let of_python =
+        [["Py_BytesMain", "<module>"].as_slice(), &["recurse"; RECURSION_OF_PYTHON], &["spin"]].concat();
+    let (c, python) = (samples_with(folded, &of_c), samples_with(folded, &of_python));
     ensure!(c >= SAMPLES_OF_EACH, "only {c} samples have the stack of the C target");
     ensure!(python >= SAMPLES_OF_EACH, "only {python} samples have the stack of the Python target");
     Ok(format!(

@@ -3,10 +3,12 @@
 mod bench;
 mod command;
 mod ebpf;
+mod fuzz;
 mod kernels;
 mod man;
 mod packages;
 mod servers;
+mod soak;
 mod test;
 
 use std::process::ExitCode;
@@ -23,10 +25,14 @@ enum Task {
     Ebpf(ebpf::Options),
     /// Install a toolchain that can build the kernel object (Debian, as root).
     SetupEbpf,
+    /// Try damaged files on every parser of what others write.
+    Fuzz(fuzz::Options),
     /// Boot other kernels in qemu and check that the profiler works on them (Debian).
     Kernels(kernels::Options),
     /// Install the pinned servers that the tests talk to, into target/servers.
     Servers,
+    /// Profile what starts and ends all the time, for long (as root).
+    Soak(soak::Options),
     /// Run every test, whole-program tests included (as root).
     Test(test::Options),
     /// Write the manual page and the shell completions: docs/man.
@@ -38,8 +44,10 @@ fn main() -> ExitCode {
         Task::Bench(options) => bench::bench(&options),
         Task::Ebpf(options) => ebpf::ebpf(&options),
         Task::SetupEbpf => ebpf::setup(),
+        Task::Fuzz(options) => fuzz::fuzz(&options),
         Task::Kernels(options) => kernels::kernels(&options),
         Task::Servers => servers::servers(),
+        Task::Soak(options) => soak::soak(&options),
         Task::Test(options) => test::test(&options),
         Task::Man(options) => man::man(&options),
     };

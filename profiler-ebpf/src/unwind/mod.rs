@@ -36,6 +36,8 @@ pub(crate) struct Walker {
     is_return: u64,
     /// 1 while the registers are those of the thread itself: in the innermost frame.
     is_innermost: u64,
+    /// 1 behind a signal handler: the thread's registers say nothing of these frames.
+    is_interrupted: u64,
     /// Where the next frame goes.
     slot: u64,
     /// How many frames there are.
@@ -80,6 +82,7 @@ pub(crate) fn user_stack(scratch: &mut Scratch, first: u32, owner: u32) -> Walk 
     walker.frame_pointer = frame_pointer;
     walker.is_return = 0;
     walker.is_innermost = 1;
+    walker.is_interrupted = 0;
     walker.slot = u64::from(first);
     walker.frames = 0;
     walker.owner = u64::from(owner);

@@ -262,15 +262,12 @@ pub(super) fn step(scratch: &mut Scratch) {
 /// Zero when the code object can't be read now: user space will try.
 #[inline(always)]
 fn identify(code: u64, layout: &PythonLayout) -> u32 {
-    match at::<[u64; 4]>(code, layout.code_identity) {
-        Ok(mut identity) => {
-            if layout.code_identity_words < 4 {
-                identity[3] = 0;
-            }
-            code_fingerprint(identity)
-        }
-        Err(_) => 0,
+    let Ok(mut identity) = at::<[u64; 4]>(code, layout.code_identity) else { return 0 };
+    let Ok(name_hash) = at(identity[1], layout.string_hash) else { return 0 };
+    if layout.code_identity_words < 4 {
+        identity[3] = 0;
     }
+    code_fingerprint(identity, name_hash)
 }
 
 /// The walker has gone to the evaluation's caller. An evaluation that was interrupted before it had put its function into the

@@ -30,7 +30,21 @@ pub(super) fn step(walker: &mut Walker) -> Result<(), StackEnd> {
         CfaKind::Unknown => return Err(StackEnd::NoUnwindRow),
         CfaKind::SignalFrame => return interrupted(walker),
         CfaKind::StackPointer => offset(walker.stack_pointer, rule),
-        CfaKind::FramePointer => offset(walker.frame_pointer, rule),
+        CfaKind::FramePointer => {
+            if rule.register != 0 {
+                walker.stack_pointer = 0; // the caller's stack may lie anywhere
+            }
+            offset(walker.frame_pointer, rule)
+        }
+        CfaKind::FramePointerDeref if rule.register != 0 => {
+            let is_indexed = rule.register == Rule::INDEXED;
+            if is_indexed && walker.is_innermost == 0 {
+                return Err(StackEnd::NoUnwindRow);
+            }
+            let (index, words) = if is_indexed { (innermost_register(9)?, 1) } else { (0, rule.register) };
+            let kept: u64 = read(offset(walker.stack_pointer, rule).wrapping_add(index.wrapping_mul(8)))?;
+            kept.wrapping_add(u64::from(words) * 8)
+        }
         CfaKind::FramePointerDeref => {
             let frame_address = read(offset(walker.frame_pointer, rule))?;
             return finish(walker, frame_address, walker.frame_pointer);
@@ -40,7 +54,11 @@ pub(super) fn step(walker: &mut Walker) -> Result<(), StackEnd> {
             walker.stack_pointer.wrapping_add(8 + pushed)
         }
         CfaKind::Register => {
-            if walker.is_innermost == 0 {
+            // Functions leave these to their callers only where both are one piece of assembly, which knows that they
+            // are kept. The others may have been saved by any function since.
+            const LEFT_TO_CALLERS: u32 = 0b1111_0011_0111;
+            let is_kept = walker.is_innermost | u64::from(LEFT_TO_CALLERS >> (rule.register & 15) & 1);
+            if walker.is_interrupted != 0 || is_kept == 0 {
                 return Err(StackEnd::NoUnwindRow);
             }
             offset(innermost_register(rule.register)?, rule)
@@ -79,6 +97,7 @@ fn interrupted(walker: &mut Walker) -> Result<(), StackEnd> {
     walker.instruction_pointer = instruction_pointer;
     walker.is_return = 0;
     walker.is_innermost = 0;
+    walker.is_interrupted = 1;
     Ok(())
 }
 

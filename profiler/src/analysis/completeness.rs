@@ -26,13 +26,14 @@ impl Completeness {
     /// Judges each sample of a recording.
     ///
     /// A stack is complete when its chain ended as the ABI asks (a zero frame pointer) and its outermost
-    /// function is one that starts a process or a thread. A thread that has no user stack yet is complete
+    /// function is one that starts a process or a thread, or has no name and calls the one of the C library that starts a
+    /// process: the `_start` of a stripped program. A thread that has no user stack yet is complete
     /// when its kernel stack goes back to the kernel's own start of a thread.
     pub fn new(recording: &Recording, functions: &Functions) -> Self {
-        let outermost = outermost_stacks(recording);
+        let starts = starts_of_stacks(recording);
         let mut result = Self { samples: recording.samples.len() as u64, ..Self::default() };
         for sample in &recording.samples {
-            match incomplete_cause(recording, functions, &outermost, sample) {
+            match incomplete_cause(recording, functions, &starts, sample) {
                 None => result.complete += 1,
                 Some(cause) => *result.incomplete.entry(cause.to_owned()).or_default() += 1,
             }
@@ -46,26 +47,49 @@ impl Completeness {
     }
 }
 
-/// The outermost node of each stack.
-fn outermost_stacks(recording: &Recording) -> Vec<StackIndex> {
-    let mut outermost: Vec<StackIndex> = Vec::with_capacity(recording.stacks.len());
+/// Where a stack starts.
+#[derive(Clone, Copy, Debug)]
+struct Start {
+    /// Its outermost node.
+    outermost: StackIndex,
+    /// The node below that, if there is one.
+    next: Option<StackIndex>,
+}
+
+/// Where each stack starts.
+fn starts_of_stacks(recording: &Recording) -> Vec<Start> {
+    let mut starts: Vec<Start> = Vec::with_capacity(recording.stacks.len());
     for (index, node) in recording.stacks.iter().enumerate() {
-        let above = node.parent.and_then(|parent| outermost.get(parent)).copied();
-        outermost.push(above.unwrap_or(index));
+        let start = match node.parent.and_then(|parent| starts.get(parent)) {
+            Some(Start { outermost, next }) => {
+                Start { outermost: *outermost, next: Some(next.unwrap_or(index)) }
+            }
+            None => Start { outermost: index, next: None },
+        };
+        starts.push(start);
     }
-    outermost
+    starts
 }
 
 fn incomplete_cause(
     recording: &Recording,
     functions: &Functions,
-    outermost: &[StackIndex],
+    starts: &[Start],
     sample: &Sample,
 ) -> Option<&'static str> {
-    let outermost =
-        sample.stack.and_then(|stack| outermost.get(stack)).map(|stack| recording.stacks[*stack].frame);
-    let start =
-        outermost.and_then(|frame| functions.of_frame(frame).first()).map(|at| functions.get(at.function));
+    let frame_of = |stack: StackIndex| recording.stacks[stack].frame;
+    let function_of =
+        |stack| functions.of_frame(frame_of(stack)).first().map(|at| functions.get(at.function));
+    let ends = sample.stack.and_then(|stack| starts.get(stack));
+    let start = ends.and_then(|ends| function_of(ends.outermost));
+    // A stripped program's own `_start` has no name, but the function of the C library that it calls has.
+    let is_nameless_start = || {
+        ends.is_some_and(|ends| {
+            let is_nameless = recording.frames[frame_of(ends.outermost)].lines.is_empty();
+            let next = ends.next.and_then(function_of);
+            is_nameless && next.is_some_and(|next| next.name.starts_with(LIBC_START))
+        })
+    };
     let kernel_thread_start = |name: &str| name.starts_with("ret_from_fork");
     match (sample.stack_end, start) {
         // Proved by the unwind rows of the outermost function.
@@ -77,10 +101,14 @@ fn incomplete_cause(
             None
         }
         (StackEnd::ChainEnd, Some(start)) if start.kind != FrameKind::Kernel && is_start(&start.name) => None,
+        (StackEnd::ChainEnd, Some(_)) if is_nameless_start() => None,
         (StackEnd::ChainEnd, Some(_)) => Some(CHAIN_ENDED_EARLY),
         (end, _) => Some(end.name()),
     }
 }
+
+/// How the function of glibc is called that `_start` calls.
+const LIBC_START: &str = "__libc_start_main";
 
 /// Whether a process or a thread starts in this function: C libraries, the dynamic linker, Go.
 fn is_start(name: &str) -> bool {
@@ -104,7 +132,7 @@ fn is_start(name: &str) -> bool {
         "runtime.goexit.abi0",
     ];
     const BEGINNINGS: [&str; 5] =
-        ["__libc_start_main", "runtime.mstart", "runtime.rt0_go", "_rt0_amd64", "runtime.clone"];
+        [LIBC_START, "runtime.mstart", "runtime.rt0_go", "_rt0_amd64", "runtime.clone"];
     NAMES.contains(&name) || BEGINNINGS.iter().any(|beginning| name.starts_with(beginning))
 }
 
@@ -143,6 +171,17 @@ mod tests {
         for start in starts {
             assert_eq!(cause(&[start, "work", "k:sys"], StackEnd::ChainEnd), None, "{start}");
         }
+    }
+
+    /// The start of a stripped program has no name; what it calls tells it. Nothing else without a name is taken for one.
+    #[test]
+    fn nameless_starts() {
+        let of = |names: &[&str]| cause(names, StackEnd::ChainEnd);
+        assert_eq!(of(&["?/usr/bin/bun", "__libc_start_main_impl", "?/usr/bin/bun"]), None);
+        assert_eq!(of(&["?/usr/bin/bun", "work"]).as_deref(), Some(CHAIN_ENDED_EARLY));
+        assert_eq!(of(&["work", "__libc_start_main_impl"]).as_deref(), Some(CHAIN_ENDED_EARLY));
+        let broken = cause(&["?/usr/bin/bun", "__libc_start_main_impl"], StackEnd::NotAscending);
+        assert_eq!(broken.as_deref(), Some("broken_frame_pointer"));
     }
 
     /// A chain that ends in any other function is not whole, and neither is one that broke below a start.

@@ -5,13 +5,11 @@
 //! The target's memory may be hostile: all that is read has a bound.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 
 use crate::capture::read_maps;
-use crate::target::Process;
 use crate::target::elf::Elf;
+use crate::target::{Process, TargetMemory};
 
 /// Entries of the tables that are read: OpenJDK 17 has 788 fields and 1,100 types.
 const MAX_ENTRIES: u64 = 8192;
@@ -62,7 +60,7 @@ impl HotSpot {
         let file = process.open_in_root(mapping.path.as_ref()).map_err(|_| VmError::Unreadable)?;
         let library = Elf::open(file).ok_or(VmError::Unreadable)?;
         let address = library.address_of(mapping.file_offset).ok_or(VmError::Unreadable)?;
-        let memory = Memory(process.memory().map_err(|_| VmError::Unreadable)?);
+        let memory = TargetMemory::open(process.pid()).map_err(|_| VmError::Unreadable)?;
         let tables = Tables { library, bias: mapping.start.wrapping_sub(address), memory };
         tables.exported("gHotSpotVMStructs").ok_or(VmError::NotHotSpot)?;
         tables.machine().ok_or(VmError::Unreadable)
@@ -76,41 +74,10 @@ impl HotSpot {
     }
 }
 
-struct Memory(File);
-
-impl Memory {
-    fn bytes<const LENGTH: usize>(&self, address: u64) -> Option<[u8; LENGTH]> {
-        let mut bytes = [0; LENGTH];
-        self.0.read_exact_at(&mut bytes, address).ok()?;
-        Some(bytes)
-    }
-
-    fn number(&self, address: u64) -> Option<u64> {
-        self.bytes(address).map(u64::from_le_bytes)
-    }
-
-    fn small(&self, address: u64) -> Option<i32> {
-        self.bytes(address).map(i32::from_le_bytes)
-    }
-
-    fn is_set(&self, address: u64) -> Option<bool> {
-        self.bytes(address).map(|[byte]: [u8; 1]| byte != 0)
-    }
-
-    /// The text at an address that is stored at another one; empty where there is none.
-    fn text_of(&self, pointer: u64) -> Option<Vec<u8>> {
-        let mut bytes = [0; MAX_NAME];
-        let address = self.number(pointer)?;
-        let length = if address == 0 { 0 } else { self.0.read_at(&mut bytes, address).ok()? };
-        let end = bytes[..length].iter().position(|byte| *byte == 0).unwrap_or(length);
-        Some(bytes[..end].to_vec())
-    }
-}
-
 struct Tables {
     library: Elf,
     bias: u64,
-    memory: Memory,
+    memory: TargetMemory,
 }
 
 /// A field: where it is in its type; where it is at all if it is static.
@@ -121,9 +88,29 @@ struct Field {
 }
 
 impl Tables {
+    fn small(&self, address: u64) -> Option<i32> {
+        let mut bytes = [0; 4];
+        self.memory.read(address, &mut bytes)?;
+        Some(i32::from_le_bytes(bytes))
+    }
+
+    fn is_set(&self, address: u64) -> Option<bool> {
+        let mut byte = [0];
+        self.memory.read(address, &mut byte)?;
+        Some(byte != [0])
+    }
+
+    /// The text at an address that is stored at another one; empty where there is none.
+    fn text_of(&self, pointer: u64) -> Option<Vec<u8>> {
+        let address = self.memory.read_u64(pointer)?;
+        let mut text = if address == 0 { Vec::new() } else { self.memory.read_up_to(address, MAX_NAME) };
+        text.truncate(text.iter().position(|byte| *byte == 0).unwrap_or(text.len()));
+        Some(text)
+    }
+
     /// The value of an exported variable of 8 bytes.
     fn exported(&self, name: &str) -> Option<u64> {
-        self.memory.number(self.library.exported(name)?.wrapping_add(self.bias))
+        self.memory.read_u64(self.library.exported(name)?.wrapping_add(self.bias))
     }
 
     fn machine(&self) -> Option<HotSpot> {
@@ -133,13 +120,13 @@ impl Tables {
         let flags = self.flags(&fields)?;
         let flag = |name: &str| flags.get(name.as_bytes()).copied().unwrap_or(false);
         Some(HotSpot {
-            major: u32::try_from(self.memory.small(version.address)?).ok()?,
+            major: u32::try_from(self.small(version.address)?).ok()?,
             preserves_frame_pointer: flag("PreserveFramePointer"),
             disables_attach: flag("DisableAttachMechanism"),
             reduces_signals: flag("ReduceSignalUsage"),
             interpreter: self.interpreter(&fields).unwrap_or_default(),
             call_stub_return: field("StubRoutines::_call_stub_return_address")
-                .and_then(|field| self.memory.number(field.address))
+                .and_then(|field| self.memory.read_u64(field.address))
                 .unwrap_or(0),
         })
     }
@@ -157,7 +144,7 @@ impl Tables {
         let mut fields = HashMap::new();
         for index in 0..MAX_ENTRIES {
             let entry = table.wrapping_add(index.wrapping_mul(stride));
-            let mut name = self.memory.text_of(entry.wrapping_add(type_name))?;
+            let mut name = self.text_of(entry.wrapping_add(type_name))?;
             if name.is_empty() {
                 break;
             }
@@ -165,10 +152,10 @@ impl Tables {
                 continue;
             }
             name.extend_from_slice(b"::");
-            name.extend(self.memory.text_of(entry.wrapping_add(field_name))?);
+            name.extend(self.text_of(entry.wrapping_add(field_name))?);
             let field = Field {
-                offset: self.memory.number(entry.wrapping_add(offset))?,
-                address: self.memory.number(entry.wrapping_add(address))?,
+                offset: self.memory.read_u64(entry.wrapping_add(offset))?,
+                address: self.memory.read_u64(entry.wrapping_add(address))?,
             };
             fields.insert(name, field);
         }
@@ -183,9 +170,9 @@ impl Tables {
         let size = self.exported("gHotSpotVMTypeEntrySizeOffset")?;
         for index in 0..MAX_ENTRIES {
             let entry = table.wrapping_add(index.wrapping_mul(stride));
-            let found = self.memory.text_of(entry.wrapping_add(type_name))?;
+            let found = self.text_of(entry.wrapping_add(type_name))?;
             if found == name {
-                return self.memory.number(entry.wrapping_add(size));
+                return self.memory.read_u64(entry.wrapping_add(size));
             }
             if found.is_empty() {
                 break;
@@ -199,16 +186,16 @@ impl Tables {
         let field = |name: &str| fields.get(name.as_bytes());
         let wanted: [&[u8]; 3] = [b"PreserveFramePointer", b"DisableAttachMechanism", b"ReduceSignalUsage"];
         let size = self.size_of(b"JVMFlag")?;
-        let table = self.memory.number(field("JVMFlag::flags")?.address)?;
-        let count = self.memory.number(field("JVMFlag::numFlags")?.address)?.min(MAX_FLAGS);
+        let table = self.memory.read_u64(field("JVMFlag::flags")?.address)?;
+        let count = self.memory.read_u64(field("JVMFlag::numFlags")?.address)?.min(MAX_FLAGS);
         let (name, address) = (field("JVMFlag::_name")?.offset, field("JVMFlag::_addr")?.offset);
         let mut flags = HashMap::new();
         for index in 0..count {
             let flag = table.wrapping_add(index.wrapping_mul(size));
-            let name = self.memory.text_of(flag.wrapping_add(name))?;
+            let name = self.text_of(flag.wrapping_add(name))?;
             if wanted.contains(&name.as_slice()) {
-                let value = self.memory.number(flag.wrapping_add(address))?;
-                flags.insert(name, self.memory.is_set(value)?);
+                let value = self.memory.read_u64(flag.wrapping_add(address))?;
+                flags.insert(name, self.is_set(value)?);
             }
             if flags.len() == wanted.len() {
                 break;
@@ -219,9 +206,9 @@ impl Tables {
 
     fn interpreter(&self, fields: &HashMap<Vec<u8>, Field>) -> Option<Range<u64>> {
         let field = |name: &str| fields.get(name.as_bytes());
-        let code = self.memory.number(field("AbstractInterpreter::_code")?.address)?;
-        let start = self.memory.number(code.checked_add(field("StubQueue::_stub_buffer")?.offset)?)?;
-        let length = self.memory.small(code.checked_add(field("StubQueue::_buffer_limit")?.offset)?)?;
+        let code = self.memory.read_u64(field("AbstractInterpreter::_code")?.address)?;
+        let start = self.memory.read_u64(code.checked_add(field("StubQueue::_stub_buffer")?.offset)?)?;
+        let length = self.small(code.checked_add(field("StubQueue::_buffer_limit")?.offset)?)?;
         let length = u64::try_from(length.min(MAX_INTERPRETER)).ok()?;
         Some(start..start.checked_add(length)?)
     }

@@ -30,8 +30,6 @@ pub(crate) enum AskError {
         "it has no diagnostics socket in its /tmp: it was started with DOTNET_EnableDiagnostics=0 or another TMPDIR"
     )]
     NoDiagnostics,
-    #[error("it runs in another user namespace, where the host's root is nobody")]
-    OtherUserNamespace,
     #[error("a file of another user is in the way: {0}")]
     Obstructed(String),
     #[error("it keeps {0} open and writes names itself")]

@@ -95,6 +95,11 @@ impl Code {
         is_news
     }
 
+    /// Maps once more what a process has mapped already: now it is known to run V8.
+    pub(super) fn remap(&mut self, pid: u32, module: &Module, mapped: &Mapped) {
+        self.insert(pid, module, mapped);
+    }
+
     fn insert(&mut self, pid: u32, module: &Module, mapped: &Mapped) -> bool {
         let (table, base) = match &module.image {
             Image::Elf(_) => self.table(mapped.module, module),

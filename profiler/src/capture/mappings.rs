@@ -210,6 +210,22 @@ impl AddressSpace {
         self.by_start.values()
     }
 
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.by_start.len()
+    }
+
+    /// Removes and returns what is not among the mappings of a process now. There is no record of an unmapping: a program
+    /// that maps ever new addresses would fill all memory.
+    pub(super) fn drop_unmapped(&mut self, now: &[NewMapping]) -> Vec<Mapped> {
+        let is_mapped = |old: &Mapped| now.iter().any(|new| old.start < new.end && new.start < old.end);
+        let (kept, gone) =
+            std::mem::take(&mut self.by_start).into_iter().partition(|(_, old)| is_mapped(old));
+        self.by_start = kept;
+        let gone: BTreeMap<u64, Mapped> = gone;
+        gone.into_values().collect()
+    }
+
     pub(super) fn find(&self, address: u64) -> Option<Mapped> {
         let (_, mapped) = self.by_start.range(..=address).next_back()?;
         (address < mapped.end).then_some(*mapped)

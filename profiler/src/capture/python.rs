@@ -27,6 +27,8 @@ pub(super) struct Pythons {
     functions: Vec<Arc<PythonFunction>>,
     known: HashMap<Arc<PythonFunction>, u32>,
     files: HashMap<String, RowId>,
+    /// Processes whose frames were found, or given up, since that was last asked for.
+    decided: Vec<u32>,
     /// Processes whose CPython is none that we know, or that found no room.
     pub(super) unknown_layouts: u64,
     /// Frames whose function could not be read.
@@ -69,6 +71,7 @@ impl Pythons {
             functions: Vec::new(),
             known: HashMap::new(),
             files: HashMap::new(),
+            decided: Vec::new(),
             unknown_layouts: 0,
             unreadable_names: 0,
         })
@@ -121,7 +124,30 @@ impl Pythons {
                 Stage::Refused
             }
         };
+        if !matches!(stage, Stage::Starting) {
+            self.decided.push(pid);
+        }
         python.stage = stage;
+    }
+
+    /// What has become known since the last time: how the functions of a process are had, and what to do if they are not.
+    pub(super) fn news(&mut self) -> Vec<(u32, String, Option<String>)> {
+        let news = |pid| {
+            let python = self.processes.get(&pid)?;
+            let version = python.image.minor.map_or(String::new(), |minor| format!(" 3.{minor}"));
+            Some(match python.stage {
+                Stage::Known(_) => (pid, format!("CPython{version} functions, read in the kernel"), None),
+                _ => {
+                    let language = format!(
+                        "Python functions are not shown: this CPython{version} is laid out in a way that is not known"
+                    );
+                    let advice =
+                        "run it with a release of CPython from 3.9 to 3.14, or look for a newer mcp-profiler";
+                    (pid, language, Some(advice.to_owned()))
+                }
+            })
+        };
+        std::mem::take(&mut self.decided).into_iter().filter_map(news).collect()
     }
 
     /// A child starts as a copy of its parent: its functions are where its parent's were.

@@ -448,9 +448,10 @@ fn raise_file_limit() {
 }
 
 /// Gives up what is not needed any more once everything is attached. What stays: reading the files of targets,
-/// the kernel's symbols and our own maps, writing where the user asks, and signalling what we launched.
+/// the kernel's symbols and our own maps, writing where the user asks, signalling what we launched, and talking to runtimes as
+/// their users do.
 fn drop_capabilities() {
-    const KEPT: [Capability; 10] = [
+    const KEPT: [Capability; 12] = [
         Capability::CAP_BPF,
         Capability::CAP_PERFMON,
         Capability::CAP_SYS_PTRACE,
@@ -461,6 +462,8 @@ fn drop_capabilities() {
         Capability::CAP_KILL,
         Capability::CAP_CHOWN,
         Capability::CAP_FOWNER,
+        Capability::CAP_SETGID,
+        Capability::CAP_SETUID,
     ];
     let Ok(permitted) = caps::read(None, CapSet::Permitted) else { return };
     // Where the newer, narrower ones are not given, this one stands in for them.

@@ -1,7 +1,7 @@
 //! The watched processes at every moment, rebuilt from events in the order of their timestamps, and written down.
 
 use std::collections::HashMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use profiler_common::{SampleEvent, StackEnd, V8Frame};
 
@@ -34,8 +34,14 @@ const V8_UNKNOWN: &str = "v8_unknown";
 
 /// Distinct threads of one process that are remembered; one that comes back after that is written again.
 const MAX_REMEMBERED_THREADS: usize = 1 << 16;
+/// Mappings of executable memory that most processes stay below.
+const FEW_MAPPINGS: usize = 4096;
 /// Pieces of JIT code of one process that a perf map may still come to name.
 const MAX_UNNAMED_JIT: usize = 1 << 18;
+
+/// How long the mappings of a process are not read again after that was done because a walk came to unknown code; twice as long each time.
+const FIRST_READING_REST: Duration = Duration::from_millis(200);
+const LONGEST_READING_REST: Duration = Duration::from_secs(30);
 
 /// Writes events into a recording, with the names and mappings of the moment at which they happened.
 pub(super) struct Timeline {
@@ -54,6 +60,8 @@ pub(super) struct Timeline {
     /// Whether runtimes may be asked for names.
     is_asking: bool,
     unnamed: Unnamed,
+    /// Processes that mapped V8, or may have: the report is to say how their JavaScript is had.
+    v8_mapped: Vec<u32>,
     mapping_records_lost: u64,
     undecodable: u64,
     /// Samples written.
@@ -71,6 +79,13 @@ struct ProcessState {
     jit_module: Option<RowId>,
     program: Program,
     asked: Option<Asked>,
+    /// When its mappings may be read again.
+    next_reading: Instant,
+    rest: Duration,
+    /// A walk came to code that is not known.
+    met_unknown_code: bool,
+    /// From this many mappings on, the ones that are gone are looked for.
+    mappings_limit: usize,
 }
 
 /// What a process runs.
@@ -95,7 +110,19 @@ impl Program {
 
 impl ProcessState {
     fn new(id: ProcessId, first_ns: u64, space: AddressSpace, program: Program) -> Self {
-        Self { id, first_ns, space, threads: HashMap::new(), jit_module: None, program, asked: None }
+        Self {
+            id,
+            first_ns,
+            space,
+            threads: HashMap::new(),
+            jit_module: None,
+            program,
+            asked: None,
+            next_reading: Instant::now(),
+            rest: FIRST_READING_REST,
+            met_unknown_code: false,
+            mappings_limit: FEW_MAPPINGS,
+        }
     }
 }
 
@@ -133,6 +160,7 @@ impl Timeline {
             period_ns,
             is_asking,
             unnamed: Unnamed::default(),
+            v8_mapped: Vec::new(),
             mapping_records_lost: 0,
             undecodable: 0,
             samples: 0,
@@ -226,23 +254,50 @@ impl Timeline {
         }
         self.map_code(pid, &change.new);
         change.gone.iter().for_each(|gone| self.code.release(gone));
+        self.drop_unmapped(pid);
+    }
+
+    /// Keeps a process that maps ever new addresses from filling our memory.
+    fn drop_unmapped(&mut self, pid: u32) {
+        let Some(process) = self.processes.get_mut(&pid) else { return };
+        if process.space.len() < process.mappings_limit {
+            return;
+        }
+        // One that has ended keeps what it had until its end is told.
+        let Ok(now) = read_maps(pid) else { return };
+        let gone = process.space.drop_unmapped(&now);
+        process.mappings_limit = FEW_MAPPINGS.max(process.space.len() * 2);
+        self.unmap(pid, &gone);
     }
 
     /// Tells the kernel half of what a process has mapped.
     fn map_code(&mut self, pid: u32, mapped: &[Mapped]) {
-        let mut is_news = false;
+        let (mut is_news, mut has_v8) = (false, false);
         for mapped in mapped {
             let module = self.modules.get(mapped.module).expect("a mapping has a module");
+            has_v8 |= module.v8().is_some();
             is_news |= self.code.map(pid, module, mapped);
             self.pythons.map(pid, module, mapped);
         }
-        let Some(process) = self.processes.get(&pid).filter(|_| is_news) else { return };
-        for mapped in process.space.iter() {
-            let module = self.modules.get(mapped.module).expect("a mapping has a module");
-            if let Image::Jit = module.image {
-                self.code.map(pid, module, mapped);
+        if let Some(process) = self.processes.get(&pid).filter(|_| is_news) {
+            for mapped in process.space.iter() {
+                let module = self.modules.get(mapped.module).expect("a mapping has a module");
+                if let Image::Jit = module.image {
+                    self.code.remap(pid, module, mapped);
+                }
             }
         }
+        if has_v8 {
+            self.v8_mapped.push(pid);
+        }
+    }
+
+    /// Says how JavaScript frames are had, in a process that runs V8.
+    fn describe_v8(&mut self, pid: u32) -> Result<(), Error> {
+        let Some(process) = self.processes.get(&pid) else { return Ok(()) };
+        let v8 = process.space.iter().find_map(|mapped| self.modules.get(mapped.module)?.v8());
+        let Some((language, advice)) = v8.map(unwinding::of_v8) else { return Ok(()) };
+        self.language_unwinding(pid, language, advice)
     }
 
     /// Lets the kernel half walk code that was mapped just now. What an address means is decided later, in order.
@@ -281,7 +336,27 @@ impl Timeline {
         for mapping in mappings {
             self.apply_mapping(&mapping)?;
         }
-        Ok(())
+        self.read_unknown_mappings();
+        for (pid, language, advice) in self.pythons.news() {
+            self.language_unwinding(pid, language, advice)?;
+        }
+        std::mem::take(&mut self.v8_mapped).into_iter().try_for_each(|pid| self.describe_v8(pid))
+    }
+
+    /// Reads the mappings of processes in which a walk came to unknown code: `mremap` moves code without a record, as V8 does with its
+    /// builtins.
+    fn read_unknown_mappings(&mut self) {
+        let now = Instant::now();
+        let mut due = Vec::new();
+        for (pid, process) in &mut self.processes {
+            if process.met_unknown_code && now >= process.next_reading {
+                process.met_unknown_code = false;
+                process.next_reading = now + process.rest;
+                process.rest = (process.rest * 2).min(LONGEST_READING_REST);
+                due.push(*pid);
+            }
+        }
+        due.into_iter().for_each(|pid| self.read_mappings(pid));
     }
 
     fn apply_mapping(&mut self, event: &MappingEvent) -> Result<(), Error> {
@@ -381,6 +456,7 @@ impl Timeline {
         let (id, program) = (process.id, process.program.clone());
         self.writer.process_program(id, &program.command, &program.runtime)?;
         self.describe(id, &program)?;
+        self.v8_mapped.push(pid);
         self.look_for_runtime(pid)
     }
 
@@ -435,6 +511,11 @@ impl Timeline {
         }
         let thread = self.thread(pid, sample)?;
         self.writer.sample(sample.header.timestamp_ns, thread, stack, self.period_ns, stack_end)?;
+        if stack_end == StackEnd::NoMapping
+            && let Some(process) = self.processes.get_mut(&pid)
+        {
+            process.met_unknown_code = true;
+        }
         self.samples += 1;
         self.whole_stacks += u64::from(matches!(stack_end, StackEnd::Outermost | StackEnd::ChainEnd));
         Ok(())
@@ -638,6 +719,9 @@ impl Timeline {
         };
         let Ok(process) = Process::open(pid) else { return Ok(()) };
         let names = jit_names(&process, &addresses(frames));
+        if names.is_empty() {
+            return Ok(());
+        }
         let mut outcome = Ok(());
         frames.retain(|&(frame, address)| match names.get(&address) {
             Some(name) if outcome.is_ok() => {
@@ -646,7 +730,12 @@ impl Timeline {
             }
             _ => true,
         });
-        outcome
+        outcome?;
+        let runtime = self.processes.get(&pid).map(|process| process.program.runtime.name.as_str());
+        match runtime.and_then(unwinding::of_perf_map) {
+            Some(language) => self.language_unwinding(pid, language, None),
+            None => Ok(()),
+        }
     }
 
     /// A perf map may be gone as soon as its process is: names what can still be named, and gives up on the rest.

@@ -12,6 +12,8 @@ const FEW_COMPLETE: f64 = 0.9;
 const FEW_SAMPLES: u64 = 100;
 /// From this difference between sampled and counted time on the summary warns, if chance does not explain it.
 const LARGE_DIFFERENCE: f64 = 0.1;
+/// Other processes of which it is told how their frames were had.
+const SHOWN_LANGUAGES: usize = 3;
 /// Columns of the keys before facts.
 const KEY: usize = 13;
 
@@ -42,6 +44,9 @@ pub fn write_summary(mut out: impl Write, report: &Report, style: Style) -> io::
     }
     if let Some(unwinding) = &target.unwinding {
         fact(&mut out, style, None, "Unwound", &unwound(unwinding))?;
+    }
+    for text in other_languages(report) {
+        fact(&mut out, style, None, "", &text)?;
     }
     if let Some((pid, others)) = target.pids.split_first() {
         let others = match others.len() {
@@ -99,6 +104,19 @@ fn unwound(unwinding: &ReportedUnwinding) -> String {
         Some(language) => format!("{}; machine code {native}", printable(language)),
         None => native.into_owned(),
     }
+}
+
+/// How frames of other languages than the server's own were had, in the busiest processes.
+fn other_languages(report: &Report) -> Vec<String> {
+    let own = report.target.unwinding.as_ref().and_then(|unwinding| unwinding.language.as_ref());
+    let mut texts = Vec::new();
+    for process in report.processes.iter().filter(|process| process.seconds > 0.0) {
+        let language = process.unwinding.as_ref().and_then(|unwinding| unwinding.language.as_ref());
+        let text = language.filter(|language| own != Some(language));
+        let text = text.map(|language| format!("process {}: {}", process.pid, printable(language)));
+        texts.extend(text.filter(|_| texts.len() < SHOWN_LANGUAGES));
+    }
+    texts
 }
 
 /// What would make stacks better: of each runtime that was sampled, once.

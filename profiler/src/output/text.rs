@@ -425,7 +425,8 @@ mod tests {
             advice: advice.map(Into::into),
         };
         recording.processes[0].unwinding = Some(unwinding(Some("V8 frames, read in the kernel"), None));
-        recording.processes[1].unwinding = Some(unwinding(None, Some("start it with\x1b --frames")));
+        recording.processes[1].unwinding =
+            Some(unwinding(Some("Ruby functions are not shown"), Some("start it with\x1b --frames")));
         recording.processes.push(recording.processes[1].clone());
         let mut out = Vec::new();
         write_summary(&mut out, &Report::new(&recording, 0.05), Style::default()).unwrap();
@@ -435,6 +436,7 @@ mod tests {
         Runtime      node 22.1.0
         Unwound      V8 frames, read in the kernel; machine code by unwind information,
                      code without it by frame pointers
+                     process 200: Ruby functions are not shown
         Process      100 and 1 other process
         Recorded     10.0 s from 2026-02-02T02:40:00Z, Linux 6.1.0-44-amd64 with 4 CPUs
         On CPU       5.00 s sampled; 50.0 % of one core

@@ -89,6 +89,11 @@ struct LoadSegment {
 const PAGE_SIZE: u64 = 4096;
 
 impl ElfImage {
+    /// An ELF file of this host; `None` when it is none.
+    pub fn from_file(file: File) -> Option<Self> {
+        Self::open(file, std::process::id(), Path::new(""))
+    }
+
     fn open(file: File, pid: u32, path: &Path) -> Option<Self> {
         let cache = ReadCache::new(&file);
         let object = object::File::parse(&cache).ok()?;

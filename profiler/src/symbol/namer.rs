@@ -1,5 +1,9 @@
 //! Names for addresses of ELF files and of the kernel, by blazesym.
 
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, UnwindSafe};
+use std::sync::Once;
+
 use blazesym::MaybeDefault;
 use blazesym::symbolize::source::{Elf, Kernel, Source};
 use blazesym::symbolize::{CodeInfo, Input, Symbolized, Symbolizer};
@@ -67,9 +71,31 @@ impl Namer {
     }
 
     fn names(&self, source: &Source<'_>, input: Input<&[u64]>, count: usize) -> Vec<Vec<Name>> {
-        let Ok(symbols) = self.symbolizer.symbolize(source, input) else { return vec![Vec::new(); count] };
-        symbols.iter().map(functions).collect()
+        // Files of others may be damaged on purpose, and the library panics over some: then they have no names.
+        let symbolize = AssertUnwindSafe(|| self.symbolizer.symbolize(source, input));
+        match quietly(symbolize) {
+            Some(Ok(symbols)) => symbols.iter().map(functions).collect(),
+            Some(Err(_)) | None => vec![Vec::new(); count],
+        }
     }
+}
+
+/// What a function returns; `None` when it panics, of which nobody is told.
+fn quietly<T>(run: impl FnOnce() -> T + UnwindSafe) -> Option<T> {
+    thread_local!(static IS_QUIET: Cell<bool> = const { Cell::new(false) });
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let report = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            if !IS_QUIET.get() {
+                report(panic);
+            }
+        }));
+    });
+    IS_QUIET.set(true);
+    let outcome = std::panic::catch_unwind(run);
+    IS_QUIET.set(false);
+    outcome.ok()
 }
 
 fn functions(symbolized: &Symbolized<'_>) -> Vec<Name> {
@@ -84,5 +110,18 @@ fn name(function: &str, code: Option<&CodeInfo<'_>>) -> Name {
         function: demangle(function),
         file: code.map(|code| code.to_path().to_string_lossy().into_owned()),
         line: code.and_then(|code| code.line),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A panic is no end, and the next one of others is told again.
+    #[test]
+    fn panics_are_contained() {
+        assert_eq!(quietly(|| 1), Some(1));
+        assert_eq!(quietly(|| -> u32 { panic!("on purpose") }), None);
+        assert_eq!(quietly(|| 2), Some(2));
     }
 }

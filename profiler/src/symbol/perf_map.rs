@@ -21,7 +21,9 @@ const CLOCK_TOLERANCE: Duration = Duration::from_secs(2);
 /// Names of JIT code, by the addresses that are asked for. A map can be large and is read line by line: nothing of it
 /// is kept.
 pub fn jit_names(process: &Process, addresses: &[u64]) -> BTreeMap<u64, String> {
-    open(process).map(|file| find(BufReader::new(file.take(MAX_BYTES)), addresses)).unwrap_or_default()
+    open(process)
+        .map(|file| perf_map_names(BufReader::new(file.take(MAX_BYTES)), addresses))
+        .unwrap_or_default()
 }
 
 /// The map of a process, if there is one that it can have written itself.
@@ -29,15 +31,16 @@ fn open(process: &Process) -> Option<File> {
     // The process writes the ID that it has in its own PID namespace into the file's name.
     let namespaced = process.namespaced_pids().ok().and_then(|pids| pids.last().copied());
     let path = PathBuf::from(format!("/tmp/perf-{}.map", namespaced.unwrap_or(process.pid())));
-    let file = process.open_in_root(&path).ok()?;
+    // Anybody can write to /tmp. What is not its own would give wrong names.
+    let file = process.open_own_in_root(&path).ok()?;
     // Nobody removes these files: one that is older than the process is of another that had its ID.
     let modified = file.metadata().ok()?.modified().ok()?;
     let started = SystemTime::now().checked_sub(process.stat().ok()?.uptime() + CLOCK_TOLERANCE)?;
     (modified >= started).then_some(file)
 }
 
-/// Later lines replace earlier ones: runtimes append when they reuse memory.
-fn find(mut lines: impl BufRead, addresses: &[u64]) -> BTreeMap<u64, String> {
+/// Names of the addresses in the text of a map. Later lines replace earlier ones: runtimes append when they reuse memory.
+pub fn perf_map_names(mut lines: impl BufRead, addresses: &[u64]) -> BTreeMap<u64, String> {
     let wanted: BTreeSet<u64> = addresses.iter().copied().collect();
     let mut names = BTreeMap::new();
     let mut line = Vec::new();
@@ -76,7 +79,7 @@ mod tests {
     #[test]
     fn finds_names() {
         let map = "7f00 10 old\n0x8000 20 Function:~a b.js:1\nbroken\n7f00 8 new\n9000 0 empty\n";
-        let names = find(map.as_bytes(), &[0, 0x7f07, 0x7f08, 0x801f, 0x8020, 0x9000]);
+        let names = perf_map_names(map.as_bytes(), &[0, 0x7f07, 0x7f08, 0x801f, 0x8020, 0x9000]);
         let expected = [(0x7f07, "new"), (0x7f08, "old"), (0x801f, "Function:~a b.js:1")];
         assert_eq!(names, expected.map(|(address, name)| (address, name.to_owned())).into());
     }
@@ -103,7 +106,7 @@ mod tests {
         /// No bytes make the parser panic.
         #[test]
         fn survives_any_bytes(bytes in proptest::collection::vec(any::<u8>(), 0..200), address: u64) {
-            let _ = find(bytes.as_slice(), &[address, 0, u64::MAX]);
+            let _ = perf_map_names(bytes.as_slice(), &[address, 0, u64::MAX]);
         }
     }
 }

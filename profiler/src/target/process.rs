@@ -11,6 +11,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -237,10 +238,30 @@ impl Process {
     /// # Errors
     /// When there is no such regular file, or it may not be read.
     pub fn open_in_root(&self, path: &Path) -> io::Result<File> {
+        self.open_in_root_with(path, OFlag::empty())
+    }
+
+    /// The same, for a file that the process may have written itself: its own user's or root's, and no link.
+    ///
+    /// # Errors
+    /// When there is no such regular file, it may not be read, or it is somebody else's.
+    pub fn open_own_in_root(&self, path: &Path) -> io::Result<File> {
+        let file = self.open_in_root_with(path, OFlag::O_NOFOLLOW)?;
+        let owner = file.metadata()?.uid();
+        let users = self.status_field("Uid:").map_err(io::Error::other)?.unwrap_or_default();
+        let is_own = users.split_ascii_whitespace().any(|user| user.parse() == Ok(owner));
+        if owner == 0 || is_own {
+            Ok(file)
+        } else {
+            Err(io::Error::new(io::ErrorKind::PermissionDenied, "the file of another user"))
+        }
+    }
+
+    fn open_in_root_with(&self, path: &Path, further: OFlag) -> io::Result<File> {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let root = openat(&self.directory, "root", flags, Mode::empty())?;
         let how = OpenHow::new()
-            .flags(OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | OFlag::O_NOCTTY)
+            .flags(OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | further)
             .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
         let file = File::from(openat2(&root, path, how)?);
         if file.metadata()?.is_file() {

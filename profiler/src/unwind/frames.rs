@@ -6,8 +6,8 @@ use std::collections::HashMap;
 
 use gimli::{
     BaseAddresses, CfaRule, CieOrFde, CommonInformationEntry, EndianSlice, FrameDescriptionEntry,
-    LittleEndian, Operation, Register, RegisterRule, UnwindContext, UnwindExpression, UnwindSection,
-    UnwindTableRow, X86_64,
+    LittleEndian, Operation, RegisterRule, UnwindContext, UnwindExpression, UnwindSection, UnwindTableRow,
+    X86_64,
 };
 use profiler_common::{CfaKind, Rule};
 
@@ -113,46 +113,66 @@ fn rule<'data, S: UnwindSection<Slice<'data>>>(row: &UnwindTableRow<usize>, sect
         RegisterRule::Expression(_) => 0,
         _ => return None,
     };
-    let (cfa, offset, register) = match row.cfa() {
+    let (cfa, offset, further) = match row.cfa() {
         CfaRule::RegisterAndOffset { register, offset } => {
             let kind = match *register {
                 X86_64::RSP => CfaKind::StackPointer,
                 X86_64::RBP => CfaKind::FramePointer,
                 _ => CfaKind::Register,
             };
-            (kind, *offset, *register)
+            (kind, *offset, if kind == CfaKind::Register { u32::from(register.0) } else { 0 })
         }
         CfaRule::Expression(expression) => expression_rule(expression, section)?,
     };
     // The kernel half takes the saved frame pointer from where the frame pointer leads, for these alone.
     let saved_by_expression = matches!(row.register(X86_64::RBP), Some(RegisterRule::Expression(_)));
-    if (cfa == CfaKind::FramePointerDeref) != saved_by_expression {
+    if (cfa == CfaKind::FramePointerDeref && further == 0) != saved_by_expression {
         return None;
     }
-    Some(Rule {
-        cfa,
-        cfa_offset: i32::try_from(offset).ok()?,
-        frame_pointer_below_cfa,
-        register: if cfa == CfaKind::Register { u32::from(register.0) } else { 0 },
-    })
+    Some(Rule { cfa, cfa_offset: i32::try_from(offset).ok()?, frame_pointer_below_cfa, register: further })
 }
 
-/// The two expressions that compilers and linkers write.
+/// The expressions that compilers and linkers write, and the one of OpenSSL's assembly: kind, offset and [`Rule::register`].
 fn expression_rule<'data, S: UnwindSection<Slice<'data>>>(
     expression: &UnwindExpression<usize>,
     section: &S,
-) -> Option<(CfaKind, i64, Register)> {
+) -> Option<(CfaKind, i64, u32)> {
     let expression = expression.get(section).ok()?;
     let encoding = gimli::Encoding { address_size: 8, format: gimli::Format::Dwarf32, version: 4 };
     let mut operations = expression.operations(encoding);
     let Operation::RegisterOffset { register, offset, .. } = operations.next().ok()?? else { return None };
     match (register, operations.next().ok()??) {
         (X86_64::RBP, Operation::Deref { .. }) if operations.next().ok()?.is_none() => {
-            Some((CfaKind::FramePointerDeref, offset, register))
+            Some((CfaKind::FramePointerDeref, offset, 0))
+        }
+        // `[rsp + offset] + words`: where the stack pointer was kept before the stack was aligned.
+        (X86_64::RSP, Operation::Deref { .. }) => match (operations.next().ok()??, operations.next().ok()?) {
+            (Operation::PlusConstant { value }, None) if value > 0 && value % 8 == 0 => {
+                let words = u32::try_from(value / 8).ok().filter(|words| *words < Rule::INDEXED)?;
+                Some((CfaKind::FramePointerDeref, offset, words))
+            }
+            _ => None,
+        },
+        (X86_64::RSP, Operation::RegisterOffset { register: X86_64::R9, offset: 0, .. }) => {
+            let mut rest = Vec::new();
+            while let Some(operation) = operations.next().ok()?.filter(|_| rest.len() < 8) {
+                rest.push(operation);
+            }
+            let is_known = matches!(
+                &rest[..],
+                [
+                    Operation::UnsignedConstant { value: 8 },
+                    Operation::Mul,
+                    Operation::Plus,
+                    Operation::Deref { .. },
+                    Operation::PlusConstant { value: 8 },
+                ]
+            );
+            is_known.then_some((CfaKind::FramePointerDeref, offset, Rule::INDEXED))
         }
         // `((rip & 15) >= 11) * 8 + rsp + 8`, written by linkers for `.plt`.
         (X86_64::RSP, Operation::RegisterOffset { register: X86_64::RA, .. }) if offset == 8 => {
-            Some((CfaKind::Plt, 8, register))
+            Some((CfaKind::Plt, 8, 0))
         }
         _ => None,
     }
@@ -163,7 +183,7 @@ mod tests {
     use std::fs::File;
     use std::io::{Seek as _, SeekFrom, Write as _};
 
-    use gimli::{EhFrame, EhFrameHdr};
+    use gimli::{EhFrame, EhFrameHdr, Register};
     use object::read::{Object, ObjectSection};
     use proptest::prelude::*;
 

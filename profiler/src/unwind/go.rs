@@ -79,7 +79,7 @@ fn rule(kind: Kind, stack_bytes: i32, has_frame: bool) -> Option<Rule> {
     }
     // Before its frame is there, a function is still on the stack that it was called on.
     if kind == Kind::SwitchesStack && (stack_bytes > 0 || !has_frame) {
-        return Some(super::FRAME_POINTER_CHAIN);
+        return Some(Rule { register: 1, ..super::FRAME_POINTER_CHAIN });
     }
     let frame_pointer_below_cfa = match stack_bytes {
         REGISTERS_OF_C.. if kind == Kind::CalledFromC => FRAME_POINTER_OF_C,

@@ -8,8 +8,12 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use object::read::{Object, ObjectSegment, ObjectSymbol, ReadRef};
+use object::LittleEndian;
+use object::elf::Sym64;
+use object::read::{Object, ObjectSection, ObjectSegment, ReadRef};
 use profiler_common::{SCRIPT_TO_FUNCTION_ID, V8Process};
+
+use super::table::MAX_SECTION_BYTES;
 
 const PREFIX: &[u8] = b"v8dbg_";
 /// `v8::internal::Version::major_` and its neighbours.
@@ -23,6 +27,8 @@ const VERSION: [&[u8]; 3] = [
 const BYTECODE_SIZES: &[u8] = b"_ZN2v88internal11interpreter9Bytecodes14kBytecodeSizesE";
 const TRAMPOLINE: &[u8] = b"Builtins_InterpreterEntryTrampoline";
 const BUILTIN: &[u8] = b"Builtins_";
+/// What all these start with.
+const INTERESTING: [&[u8]; 4] = [PREFIX, BUILTIN, b"_ZN2v88internal7Version6", BYTECODE_SIZES];
 /// Names are shorter than this; there are some hundred of them.
 const MAX_DEBUG_SYMBOLS: usize = 4096;
 
@@ -182,14 +188,20 @@ struct Symbols {
 impl V8 {
     /// Reads a file; `None` when V8 is not in it, or left no trace.
     pub(crate) fn read<'data, R: ReadRef<'data>>(object: &object::File<'data, R>) -> Option<Self> {
-        let mut symbols = Symbols::default();
-        for symbol in object.dynamic_symbols().chain(object.symbols()) {
-            if let Ok(name) = symbol.name_bytes() {
-                symbols.add(name, symbol.address(), symbol.size());
-            }
-        }
-        if symbols.debug.is_empty() {
+        let section = |name: &str| {
+            let section =
+                object.section_by_name(name).filter(|section| section.size() <= MAX_SECTION_BYTES)?;
+            section.data().ok()
+        };
+        let names = [section(".dynstr"), section(".strtab")];
+        if !names.iter().flatten().any(|names| memchr::memmem::find(names, PREFIX).is_some()) {
             return None;
+        }
+        let mut symbols = Symbols::default();
+        for (table, names) in [".dynsym", ".symtab"].into_iter().zip(names) {
+            if let (Some(table), Some(names)) = (section(table), names) {
+                symbols.add_all(table, names);
+            }
         }
         let part = |address: Option<u64>| Some(u32::from_le_bytes(bytes_at(object, address?)?));
         let [major, minor, build] = symbols.version.map(part);
@@ -224,6 +236,21 @@ impl V8 {
 }
 
 impl Symbols {
+    /// The symbols of a table. As a whole: asking for one name at a time is slow, and a Node has 130,000.
+    fn add_all(&mut self, table: &[u8], names: &[u8]) {
+        let count = table.len() / size_of::<Sym64<LittleEndian>>();
+        let symbols = object::pod::slice_from_bytes::<Sym64<LittleEndian>>(table, count);
+        for symbol in symbols.map(|(symbols, _)| symbols).unwrap_or_default() {
+            let Some(name) = names.get(symbol.st_name.get(LittleEndian) as usize..) else { continue };
+            // Most symbols are of no interest, and are told by their first characters.
+            if !INTERESTING.iter().any(|prefix| name.starts_with(prefix)) {
+                continue;
+            }
+            let end = memchr::memchr(0, name).unwrap_or(name.len());
+            self.add(&name[..end], symbol.st_value.get(LittleEndian), symbol.st_size.get(LittleEndian));
+        }
+    }
+
     fn add(&mut self, name: &[u8], start: u64, size: u64) {
         let range = start..start.saturating_add(size);
         if let Some(name) = name.strip_prefix(PREFIX) {

@@ -60,7 +60,8 @@ pub(crate) fn read_function(
     if kernel.code_identity_words < 4 {
         identity[3] = 0;
     }
-    if fingerprint != 0 && fingerprint != code_fingerprint(identity) {
+    let name_hash = memory.read_u64(identity[1].wrapping_add(kernel.string_hash.into()))?;
+    if fingerprint != 0 && fingerprint != code_fingerprint(identity, name_hash) {
         return None;
     }
     if !is_code(memory, layout, word(kernel.object_type.into())?) {

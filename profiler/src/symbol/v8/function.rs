@@ -178,7 +178,7 @@ mod tests {
     #[test]
     fn start_is_found_behind_names() {
         let integer = |value: i32| u64::from(value as u32) << 32;
-        let pointer = 0x3d_a9f5_5dd3_31;
+        let pointer = 0x3da9_f55d_d331;
         let named = [pointer, integer(-1), pointer, integer(154), integer(267), pointer];
         assert_eq!(start_behind_names(&named), Some(154));
         let without_inferred = [integer(7), pointer, integer(-1), integer(154), integer(267), pointer];

@@ -1,6 +1,5 @@
-//! What only those need who talk to a process itself: its memory, its user, how it takes signals, folders of its own.
+//! What only those need who talk to a process itself: its user, how it takes signals, folders of its own.
 
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
@@ -15,14 +14,6 @@ use super::{Process, ProcessError};
 const MAX_THREADS: usize = 4096;
 
 impl Process {
-    /// Its memory, at its own addresses.
-    ///
-    /// # Errors
-    /// When it ended meanwhile, or belongs to another user.
-    pub(crate) fn memory(&self) -> Result<File, ProcessError> {
-        self.open_entry("mem")
-    }
-
     /// Its user namespace, as a text to compare.
     ///
     /// # Errors
@@ -111,16 +102,12 @@ impl Process {
 mod tests {
     use super::*;
 
-    /// This very process: its user, its memory, its threads, and a signal that it does not handle.
+    /// This very process: its user, its threads, and a signal that it does not handle.
     #[test]
     fn reads_the_running_test() {
-        use std::os::unix::fs::FileExt;
         let process = Process::open(std::process::id()).unwrap();
         let user = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
         assert_eq!(process.effective_user().unwrap(), user);
-        let (value, mut bytes) = (0x1234_5678_u32, [0; 4]);
-        process.memory().unwrap().read_exact_at(&mut bytes, std::ptr::from_ref(&value) as u64).unwrap();
-        assert_eq!(u32::from_le_bytes(bytes), value);
         assert!(!process.catches(Signal::SIGQUIT).unwrap() && process.catches(Signal::SIGSEGV).unwrap());
         assert!(!process.thread_names().unwrap().is_empty());
         assert!(process.has_entry("cwd/Cargo.toml".as_ref()) && !process.has_entry("cwd/none".as_ref()));

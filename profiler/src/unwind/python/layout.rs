@@ -79,7 +79,7 @@ impl Layout {
                 code_instructions: NONE,
                 code_identity: 0,
                 code_identity_words: 4,
-                reserved: 0,
+                string_hash: 24,
             },
             interpreters_head: 40,
             threads_head: 0,
@@ -209,7 +209,8 @@ impl Layout {
                 code_instructions: word(code + 9)?,
                 code_identity: identity as u32,
                 code_identity_words: 4,
-                reserved: 0,
+                // Behind `length`.
+                string_hash: word(unicode + 2)? + 8,
             },
             interpreters_head: at(5)?,
             threads_head: at(9)?,

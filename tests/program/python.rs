@@ -1,0 +1,307 @@
+//! Python functions in place of the interpreter's own frames, on every CPython that there is.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+use tests::{Process, Profiler, Python, Report};
+
+const FREQUENCY: u32 = 999;
+
+/// Each stack of Python functions is one that the interpreter itself knows: recursion, callbacks from C, generators, classes,
+/// code made while running, in several threads.
+#[test]
+fn stacks_are_what_the_interpreter_knows() -> Result<()> {
+    for python in Python::all()? {
+        let (known, recorded) = record(&mut python.workload("python_calls")?, 4, FREQUENCY)?;
+        let known: HashSet<Vec<String>> =
+            known.iter().map(|line| line.split('\t').map(str::to_owned).collect()).collect();
+        recorded.report.assert_complete(0.995);
+        let (mut right, mut wrong, mut total) = (0, BTreeMap::new(), 0);
+        for (stack, weight) in &recorded.stacks {
+            total += weight;
+            let functions: Vec<String> =
+                stack.iter().filter(|frame| frame.is_python).map(|frame| frame.name.clone()).collect();
+            if known.contains(&functions) {
+                right += weight;
+            } else {
+                *wrong.entry(functions).or_insert(0) += weight;
+            }
+        }
+        let share = right as f64 / total as f64;
+        assert!(share >= 0.995, "{python:?}: {share} of the stacks are right: {wrong:#?}");
+        // What is between two functions of Python stays between them.
+        let callbacks = recorded.stacks.iter().filter(|(stack, _)| has(stack, "compare"));
+        let through_c = |stack: &[Frame]| {
+            let position = |name: &str| stack.iter().position(|frame| frame.name == name);
+            let (Some(caller), Some(callback)) = (position("run_qsort"), position("compare")) else {
+                return false;
+            };
+            caller < callback && stack[caller..callback].iter().any(|frame| frame.file.contains("ffi"))
+        };
+        let (mut between, mut all) = (0, 0);
+        for (stack, weight) in callbacks {
+            all += weight;
+            between += if through_c(stack) { *weight } else { 0 };
+        }
+        assert!(all > 0, "{python:?}: no callback");
+        assert!(between as f64 >= 0.99 * all as f64, "{python:?}: {between} of {all} go through C");
+    }
+    Ok(())
+}
+
+/// CPU time in the ratio 3:2:1 is told as that, behind a recursion of exactly that depth, with the line that runs.
+#[test]
+fn shares_and_depths_are_true() -> Result<()> {
+    for python in Python::all()? {
+        let (_, recorded) = record(&mut python.workload("python_shares")?, 5, 1999)?;
+        let Recorded { report, stacks, .. } = &recorded;
+        report.assert_complete(0.995);
+        assert_eq!(report.lost(), 0, "{python:?}: {:#}", report.json["losses"]);
+        let leaves = [("three", 1.0 / 2.0), ("two", 1.0 / 3.0), ("one", 1.0 / 6.0)];
+        let own: f64 =
+            leaves.iter().map(|(name, _)| report.function(name).map_or(0.0, |f| f.self_ratio)).sum();
+        let samples = report.samples() as f64;
+        for (name, expected) in leaves {
+            let function = report.function(name)?;
+            // Two points, or as much as chance does to so few samples.
+            let tolerance = |count: f64| f64::max(0.02, 4.0 * (expected * (1.0 - expected) / count).sqrt());
+            let off = (function.total_ratio - expected).abs();
+            assert!(off < tolerance(samples), "{python:?}: {function:?}, not {expected}");
+            let off = (function.self_ratio / own - expected).abs();
+            assert!(off < tolerance(samples * own), "{python:?}: {function:?} of {own}, not {expected}");
+            let entry = report.json["cpu"]["functions"]
+                .as_array()
+                .and_then(|functions| functions.iter().find(|function| function["function"] == name))
+                .context("no entry")?;
+            let lines = line_of("python_shares", name)? + 2..=line_of("python_shares", name)? + 3;
+            let line = entry["line"].as_u64().context("no line")?;
+            assert!(lines.contains(&line), "{python:?}: {name} in line {line}, not in {lines:?}");
+        }
+        for (stack, _) in stacks.iter().filter(|(stack, _)| leaves.iter().any(|(leaf, _)| has(stack, leaf))) {
+            let count = |name: &str| stack.iter().filter(|frame| frame.name == name).count();
+            assert_eq!((count("<module>"), count("recurse")), (1, 31), "{python:?}: {stack:?}");
+        }
+    }
+    Ok(())
+}
+
+/// A function that is gone by the time its name is read has no name rather than that of one in its place.
+#[test]
+fn functions_that_are_gone_have_no_wrong_names() -> Result<()> {
+    for python in Python::all()? {
+        let (_, recorded) = record(&mut python.workload("python_short_lived")?, 3, FREQUENCY)?;
+        recorded.report.assert_complete(0.995);
+        let mut burning = 0;
+        for (stack, weight) in &recorded.stacks {
+            for (burn, other) in [("burn_odd", "even_"), ("burn_even", "odd_")] {
+                if has(stack, burn) {
+                    burning += weight;
+                    let is_wrong = stack.iter().any(|frame| frame.name.starts_with(other));
+                    assert!(!is_wrong, "{python:?}: {stack:?}");
+                }
+            }
+        }
+        assert!(burning > 0, "{python:?}: {:?}", recorded.stacks);
+    }
+    Ok(())
+}
+
+/// The report says how the functions were had. Of a version that is not known it says that they are not shown, and there are no
+/// guesses among the frames: here 3.11 claims to be 3.15.
+#[test]
+fn unknown_versions_are_not_guessed() -> Result<()> {
+    let (_, recorded) = record(&mut Python::of_servers()?.workload("python_shares")?, 2, FREQUENCY)?;
+    let of = |report: &Report| report.json["processes"][0]["unwinding"].to_string();
+    assert!(of(&recorded.report).contains("functions, read in the kernel"), "{}", of(&recorded.report));
+
+    let folder = tempfile::tempdir()?;
+    let program = folder.path().join("python3");
+    let original = std::fs::canonicalize(Python::of_servers()?.program())?;
+    let mut bytes = std::fs::read(&original)?;
+    let asked = Command::new(&original).args(["-c", "import sys; print(sys.hexversion)"]).output()?;
+    let version: u64 = String::from_utf8(asked.stdout)?.trim().parse()?;
+    // `const unsigned long Py_Version`.
+    let places: Vec<usize> = bytes
+        .windows(8)
+        .enumerate()
+        .filter(|(_, word)| *word == version.to_le_bytes())
+        .map(|(at, _)| at)
+        .collect();
+    assert_eq!(places.len(), 1, "{version:#x}");
+    bytes[places[0]..][..8].copy_from_slice(&0x030f_00f0_u64.to_le_bytes());
+    std::fs::write(&program, bytes)?;
+    std::fs::set_permissions(&program, std::fs::metadata(&original)?.permissions())?;
+    let script = "print('ready', flush=True)\nwhile True: sum(range(1000))";
+    let mut command = Command::new(&program);
+    let prefix = original.ancestors().nth(2).context("no prefix")?;
+    command.args(["-c", script]).env("PYTHONHOME", prefix).stdin(Stdio::null()).stdout(Stdio::piped());
+    let (_, recorded) = record(&mut command, 3, FREQUENCY)?;
+    let python = recorded.stacks.iter().flat_map(|(stack, _)| stack).find(|frame| frame.is_python);
+    assert!(python.is_none(), "{python:?}");
+    recorded.report.assert_complete(0.995);
+    recorded.report.function("_PyEval_EvalFrameDefault")?;
+    let causes = &recorded.report.json["losses"]["by_cause"];
+    assert_eq!(causes["python_layout_unknown"], 1, "{causes}");
+    assert!(of(&recorded.report).contains("Python functions are not shown"), "{}", of(&recorded.report));
+    Ok(())
+}
+
+/// The ten functions that take most time are those of py-spy, with the same shares.
+#[test]
+fn py_spy_agrees() -> Result<()> {
+    let python = Python::of_servers()?;
+    let mut process = Process::start(python.workload("python_calls")?.arg("alone"))?;
+    let known = until_ready(&mut process)?;
+    assert!(!known.is_empty());
+    let pid = process.pid().to_string();
+    let profiler = Profiler::new()?;
+    let raw = profiler.path("py-spy.txt");
+    // One after the other: py-spy stops the process to look at it.
+    let spy = Command::new(Python::py_spy()?)
+        .args(["record", "--pid", &pid, "--duration", "10", "--rate", "200", "--format", "raw"])
+        .args(["--function", "--output"])
+        .arg(&raw)
+        .output()?;
+    ensure!(spy.status.success(), "{spy:?}");
+    let recorded = recorded(&profiler, process.pid(), 10, FREQUENCY)?;
+
+    let mut theirs = Shares::default();
+    for line in std::fs::read_to_string(&raw)?.lines() {
+        let (stack, count) = line.rsplit_once(' ').context("no count")?;
+        // `burn (python_calls.py)`
+        let names = stack.split(';').map(|frame| short(frame.split(" (").next().unwrap_or(frame)));
+        theirs.add(names.collect(), count.parse()?);
+    }
+    let mut ours = Shares::default();
+    for (stack, weight) in &recorded.stacks {
+        let python = stack.iter().filter(|frame| frame.is_python);
+        ours.add(python.map(|frame| short(&frame.name)).collect(), *weight);
+    }
+    let tolerance = |share: f64| f64::max(0.02, 4.0 * (share * (1.0 - share) / 1000.0).sqrt());
+    let mut top: Vec<(&String, f64)> = theirs.own.keys().map(|name| (name, theirs.own(name))).collect();
+    top.sort_by(|one, other| other.1.total_cmp(&one.1));
+    assert!(top.len() >= 10, "{top:?}");
+    for (name, share) in &top[..10] {
+        let (own, total) = (ours.own(name), ours.total(name));
+        assert!((own - share).abs() < tolerance(*share), "{name}: own {own}, py-spy has {share}");
+        let expected = theirs.total(name);
+        assert!(
+            (total - expected).abs() < tolerance(expected),
+            "{name}: total {total}, py-spy has {expected}"
+        );
+    }
+    Ok(())
+}
+
+/// A name without its class: whether that is told depends on the version of py-spy.
+fn short(name: &str) -> String {
+    name.rsplit('.').next().unwrap_or(name).to_owned()
+}
+
+/// Weights by function.
+#[derive(Default)]
+struct Shares {
+    own: HashMap<String, u64>,
+    total: HashMap<String, u64>,
+    all: u64,
+}
+
+impl Shares {
+    fn add(&mut self, names: Vec<String>, weight: u64) {
+        let Some(leaf) = names.last() else { return };
+        *self.own.entry(leaf.clone()).or_default() += weight;
+        for name in names.into_iter().collect::<HashSet<_>>() {
+            *self.total.entry(name).or_default() += weight;
+        }
+        self.all += weight;
+    }
+
+    fn own(&self, name: &str) -> f64 {
+        self.own.get(name).copied().unwrap_or(0) as f64 / self.all as f64
+    }
+
+    fn total(&self, name: &str) -> f64 {
+        self.total.get(name).copied().unwrap_or(0) as f64 / self.all as f64
+    }
+}
+
+/// A frame of a recorded stack.
+#[derive(Clone, Debug)]
+struct Frame {
+    name: String,
+    file: String,
+    is_python: bool,
+}
+
+/// What was recorded of a workload. Stacks start with the outermost frame.
+struct Recorded {
+    report: Report,
+    stacks: Vec<(Vec<Frame>, u64)>,
+}
+
+/// Records what the command starts once it has printed `ready`; the lines that it printed before, and what was recorded.
+fn record(command: &mut Command, seconds: u32, frequency: u32) -> Result<(Vec<String>, Recorded)> {
+    let mut process = Process::start(command)?;
+    let lines = until_ready(&mut process)?;
+    Ok((lines, recorded(&Profiler::new()?, process.pid(), seconds, frequency)?))
+}
+
+fn until_ready(process: &mut Process) -> Result<Vec<String>> {
+    let output = BufReader::new(process.child().stdout.take().context("stdout is a pipe")?);
+    let mut lines = Vec::new();
+    for line in output.lines() {
+        match line?.as_str() {
+            "ready" => return Ok(lines),
+            line => lines.push(line.to_owned()),
+        }
+    }
+    anyhow::bail!("the workload ended: {lines:?}")
+}
+
+fn recorded(profiler: &Profiler, pid: u32, seconds: u32, frequency: u32) -> Result<Recorded> {
+    let report = profiler.record_and_report(seconds, frequency, &["--pid", &pid.to_string()])?;
+    assert!(report.samples() > 100, "{} samples", report.samples());
+    // This format tells the file of each frame.
+    profiler.succeed(&[
+        "export",
+        "recording.mcpprof",
+        "--format",
+        "speedscope",
+        "--output",
+        "stacks.json",
+    ])?;
+    let json: Value = serde_json::from_slice(&std::fs::read(profiler.path("stacks.json"))?)?;
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let frames: Vec<Frame> = list(&json["shared"]["frames"])
+        .iter()
+        .map(|frame| {
+            let file = frame["file"].as_str().unwrap_or_default().to_owned();
+            let is_python = file.ends_with(".py") || file.starts_with('<');
+            Frame { name: frame["name"].as_str().unwrap_or_default().to_owned(), file, is_python }
+        })
+        .collect();
+    let mut stacks = Vec::new();
+    for profile in list(&json["profiles"]) {
+        for (sample, weight) in list(&profile["samples"]).iter().zip(list(&profile["weights"])) {
+            let index = |index: &Value| frames.get(index.as_u64()? as usize).cloned();
+            let stack: Vec<Frame> = list(sample).iter().filter_map(index).collect();
+            stacks.push((stack, weight.as_f64().context("no weight")?.round() as u64));
+        }
+    }
+    Ok(Recorded { report, stacks })
+}
+
+fn has(stack: &[Frame], name: &str) -> bool {
+    stack.iter().any(|frame| frame.is_python && frame.name == name)
+}
+
+/// The line of a function's `def` in a workload.
+fn line_of(workload: &str, function: &str) -> Result<u64> {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("workloads").join(workload);
+    let text = std::fs::read_to_string(path.with_extension("py"))?;
+    let line = text.lines().position(|line| line.starts_with(&format!("def {function}(")));
+    Ok(line.context("no such function")? as u64 + 1)
+}
