@@ -44,6 +44,10 @@ pub enum WireFlag {
     Last = 4,
     /// Some of its buffers could not be read, or were too many.
     Unreadable = 8,
+    /// Nothing was moved: the peer has closed the stream.
+    Ended = 16,
+    /// Before this, in the same direction of the same stream, something did not fit into the ring buffer.
+    Lost = 32,
 }
 
 /// What is done with a stream: the value of its entry in the map of streams.
@@ -58,8 +62,10 @@ pub struct StreamRule {
     /// Calls that move up to so many bytes are taken whole; of longer ones the first and the last
     /// [`MAX_WIRE_BYTES`] / 2.
     pub whole_bytes: u32,
-    /// Always zero.
-    pub reserved: u32,
+    /// Not zero when something that was read did not fit into the ring buffer, and nobody was told yet.
+    pub lost_read: u32,
+    /// The same for what was written.
+    pub lost_written: u32,
 }
 
 /// Whether a stream is of interest.
@@ -75,6 +81,6 @@ pub enum StreamVerdict {
     Ignored = 2,
 }
 
-// SAFETY: `repr(C)`, four `u32` and no padding: every bit pattern is valid.
+// SAFETY: `repr(C)`, five `u32` and no padding: every bit pattern is valid.
 #[cfg(feature = "user")]
 unsafe impl aya::Pod for StreamRule {}

@@ -88,6 +88,13 @@ const REGISTERS: usize = 96;
 const TYPE_MASK: u16 = 0o170_000;
 const IS_PIPE: u16 = 0o010_000;
 const IS_SOCKET: u16 = 0o140_000;
+/// Two results of system calls on a stream whose other end is gone (`include/uapi/asm-generic/errno.h`).
+const EPIPE: i64 = 32;
+const ECONNRESET: i64 = 104;
+/// `MSG_PEEK` and `MSG_ERRQUEUE` (`include/linux/socket.h`): what such calls get is not taken from the stream.
+const PEEK: u64 = 0x2 | 0x2000;
+/// Where `r10`, the fourth argument, is in `struct pt_regs`.
+const FOURTH_ARGUMENT: usize = 56;
 /// Calls on a stream that are looked at before it is given up.
 const MAX_LOOKED_AT: u32 = 256;
 /// Parts of one call.
@@ -98,7 +105,8 @@ const MAX_PARTS: u32 = 16;
 pub(crate) fn returned(context: &RawTracePointContext) {
     let Some(Current { pid, tid, .. }) = targets::current() else { return };
     let moved: i64 = context.arg(1);
-    if moved < 0 {
+    let is_reset = moved == -ECONNRESET || moved == -EPIPE;
+    if moved < 0 && !is_reset {
         return;
     }
     let registers: *const u8 = context.arg(0);
@@ -109,6 +117,9 @@ pub(crate) fn returned(context: &RawTracePointContext) {
         return;
     };
     let Some((buffers, is_write)) = call(number) else { return };
+    if is_peek(registers, number, count) {
+        return;
+    }
     let Some((stream, is_socket)) = stream(descriptor) else { return };
     let Some(scratch) = WIRE_SCRATCH.get_ptr_mut(0) else { return };
     // SAFETY: the slot is this CPU's own while the program runs.
@@ -116,7 +127,12 @@ pub(crate) fn returned(context: &RawTracePointContext) {
     if !set_buffers(&mut scratch.transfer, buffers, buffer, count) {
         return;
     }
-    let Some(whole_bytes) = judge(stream, &scratch.transfer) else { return };
+    let is_ended = is_reset || (moved == 0 && !is_write && count > 0);
+    if moved <= 0 && !is_ended {
+        return;
+    }
+    let Some(whole_bytes) = judge(stream, &scratch.transfer, is_ended) else { return };
+    let moved = if is_ended { 0 } else { moved };
     scratch.transfer.total = moved as u64;
     scratch.transfer.whole_bytes = u64::from(whole_bytes);
     scratch.transfer.from = 0;
@@ -129,13 +145,26 @@ pub(crate) fn returned(context: &RawTracePointContext) {
         offset: 0,
         length: 0,
         flags: u32::from(is_write) * WireFlag::Written as u32
-            | u32::from(is_socket) * WireFlag::Socket as u32,
+            | u32::from(is_socket) * WireFlag::Socket as u32
+            | u32::from(is_ended) * WireFlag::Ended as u32,
         descriptor: descriptor as u32,
     };
     let mut context = core::ptr::from_mut(scratch);
     // SAFETY: `part` has the signature of a loop callback, and the context outlives the call.
     unsafe {
         bpf_loop(MAX_PARTS, part as *mut c_void, core::ptr::from_mut(&mut context).cast(), 0);
+    }
+}
+
+/// Whether a receiving call left in the stream what it got.
+#[inline(always)]
+fn is_peek(registers: *const u8, number: u64, third_argument: u64) -> bool {
+    match number {
+        // SAFETY: the helper checks the address.
+        45 => unsafe { bpf_probe_read_kernel(registers.add(FOURTH_ARGUMENT).cast::<u64>()) }
+            .is_ok_and(|flags| flags & PEEK != 0),
+        47 => third_argument & PEEK != 0,
+        _ => false,
     }
 }
 
@@ -197,9 +226,10 @@ fn set_buffers(transfer: &mut Transfer, buffers: Buffers, address: u64, count: u
     true
 }
 
-/// How much of a call on this stream is taken whole; `None` when the stream is of no interest.
+/// How much of a call on this stream is taken whole; `None` when the stream is of no interest. The end of a stream is, if
+/// the stream was.
 #[inline(always)]
-fn judge(stream: u64, transfer: &Transfer) -> Option<u32> {
+fn judge(stream: u64, transfer: &Transfer, is_ended: bool) -> Option<u32> {
     let rule = STREAMS.get_ptr_mut(stream);
     if let Some(rule) = rule {
         // SAFETY: a live entry; calls on one stream that race may look at it once more or once less.
@@ -208,6 +238,9 @@ fn judge(stream: u64, transfer: &Transfer) -> Option<u32> {
             return Some(rule.whole_bytes);
         }
         if rule.verdict == StreamVerdict::Ignored as u32 {
+            return None;
+        }
+        if is_ended {
             return None;
         }
         rule.looked_at += 1;
@@ -220,12 +253,15 @@ fn judge(stream: u64, transfer: &Transfer) -> Option<u32> {
         rule.verdict = StreamVerdict::Captured as u32;
         return Some(rule.whole_bytes);
     }
+    if is_ended {
+        return None;
+    }
     let is_message = looks_like_a_message(transfer.buffer);
     let verdict = if is_message { StreamVerdict::Captured } else { StreamVerdict::Unknown };
     let whole_bytes = 2 * MAX_WIRE_BYTES as u32;
     let _ = STREAMS.insert(
         stream,
-        StreamRule { verdict: verdict as u32, looked_at: 1, whole_bytes, reserved: 0 },
+        StreamRule { verdict: verdict as u32, looked_at: 1, whole_bytes, lost_read: 0, lost_written: 0 },
         0,
     );
     is_message.then_some(whole_bytes)
@@ -276,6 +312,13 @@ unsafe extern "C" fn part(_index: u64, context: *mut *mut Scratch) -> i64 {
     if length > MAX_WIRE_BYTES as u64 {
         return 1; // tells the verifier
     }
+    let lost = lost(&scratch.event);
+    // SAFETY: a live entry of the map, or none; only calls in the same direction of the stream touch this field.
+    if let Some(lost) = lost
+        && unsafe { *lost } != 0
+    {
+        scratch.event.flags |= WireFlag::Lost as u32;
+    }
     // SAFETY: the event and that many bytes behind it lie within the slot.
     let outcome = unsafe {
         bpf_ringbuf_output(
@@ -288,7 +331,26 @@ unsafe extern "C" fn part(_index: u64, context: *mut *mut Scratch) -> i64 {
     if outcome != 0 {
         count(Failure::WireRingFull);
     }
+    if let Some(lost) = lost {
+        // SAFETY: as above.
+        unsafe { *lost = u32::from(outcome != 0) };
+    }
+    scratch.event.flags &= !(WireFlag::Lost as u32);
     i64::from(is_last)
+}
+
+/// Whether something is missing before the next event of this direction of its stream.
+#[inline(always)]
+fn lost(event: &WireEvent) -> Option<*mut u32> {
+    let rule = STREAMS.get_ptr_mut(event.stream)?;
+    // SAFETY: a live entry.
+    Some(unsafe {
+        if event.flags & WireFlag::Written as u32 != 0 {
+            &raw mut (*rule).lost_written
+        } else {
+            &raw mut (*rule).lost_read
+        }
+    })
 }
 
 /// Copies what the wanted part has in one buffer. Returns 1 behind the last one.

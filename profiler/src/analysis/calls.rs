@@ -23,6 +23,11 @@ pub struct Calls {
     pub peak_in_flight: u64,
     /// CPU time of all calls, and of none: the three add up to the sampled time.
     pub cpu: CallCpu,
+    /// Some calls may be missing, or their ends: something of what was said could not be recorded.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub incomplete: bool,
+    /// What was seen of JSON-RPC besides calls, by name; what did not happen is absent.
+    pub messages: BTreeMap<String, u64>,
     /// By method and tool, the most CPU time first.
     pub tools: Vec<Tool>,
 }
@@ -109,11 +114,15 @@ pub fn is_error(ended: &Ended) -> bool {
 }
 
 impl Calls {
-    /// The calls of a recording; `None` when it has none.
+    /// The calls of a recording; `None` when no JSON-RPC was seen.
     pub fn new(recording: &Recording, attribution: &Attribution) -> Option<Self> {
-        if recording.calls.is_empty() {
+        let messages: BTreeMap<String, u64> = recording.messages.clone();
+        let has = |name: &&str| messages.get(*name).is_some_and(|count| *count > 0);
+        if recording.calls.is_empty() && !has(&"messages") {
             return None;
         }
+        let incomplete = ["lost_stretches", "cut_messages", "given_up"].iter().any(has)
+            || recording.losses.contains_key("wire_ring_full");
         let mut groups: BTreeMap<(&str, Option<&str>, bool), Vec<CallIndex>> = BTreeMap::new();
         for (index, recorded) in recording.calls.iter().enumerate() {
             let call = &recorded.call;
@@ -151,6 +160,8 @@ impl Calls {
                 shared_seconds: seconds(all.shared_ns),
                 background_seconds: seconds(attribution.background_ns),
             },
+            incomplete,
+            messages,
             tools,
         })
     }

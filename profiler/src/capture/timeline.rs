@@ -771,6 +771,7 @@ impl Timeline {
                 self.writer.call(process.id, &call)?;
             }
         }
+        self.wire.counts().try_for_each(|(name, count)| self.writer.messages(name, count))?;
         Ok(())
     }
 

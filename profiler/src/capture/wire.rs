@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use aya::maps::{HashMap as BpfHashMap, Map, MapData, MapError};
-use profiler_common::{MAX_WIRE_BYTES, StreamRule, StreamVerdict, WireEvent, WireFlag};
+use profiler_common::{StreamRule, StreamVerdict, WireEvent, WireFlag};
 
 use crate::wire::Piece;
 use crate::wire::calls::Call;
@@ -15,15 +15,16 @@ pub(super) struct Wire {
     processes: HashMap<u32, Streams>,
     /// Processes that have ended.
     ended: Counts,
-    /// Calls and messages that could not be told for what was dropped on the way.
-    pub(super) losses: Losses,
+    /// How far the parts of the last call that was taken reach.
+    last: Option<Part>,
 }
 
-/// What could not be told.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Losses {
-    /// Bytes that the kernel half left out or could not read.
-    pub(super) missing_bytes: u64,
+/// Where a part of a call ends.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Part {
+    tid: u32,
+    timestamp_ns: u64,
+    end: u32,
 }
 
 impl Wire {
@@ -32,7 +33,7 @@ impl Wire {
             rules: BpfHashMap::try_from(rules)?,
             processes: HashMap::new(),
             ended: Counts::default(),
-            losses: Losses::default(),
+            last: None,
         })
     }
 
@@ -45,19 +46,24 @@ impl Wire {
             timestamp_ns: event.header.timestamp_ns,
             thread: event.tid,
         };
-        if event.total == 0 {
+        if event.flags & WireFlag::Lost as u32 != 0 {
+            streams.lost(moved, event.offset == 0);
+        }
+        if event.flags & WireFlag::Ended as u32 != 0 {
             streams.closed(moved.stream, moved.timestamp_ns);
             return;
         }
-        let whole = MAX_WIRE_BYTES as u32;
-        // Parts of a call follow each other: what is not here lies before the last one, or was not readable.
-        let is_last = event.flags & WireFlag::Last as u32 != 0;
-        let before =
-            if event.offset > 0 && is_last && event.total > 2 * whole { event.offset - whole / 2 } else { 0 };
+        // Parts of a call follow each other.
+        let start = match self.last {
+            Some(last) if (last.tid, last.timestamp_ns) == (event.tid, moved.timestamp_ns) => last.end,
+            _ => 0,
+        };
         let end = event.offset.saturating_add(event.length);
+        self.last = Some(Part { tid: event.tid, timestamp_ns: moved.timestamp_ns, end });
+        let is_last = event.flags & WireFlag::Last as u32 != 0;
+        let before = event.offset.saturating_sub(start);
         let behind = if is_last { event.total.saturating_sub(end) } else { 0 };
         let pieces = [Piece::Gap(before.into()), Piece::Bytes(bytes), Piece::Gap(behind.into())];
-        self.losses.missing_bytes += u64::from(before) + u64::from(behind);
         let mut interest = Interest::Yes;
         for piece in pieces {
             if !matches!(piece, Piece::Gap(0) | Piece::Bytes(&[])) {
@@ -90,6 +96,28 @@ impl Wire {
 
     /// Nothing more comes at all.
     pub(super) fn finish(&mut self, now_ns: u64) {
+        // What was lost last in its stream was not told of yet.
+        let lost: Vec<(u64, StreamRule)> = self.rules.iter().filter_map(Result::ok).collect();
+        for (stream, rule) in lost {
+            for (is_written, lost) in [(false, rule.lost_read), (true, rule.lost_written)] {
+                let moved = Moved { stream, is_written, timestamp_ns: now_ns, thread: 0 };
+                if lost == 0 {
+                    continue;
+                }
+                // A pipe may be of several processes. A stream of which nothing else is known may be of any.
+                let is_known = self.processes.values().any(|streams| streams.knows(stream));
+                let concerned =
+                    self.processes.values_mut().filter(|streams| !is_known || streams.knows(stream));
+                concerned.for_each(|streams| streams.lost(moved, true));
+            }
+        }
         self.processes.values_mut().for_each(|streams| streams.calls.finish(now_ns));
+    }
+
+    /// What was seen besides calls, by name.
+    pub(super) fn counts(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
+        let mut counts = self.ended;
+        self.processes.values().for_each(|streams| counts.add(streams.counts()));
+        counts.named().into_iter()
     }
 }

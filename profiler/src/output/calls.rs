@@ -1,5 +1,6 @@
 //! Calls as text: by tool, one by one, and one alone.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use super::style::{Paint, Style, printable, wrap};
@@ -48,8 +49,8 @@ pub fn write_tools(mut out: impl Write, calls: &Calls, style: Style) -> io::Resu
                 latency(|latency| latency.p95),
                 latency(|latency| latency.p99),
                 latency(|latency| latency.max),
-                duration(tool.cpu_ms / 1e3),
-                duration(tool.cpu_ms / 1e3 / tool.count.max(1) as f64),
+                sampled(tool.cpu_ms),
+                sampled(tool.cpu_ms / tool.count.max(1) as f64),
                 tool.exact_ratio.map_or("-".into(), percent),
                 name(&tool.method, tool.tool.as_deref(), tool.asked_by_server),
             ],
@@ -67,7 +68,50 @@ pub fn write_tools(mut out: impl Write, calls: &Calls, style: Style) -> io::Resu
     for line in wrap(&text, style.columns()) {
         writeln!(out, "{}", style.paint(Paint::Dim, &line))?;
     }
+    if calls.incomplete {
+        let text =
+            "Some of what was said could not be recorded: calls may be missing, and their ends not known.";
+        for line in wrap(text, style.columns()) {
+            writeln!(out, "{}", style.paint(Paint::Warning, &line))?;
+        }
+    }
+    for line in notes(&calls.messages).iter().flat_map(|note| wrap(note, style.columns())) {
+        writeln!(out, "{}", style.paint(Paint::Dim, &line))?;
+    }
     Ok(())
+}
+
+/// What else was seen on the streams, and should not be there.
+fn notes(messages: &BTreeMap<String, u64>) -> Vec<String> {
+    const NOTES: [(&str, &str, &str, &str); 7] = [
+        (
+            "lost_stretches",
+            "stretch",
+            "stretches",
+            "of its streams lost: they came faster than they could be taken.",
+        ),
+        ("cut_messages", "message", "messages", "too long to be taken whole, and not told by the rest."),
+        ("given_up", "request", "requests", "given up: too many waited for an answer."),
+        (
+            "unmatched_responses",
+            "response",
+            "responses",
+            "to requests from before the recording, or that were not seen.",
+        ),
+        ("repeated_ids", "request", "requests", "with the ID of one that still waited."),
+        ("skipped_lines", "line", "lines", "on its streams without a JSON-RPC message."),
+        ("unreadable_http", "HTTP message", "HTTP messages", "that could not be read."),
+    ];
+    let note = |(name, one, many, text): &(&str, &str, &str, &str)| {
+        let count = *messages.get(*name).filter(|count| **count > 0)?;
+        Some(format!("{} {text}", plural(count, one, many)))
+    };
+    NOTES.iter().filter_map(note).collect()
+}
+
+/// Sampled time; without a sample nobody knows.
+fn sampled(milliseconds: f64) -> String {
+    if milliseconds > 0.0 { duration(milliseconds / 1e3) } else { "-".to_owned() }
 }
 
 /// Writes calls one by one. `hidden` more are not shown.
@@ -132,14 +176,14 @@ pub fn write_call(
     if let Some(first) = call.first_response_ms {
         fact("Response", format!("began after {}", duration(first / 1e3)))?;
     }
-    fact(
-        "CPU",
-        format!(
-            "{} its own, {} shared with other calls (an estimate)",
-            duration(call.cpu_exact_ms / 1e3),
-            duration(call.cpu_shared_ms / 1e3)
-        ),
-    )?;
+    let shared = format!("{} shared with other calls (an estimate)", sampled(call.cpu_shared_ms));
+    let cpu = match (call.cpu_exact_ms > 0.0, call.cpu_shared_ms > 0.0) {
+        (false, false) => "not sampled on one".to_owned(),
+        (true, false) => format!("{} its own", sampled(call.cpu_exact_ms)),
+        (false, true) => shared,
+        (true, true) => format!("{} its own, {shared}", sampled(call.cpu_exact_ms)),
+    };
+    fact("CPU", cpu)?;
     fact("Request", format!("{} B", count(call.request_bytes)))?;
     fact("Answer", format!("{} B", count(call.response_bytes)))?;
     fact("Outcome", outcome(call))?;
@@ -164,7 +208,7 @@ pub fn write_call(
 }
 
 fn cpu(call: &ListedCall) -> String {
-    let total = duration((call.cpu_exact_ms + call.cpu_shared_ms) / 1e3);
+    let total = sampled(call.cpu_exact_ms + call.cpu_shared_ms);
     if call.cpu_shared_ms > 0.0 { format!("~{total}") } else { total }
 }
 
@@ -212,11 +256,25 @@ mod tests {
     /// Tools with their figures, and what of them is an estimate.
     #[test]
     fn tools_are_shown() {
-        let recording = recording();
+        let mut recording = recording();
+        let messages =
+            [("messages", 9), ("skipped_lines", 1), ("lost_stretches", 2), ("unmatched_responses", 0)];
+        recording.messages = messages.map(|(name, count)| (name.to_owned(), count)).into();
         let calls = Calls::new(&recording, &Attribution::new(&recording)).unwrap();
         let mut out = Vec::new();
-        write_tools(&mut out, &calls, Style::plain(80)).unwrap();
-        insta::assert_snapshot!(String::from_utf8(out).unwrap(), @r"");
+        write_tools(&mut out, &calls, Style::default()).unwrap();
+        insta::assert_snapshot!(String::from_utf8(out).unwrap(), @r"
+        Calls: 2, 1 error, at most 2 in flight
+          calls  errors      p50      p95      p99      max      CPU  CPU/call   exact  tool
+              1       0  80.0 ms  80.0 ms  80.0 ms  80.0 ms  25.0 ms   25.0 ms  80.0 %  burn
+              1       1   200 ms   200 ms   200 ms   200 ms  15.0 ms   15.0 ms  66.7 %  sleep
+        CPU time: 30.0 ms certainly of one call, 10.0 ms split between calls in flight
+        together (an estimate), 0 s while no call was in flight.
+        Some of what was said could not be recorded: calls may be missing, and their
+        ends not known.
+        2 stretches of its streams lost: they came faster than they could be taken.
+        1 line on its streams without a JSON-RPC message.
+        ");
     }
 
     /// Calls in a list, and one with its time; control characters of a message are not printed.
@@ -229,10 +287,28 @@ mod tests {
             .filter_map(|index| ListedCall::new(&recording, &attribution, index))
             .collect();
         let mut out = Vec::new();
-        write_calls(&mut out, &calls, 3, Style::plain(80)).unwrap();
+        write_calls(&mut out, &calls, 3, Style::default()).unwrap();
         writeln!(out).unwrap();
-        write_call(&mut out, &calls[0], &activity(&recording, &attribution, 1, 40), Style::plain(80))
+        write_call(&mut out, &calls[0], &activity(&recording, &attribution, 1, 40), Style::default())
             .unwrap();
-        insta::assert_snapshot!(String::from_utf8(out).unwrap(), @r"");
+        insta::assert_snapshot!(String::from_utf8(out).unwrap(), @r"
+          call     start     time       CPU  request  response  outcome       tool
+             2  +50.0 ms   200 ms  ~15.0 ms    100 B     200 B  error -32000  sleep
+             1  +10.0 ms  80.0 ms  ~25.0 ms    100 B     200 B  ok            burn
+        … 3 more
+
+        Call 2: sleep
+        Start      +50.0 ms in process 100
+        Time       200 ms
+        Response   began after 200 ms
+        CPU        10.0 ms its own, 5.0 ms shared with other calls (an estimate)
+        Request    100 B
+        Answer     200 B
+        Outcome    error -32000
+        Message    too�[1m late
+
+        ··▒······█······························
+        █ on a CPU for it   ▒ on a CPU, several calls in flight   · not sampled on a CPU
+        ");
     }
 }

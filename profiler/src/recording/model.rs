@@ -33,6 +33,9 @@ pub struct Recording {
     pub losses: BTreeMap<String, u64>,
     /// JSON-RPC calls in the order of their starts.
     pub calls: Vec<RecordedCall>,
+    /// What was seen of JSON-RPC besides calls, by the names of
+    /// [`Counts::named`](crate::wire::streams::Counts::named). What did not happen is absent.
+    pub messages: BTreeMap<String, u64>,
     /// CPU time and memory of each process over time, as the kernel counts them.
     pub gauges: Vec<Gauge>,
 }

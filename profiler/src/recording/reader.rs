@@ -14,6 +14,9 @@ use super::model::{
 };
 use super::{APPLICATION_ID, Error, LOG_SUFFIX, SAMPLE_ON_CPU, SCHEMA_VERSION, beside};
 
+/// Version of the schema in which calls came.
+const CALLS_SINCE: i64 = 3;
+
 /// Reads a recording, also one that is still being written.
 ///
 /// # Errors
@@ -107,12 +110,10 @@ impl Reader<'_> {
         let samples = self.samples(threads.len(), stacks.len())?;
         Ok(Recording {
             meta: self.meta()?,
-            calls: self.calls(processes.len())?,
+            calls: if version < CALLS_SINCE { Vec::new() } else { self.calls(processes.len())? },
+            messages: if version < CALLS_SINCE { BTreeMap::new() } else { self.counts("messages", "name")? },
             gauges: self.gauges(processes.len())?,
-            losses: self
-                .rows("SELECT cause, count FROM losses", |row| Ok((row.get(0)?, unsigned(row, 1)?)))?
-                .into_iter()
-                .collect(),
+            losses: self.counts("losses", "cause")?,
             processes,
             threads,
             frames,
@@ -274,6 +275,12 @@ impl Reader<'_> {
             Some(samples) if samples.iter().all(sound) => Ok(samples),
             _ => damaged(self.path, "a sample of no thread or no stack"),
         }
+    }
+
+    fn counts(&self, table: &str, key: &str) -> Result<BTreeMap<String, u64>, Error> {
+        let rows = self
+            .rows(&format!("SELECT {key}, count FROM {table}"), |row| Ok((row.get(0)?, unsigned(row, 1)?)))?;
+        Ok(rows.into_iter().collect())
     }
 
     fn calls(&self, processes: usize) -> Result<Vec<RecordedCall>, Error> {

@@ -85,4 +85,6 @@ CREATE TABLE calls (
     error_code INTEGER,
     error_message INTEGER REFERENCES strings
 );
+-- What was seen of JSON-RPC besides calls: messages, lines that are none, responses to nothing...
+CREATE TABLE messages (name TEXT PRIMARY KEY, count INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE losses (cause TEXT PRIMARY KEY, count INTEGER NOT NULL) WITHOUT ROWID;

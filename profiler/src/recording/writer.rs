@@ -35,6 +35,7 @@ pub struct Writer {
     frames: HashMap<(RowId, u64), FrameId>,
     stacks: HashMap<(Option<StackId>, FrameId), StackId>,
     losses: HashMap<String, u64>,
+    messages: HashMap<&'static str, u64>,
     next: NextIds,
 }
 
@@ -75,6 +76,7 @@ impl Writer {
             frames: HashMap::new(),
             stacks: HashMap::new(),
             losses: HashMap::new(),
+            messages: HashMap::new(),
             next: NextIds::default(),
         };
         writer.run(|connection| {
@@ -324,6 +326,14 @@ impl Writer {
         }
         self.losses.insert(cause.to_owned(), count);
         self.insert("INSERT OR REPLACE INTO losses VALUES (?, ?)", params![cause, count as i64])
+    }
+
+    /// How many messages, lines... of a name there were so far; zero is not written.
+    pub fn messages(&mut self, name: &'static str, count: u64) -> Result<(), Error> {
+        if self.messages.insert(name, count).unwrap_or(0) == count {
+            return Ok(());
+        }
+        self.insert("INSERT OR REPLACE INTO messages VALUES (?, ?)", params![name, count as i64])
     }
 
     /// Makes everything so far durable, with the time until which the recording is complete.

@@ -62,6 +62,8 @@ pub enum Ended {
     Unanswered,
     /// Its stream ended first.
     CutOff,
+    /// Not known: its answer may have been among what could not be recorded.
+    Lost,
 }
 
 impl Ended {
@@ -74,6 +76,7 @@ impl Ended {
             Self::Cancelled => 4,
             Self::Unanswered => 5,
             Self::CutOff => 6,
+            Self::Lost => 7,
         }
     }
 
@@ -86,6 +89,7 @@ impl Ended {
             4 => Self::Cancelled,
             5 => Self::Unanswered,
             6 => Self::CutOff,
+            7 => Self::Lost,
             _ => return None,
         })
     }
@@ -99,6 +103,7 @@ impl Ended {
             Self::Cancelled => "cancelled",
             Self::Unanswered => "unanswered",
             Self::CutOff => "cut_off",
+            Self::Lost => "lost",
         }
     }
 }
@@ -147,6 +152,8 @@ struct Open {
     /// The order of arrival.
     number: u64,
     is_cancelled: bool,
+    /// When something was lost that may have been its response.
+    lost_ns: Option<u64>,
     /// For `tasks/result`: the task that it asks for.
     task: Option<Box<str>>,
     /// The response comes by another connection.
@@ -211,6 +218,29 @@ impl Calls {
         let candidates =
             self.open.iter().filter(|(key, open)| open.is_detached && key.1 == caller && key.2 == *id);
         candidates.min_by_key(|(_, open)| open.number).map(|(key, _)| key.0)
+    }
+
+    /// What `sender` sent in a session until now was lost in part: it may have answered whatever is open there, or, with
+    /// no session told, anywhere.
+    pub fn lost(&mut self, session: Option<Session>, sender: Side, now_ns: u64) {
+        let may_be_answered = |key: &(Session, Side, Id), open: &Open| {
+            key.1 == sender.other() && (session.is_none_or(|session| session == key.0) || open.is_detached)
+        };
+        for (_, open) in self.open.iter_mut().filter(|(key, open)| may_be_answered(key, open)) {
+            open.lost_ns.get_or_insert(now_ns);
+        }
+    }
+
+    /// Whether a request of `caller` with this ID waits in a session.
+    pub fn is_open(&self, session: Session, caller: Side, id: &Id) -> bool {
+        self.open.contains_key(&(session, caller, id.clone()))
+    }
+
+    /// The response to a request comes in another session.
+    pub fn detach_one(&mut self, session: Session, caller: Side, id: Id) {
+        if let Some(open) = self.open.get_mut(&(session, caller, id)) {
+            open.is_detached = true;
+        }
     }
 
     /// No more messages come in a session.
@@ -285,7 +315,14 @@ impl Calls {
         };
         self.make_room(last_ns);
         let task = (&*call.method == "tasks/result").then_some(message.task).flatten();
-        let open = Open { call, number: self.next_number, is_cancelled: false, task, is_detached: false };
+        let open = Open {
+            call,
+            number: self.next_number,
+            is_cancelled: false,
+            lost_ns: None,
+            task,
+            is_detached: false,
+        };
         self.next_number += 1;
         if let Some(earlier) = self.open.insert((session, caller, id), open) {
             self.repeated_ids += 1;
@@ -351,6 +388,8 @@ impl Calls {
     fn give_up(&mut self, open: Open, now_ns: u64, ended: Ended) {
         let call = if open.is_cancelled {
             Call { ended: Ended::Cancelled, ..open.call }
+        } else if let Some(end_ns) = open.lost_ns {
+            Call { end_ns, ended: Ended::Lost, ..open.call }
         } else {
             Call { end_ns: now_ns, ended, ..open.call }
         };
@@ -449,6 +488,25 @@ mod tests {
         let mut calls = play(&[(Client, r#""id":1,"method":"a""#)]);
         calls.close(1, 5000);
         assert_eq!(ends(&mut calls), [("a".to_owned(), 4000, Ended::CutOff)]);
+    }
+
+    /// A call whose answer may have been lost is not said to be unanswered; one that is answered later is whole.
+    #[test]
+    fn tells_what_a_loss_costs() {
+        let mut calls = play(&[
+            (Client, r#""id":1,"method":"a""#),
+            (Client, r#""id":2,"method":"b""#),
+            (Server, r#""id":1,"method":"roots/list""#),
+        ]);
+        calls.lost(Some(2), Server, 3500);
+        calls.lost(Some(1), Server, 4000);
+        let line = b"{\"jsonrpc\":\"2.0\",\"id\":2,\"result\":{}}\n";
+        let received = Lines::default().feed(5000, Piece::Bytes(line)).remove(0);
+        calls.message(1, Server, received);
+        calls.finish(9000);
+        let expected =
+            [("b", 3000, Ended::Ok), ("a", 3000, Ended::Lost), ("roots/list", 6000, Ended::Unanswered)];
+        assert_eq!(ends(&mut calls), expected.map(|(name, time, ended)| (name.to_owned(), time, ended)));
     }
 
     /// Requests that are never answered do not pile up.

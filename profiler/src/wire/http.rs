@@ -70,6 +70,8 @@ pub struct Half {
     body: Body,
     /// Bodies and heads that could not be understood.
     pub unreadable: u64,
+    /// Messages that were too long to be taken whole, and whose rest does not tell what they were.
+    pub cut: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,11 +88,13 @@ enum State {
     UntilClose,
     /// Until a system call starts with a head.
     Lost,
+    /// The same, or with a chunk of a stream of events.
+    LostChunk,
 }
 
 #[derive(Clone, Debug)]
 enum Body {
-    Json { scanner: Scanner, first_ns: Option<u64>, bytes: u64 },
+    Json { scanner: Scanner, first_ns: Option<u64>, bytes: u64, cut: u64 },
     Events(Box<Events>),
     Other,
 }
@@ -105,6 +109,7 @@ impl Half {
             first_ns: None,
             body: Body::Other,
             unreadable: 0,
+            cut: 0,
         }
     }
 
@@ -123,14 +128,34 @@ impl Half {
         let mut out = Vec::new();
         match piece {
             Piece::Bytes(bytes) => {
-                if self.state == State::Lost && Self::starts(self.direction, bytes) {
-                    self.state = State::Head;
+                let is_lost = matches!(self.state, State::Lost | State::LostChunk);
+                if is_lost && Self::starts(self.direction, bytes) {
+                    (self.state, self.body) = (State::Head, Body::Other);
+                } else if self.state == State::LostChunk && starts_chunk(bytes) {
+                    self.state = State::Size;
                 }
                 self.bytes(bytes, timestamp_ns, &mut out);
             }
             Piece::Gap(missing) => self.gap(missing, timestamp_ns, &mut out),
         }
         out
+    }
+
+    /// Nobody knows what was moved before the next piece. Streams of events may live for long: they are taken up again.
+    pub fn lost(&mut self) {
+        let is_stream = matches!(self.body, Body::Events(_));
+        let state = match self.state {
+            State::Size | State::InChunk(_) | State::Trailer | State::LostChunk if is_stream => {
+                State::LostChunk
+            }
+            State::UntilClose if is_stream => State::UntilClose,
+            _ => State::Lost,
+        };
+        self.head.clear();
+        self.first_ns = None;
+        self.cut += self.body.cut();
+        self.body = if state == State::Lost { Body::Other } else { Body::Events(Box::default()) };
+        self.state = state;
     }
 
     /// The connection is closed.
@@ -145,7 +170,7 @@ impl Half {
     fn bytes(&mut self, mut bytes: &[u8], now_ns: u64, out: &mut Vec<Event>) {
         while !bytes.is_empty() {
             bytes = match self.state {
-                State::Lost => return,
+                State::Lost | State::LostChunk => return,
                 State::Head => self.head(bytes, now_ns, out),
                 State::Length(left) | State::InChunk(left) => {
                     let length = bytes.len().min(usize::try_from(left).unwrap_or(usize::MAX));
@@ -170,7 +195,7 @@ impl Half {
                 self.advance(missing, now_ns, out);
             }
             State::UntilClose => self.body.feed(Piece::Gap(missing), now_ns, out),
-            State::Lost => {}
+            State::Lost | State::LostChunk => {}
             _ => self.lose(),
         }
     }
@@ -198,6 +223,7 @@ impl Half {
 
     fn end(&mut self, now_ns: u64, out: &mut Vec<Event>) {
         self.body.end(now_ns, out);
+        self.cut += self.body.cut();
         self.body = Body::Other;
         self.state = State::Head;
         self.first_ns = None;
@@ -280,7 +306,7 @@ impl Body {
         if head.is_event_stream {
             Self::Events(Box::default())
         } else if head.is_json {
-            Self::Json { scanner: Scanner::default(), first_ns: None, bytes: 0 }
+            Self::Json { scanner: Scanner::default(), first_ns: None, bytes: 0, cut: 0 }
         } else {
             Self::Other
         }
@@ -288,7 +314,7 @@ impl Body {
 
     fn feed(&mut self, piece: Piece<'_>, now_ns: u64, out: &mut Vec<Event>) {
         match self {
-            Self::Json { scanner, first_ns, bytes } => {
+            Self::Json { scanner, first_ns, bytes, .. } => {
                 first_ns.get_or_insert(now_ns);
                 match piece {
                     Piece::Bytes(part) => {
@@ -311,12 +337,34 @@ impl Body {
     }
 
     fn end(&mut self, now_ns: u64, out: &mut Vec<Event>) {
-        if let Self::Json { scanner, first_ns, bytes } = self
-            && let Outcome::Messages(messages) = scanner.finish()
-        {
-            push(messages, first_ns.unwrap_or(now_ns), now_ns, *bytes, out);
+        if let Self::Json { scanner, first_ns, bytes, cut } = self {
+            let had_gap = scanner.has_gap();
+            match scanner.finish() {
+                Outcome::Messages(messages) => {
+                    push(messages, first_ns.unwrap_or(now_ns), now_ns, *bytes, out)
+                }
+                Outcome::NotRpc => *cut += u64::from(had_gap),
+                Outcome::Empty => {}
+            }
         }
     }
+
+    /// Messages of it that were cut, and can't be told.
+    fn cut(&self) -> u64 {
+        match self {
+            Self::Json { cut, .. } => *cut,
+            Self::Events(events) => events.cut,
+            Self::Other => 0,
+        }
+    }
+}
+
+/// Whether bytes look like a chunk: a line with its size.
+fn starts_chunk(bytes: &[u8]) -> bool {
+    let line = bytes.iter().position(|byte| *byte == b'\r').filter(|end| (1..=16).contains(end));
+    line.is_some_and(|end| {
+        bytes[..end].iter().all(u8::is_ascii_hexdigit) && bytes.get(end + 1).is_none_or(|byte| *byte == b'\n')
+    })
 }
 
 /// The length counts once, on the first message.

@@ -295,6 +295,16 @@ impl Scanner {
         self.depth > 0 || self.state != State::Between || self.tail.is_some()
     }
 
+    /// Whether some of the text was missing.
+    pub fn has_gap(&self) -> bool {
+        self.tail.is_some()
+    }
+
+    /// Whether the text can be no message, whatever follows.
+    pub fn is_broken(&self) -> bool {
+        self.is_broken && self.tail.is_none()
+    }
+
     /// The text ends here.
     pub fn finish(&mut self) -> Outcome {
         let mut this = std::mem::take(self);

@@ -17,6 +17,8 @@ pub struct Events {
     was_return: bool,
     /// Events that were no JSON-RPC message.
     pub skipped: u64,
+    /// Of these, those that were too long to be taken whole.
+    pub cut: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,9 +103,13 @@ impl Events {
             // An empty line ends an event.
             Line::Name(name) if name.is_empty() => {
                 if let Some((first_ns, length)) = self.data.take() {
+                    let had_gap = self.scanner.has_gap();
                     match self.scanner.finish() {
                         Outcome::Messages(messages) => event(messages, first_ns, length),
-                        Outcome::NotRpc => self.skipped += 1,
+                        Outcome::NotRpc => {
+                            self.skipped += 1;
+                            self.cut += u64::from(had_gap);
+                        }
                         Outcome::Empty => {}
                     }
                 }

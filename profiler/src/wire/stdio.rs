@@ -3,6 +3,9 @@
 use super::json::{Outcome, Scanner};
 use super::{Piece, Received};
 
+/// Bytes of a line that is no message, after which its stream is given up.
+const MAX_FOREIGN_BYTES: u64 = 1 << 20;
+
 /// One direction of a stream of lines.
 #[derive(Clone, Debug, Default)]
 pub struct Lines {
@@ -11,8 +14,12 @@ pub struct Lines {
     first_ns: Option<u64>,
     bytes: u64,
     is_synchronized: bool,
+    /// Up to the end of the line nothing is of use: its start was lost.
+    is_skipping: bool,
     /// Whole lines that were no JSON-RPC message.
     pub skipped: u64,
+    /// Messages that were too long to be taken whole, and whose rest does not tell what they were.
+    pub cut: u64,
 }
 
 impl Lines {
@@ -31,9 +38,24 @@ impl Lines {
         received
     }
 
+    /// Nobody knows what was said before the next piece. `is_start`: a system call starts there, and with it a line most likely.
+    pub fn lost(&mut self, is_start: bool) {
+        self.scanner = Scanner::default();
+        (self.first_ns, self.bytes) = (None, 0);
+        (self.is_synchronized, self.is_skipping) = (false, !is_start);
+    }
+
+    /// Whether a line of so many bytes is none of ours, although it has not ended yet.
+    pub fn is_foreign(&self) -> bool {
+        self.bytes > MAX_FOREIGN_BYTES && self.scanner.is_broken()
+    }
+
     fn bytes(&mut self, mut bytes: &[u8], timestamp_ns: u64, received: &mut Vec<Received>) {
         while let Some(end) = memchr::memchr(b'\n', bytes) {
             self.part(&bytes[..end], timestamp_ns);
+            if std::mem::take(&mut self.is_skipping) {
+                self.lost(true);
+            }
             self.end_line(timestamp_ns, received);
             bytes = &bytes[end + 1..];
         }
@@ -51,6 +73,7 @@ impl Lines {
     fn end_line(&mut self, last_ns: u64, received: &mut Vec<Received>) {
         let first_ns = self.first_ns.take().unwrap_or(last_ns);
         let mut bytes = std::mem::take(&mut self.bytes);
+        let was_cut = self.scanner.has_gap();
         match self.scanner.finish() {
             Outcome::Messages(messages) => received.extend(messages.into_iter().map(|message| Received {
                 message,
@@ -59,6 +82,7 @@ impl Lines {
                 thread: 0,
                 bytes: std::mem::take(&mut bytes),
             })),
+            Outcome::NotRpc if was_cut => self.cut += u64::from(self.is_synchronized),
             // The first line may be the rest of one that began before we were there.
             Outcome::NotRpc => self.skipped += u64::from(self.is_synchronized),
             Outcome::Empty => {}
@@ -89,6 +113,21 @@ mod tests {
             assert_eq!(ids(&received), ["Number(\"1\")", "Number(\"2\")"], "cut at {cut}");
             assert_eq!(lines.skipped, 1);
             assert_eq!(received[0].bytes, 40);
+        }
+    }
+
+    /// After a loss the next whole message is read, and no half of two becomes one.
+    #[test]
+    fn goes_on_after_a_loss() {
+        for (is_start, expected) in
+            [(true, vec!["Number(\"2\")", "Number(\"3\")"]), (false, vec!["Number(\"3\")"])]
+        {
+            let mut lines = Lines::default();
+            assert!(lines.feed(1, Piece::Bytes(b"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":")).is_empty());
+            lines.lost(is_start);
+            let rest = b"{\"jsonrpc\":\"2.0\",\"id\":2,\"method\":\"ping\"}\n{\"jsonrpc\":\"2.0\",\"id\":3,\"method\":\"ping\"}\n";
+            assert_eq!(ids(&lines.feed(2, Piece::Bytes(rest))), expected);
+            assert_eq!((lines.skipped, lines.cut), (0, 0));
         }
     }
 

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::calls::{Calls, Session, Side};
 use super::http::{Direction, Event, Half};
 use super::stdio::Lines;
-use super::{Piece, Received};
+use super::{Kind, Message, Piece, Received};
 
 /// Streams of one process that are followed; the one that was silent for longest makes room.
 const MAX_STREAMS: usize = 4096;
@@ -33,6 +33,18 @@ pub struct Counts {
     pub skipped_lines: u64,
     /// HTTP heads and bodies that could not be understood.
     pub unreadable_http: u64,
+    /// Messages too long to be taken whole, whose rest does not tell what they were.
+    pub cut_messages: u64,
+    /// Stretches of streams that were lost, each with nobody knows how many messages.
+    pub lost_stretches: u64,
+    /// JSON-RPC notifications, other than cancellations.
+    pub notifications: u64,
+    /// Responses to no request that was seen: those to requests from before the start are among them.
+    pub unmatched_responses: u64,
+    /// Requests with the ID of one that still waited.
+    pub repeated_ids: u64,
+    /// Requests that were not waited for any longer, as too many did.
+    pub given_up: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -42,6 +54,9 @@ struct Stream {
     messages: u64,
     /// HTTP bodies, with and without messages.
     bodies: u64,
+    /// What the process is there, as far as its messages tell.
+    role: Option<Side>,
+    lost_stretches: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -81,7 +96,7 @@ impl Streams {
         if !self.streams.contains_key(&stream) {
             let Some(protocol) = Protocol::of(piece, is_written) else { return Interest::No };
             self.make_room();
-            self.streams.insert(stream, Stream { protocol, last_ns: timestamp_ns, messages: 0, bodies: 0 });
+            self.streams.insert(stream, Stream { last_ns: timestamp_ns, ..Stream::new(protocol) });
         }
         let Some(state) = self.streams.get_mut(&stream) else { return Interest::No };
         state.last_ns = timestamp_ns;
@@ -91,7 +106,9 @@ impl Streams {
                 let lines = if is_written { written } else { read };
                 for received in lines.feed(timestamp_ns, piece) {
                     state.messages += 1;
-                    self.calls.message(STDIO, sender, Received { thread, ..received });
+                    if is_own(&mut state.role, sender, &received.message, &self.calls) {
+                        self.calls.message(STDIO, sender, Received { thread, ..received });
+                    }
                 }
             }
             Protocol::Http { requests, responses } => {
@@ -106,6 +123,33 @@ impl Streams {
             return Interest::No;
         }
         Interest::Yes
+    }
+
+    /// Whether a stream is followed.
+    pub fn knows(&self, stream: u64) -> bool {
+        self.streams.contains_key(&stream)
+    }
+
+    /// Nobody knows what was moved before the next piece. `is_start`: that one is the start of what a system call moved.
+    pub fn lost(&mut self, moved: Moved, is_start: bool) {
+        let sender = if moved.is_written { Side::Server } else { Side::Client };
+        let Some(state) = self.streams.get_mut(&moved.stream) else {
+            // It may have been the first of its stream.
+            self.ended.lost_stretches += 1;
+            return self.calls.lost(None, sender, moved.timestamp_ns);
+        };
+        state.lost_stretches += 1;
+        let session = match &mut state.protocol {
+            Protocol::Stdio { read, written } => {
+                (if moved.is_written { written } else { read }).lost(is_start);
+                STDIO
+            }
+            Protocol::Http { requests, responses } => {
+                (if moved.is_written { responses } else { requests }).lost();
+                moved.stream
+            }
+        };
+        self.calls.lost(Some(session), sender, moved.timestamp_ns);
     }
 
     /// A stream has ended.
@@ -126,6 +170,10 @@ impl Streams {
     pub fn counts(&self) -> Counts {
         let mut counts = self.ended;
         self.streams.values().for_each(|stream| counts.add(stream.counts()));
+        counts.notifications += self.calls.notifications;
+        counts.unmatched_responses += self.calls.unexpected;
+        counts.repeated_ids += self.calls.repeated_ids;
+        counts.given_up += self.calls.given_up;
         counts
     }
 
@@ -170,12 +218,65 @@ impl Protocol {
     }
 }
 
+/// Methods that only clients call, in every revision of the protocol so far.
+const OF_CLIENTS: [&str; 14] = [
+    "initialize",
+    "server/discover",
+    "tools/call",
+    "tools/list",
+    "prompts/get",
+    "prompts/list",
+    "resources/read",
+    "resources/list",
+    "resources/templates/list",
+    "resources/subscribe",
+    "resources/unsubscribe",
+    "completion/complete",
+    "logging/setLevel",
+    "subscriptions/listen",
+];
+/// Methods that only servers call.
+const OF_SERVERS: [&str; 3] = ["sampling/createMessage", "roots/list", "elicitation/create"];
+
+/// Whether a message belongs to the calls of the process. A process may be the client of others too, over pipes to them:
+/// those calls are theirs.
+fn is_own(role: &mut Option<Side>, sender: Side, message: &Message, calls: &Calls) -> bool {
+    // As a server, the process is whom clients' methods are sent to.
+    let server = match message.method.as_deref() {
+        Some(method) if OF_CLIENTS.contains(&method) => Some(sender == Side::Client),
+        Some(method) if OF_SERVERS.contains(&method) => Some(sender == Side::Server),
+        _ => None,
+    };
+    if let Some(is_server) = server {
+        *role = Some(if is_server { Side::Server } else { Side::Client });
+    }
+    match *role {
+        Some(Side::Server) => true,
+        Some(Side::Client) => false,
+        // What a client reads from its server: answers to what this process did not ask as a server.
+        None if sender == Side::Client && matches!(message.kind, Kind::Result | Kind::Error) => {
+            message.id.as_ref().is_some_and(|id| calls.is_open(STDIO, Side::Server, id))
+        }
+        None => true,
+    }
+}
+
 impl Stream {
+    fn new(protocol: Protocol) -> Self {
+        Self { protocol, last_ns: 0, messages: 0, bodies: 0, role: None, lost_stretches: 0 }
+    }
+
     fn http(&mut self, moved: Moved, sender: Side, event: Event, calls: &mut Calls) {
         match event {
             Event::Message(received) => {
                 self.messages += 1;
+                let asked = (sender == Side::Server && received.message.kind == Kind::Request)
+                    .then(|| received.message.id.clone());
                 calls.message(moved.stream, sender, Received { thread: moved.thread, ..received });
+                // The client answers by a request of its own.
+                if let Some(id) = asked.flatten() {
+                    calls.detach_one(moved.stream, Side::Server, id);
+                }
             }
             // "Accepted": if there is an answer, it comes by the connection for messages to the client.
             Event::Head(head) if head.status == Some(202) => calls.detach(moved.stream),
@@ -185,15 +286,24 @@ impl Stream {
     }
 
     fn silent(&self) -> u64 {
-        self.bodies + self.counts().skipped_lines
+        let foreign = match &self.protocol {
+            Protocol::Stdio { read, written } if read.is_foreign() || written.is_foreign() => MAX_SILENT + 1,
+            _ => 0,
+        };
+        self.bodies + self.counts().skipped_lines + foreign
     }
 
     fn counts(&self) -> Counts {
-        let mut counts = Counts { messages: self.messages, ..Counts::default() };
+        let mut counts =
+            Counts { messages: self.messages, lost_stretches: self.lost_stretches, ..Counts::default() };
         match &self.protocol {
-            Protocol::Stdio { read, written } => counts.skipped_lines = read.skipped + written.skipped,
+            Protocol::Stdio { read, written } => {
+                counts.skipped_lines = read.skipped + written.skipped;
+                counts.cut_messages = read.cut + written.cut;
+            }
             Protocol::Http { requests, responses } => {
                 counts.unreadable_http = requests.unreadable + responses.unreadable;
+                counts.cut_messages = requests.cut + responses.cut;
             }
         }
         counts
@@ -203,9 +313,41 @@ impl Stream {
 impl Counts {
     /// Adds those of another.
     pub fn add(&mut self, other: Self) {
-        self.messages += other.messages;
-        self.skipped_lines += other.skipped_lines;
-        self.unreadable_http += other.unreadable_http;
+        let Self {
+            messages,
+            skipped_lines,
+            unreadable_http,
+            cut_messages,
+            lost_stretches,
+            notifications,
+            unmatched_responses,
+            repeated_ids,
+            given_up,
+        } = self;
+        *messages += other.messages;
+        *skipped_lines += other.skipped_lines;
+        *unreadable_http += other.unreadable_http;
+        *cut_messages += other.cut_messages;
+        *lost_stretches += other.lost_stretches;
+        *notifications += other.notifications;
+        *unmatched_responses += other.unmatched_responses;
+        *repeated_ids += other.repeated_ids;
+        *given_up += other.given_up;
+    }
+
+    /// Each count with the name that recordings and reports use.
+    pub fn named(self) -> [(&'static str, u64); 9] {
+        [
+            ("messages", self.messages),
+            ("notifications", self.notifications),
+            ("skipped_lines", self.skipped_lines),
+            ("unreadable_http", self.unreadable_http),
+            ("cut_messages", self.cut_messages),
+            ("lost_stretches", self.lost_stretches),
+            ("unmatched_responses", self.unmatched_responses),
+            ("repeated_ids", self.repeated_ids),
+            ("given_up", self.given_up),
+        ]
     }
 }
 
@@ -236,6 +378,32 @@ mod tests {
         let calls = streams.calls.take_ended();
         assert_eq!((calls.len(), calls[0].end_ns - calls[0].start_ns, &calls[0].ended), (1, 4, &Ended::Ok));
         assert_eq!(streams.counts().messages, 2);
+    }
+
+    /// What a process asks another one as its client is a call of that one.
+    #[test]
+    fn calls_of_others_are_not_its_own() {
+        let mut streams = Streams::default();
+        let (ask, answer) = (format!("{ASK}\n"), format!("{ANSWER}\n"));
+        streams.moved(at(10, false, 1), Piece::Bytes(ask.as_bytes()));
+        for child in [20, 30] {
+            streams.moved(at(child, true, 2), Piece::Bytes(ask.as_bytes()));
+            streams.moved(at(child + 1, false, 3), Piece::Bytes(answer.as_bytes()));
+        }
+        streams.moved(at(11, true, 9), Piece::Bytes(answer.as_bytes()));
+        let calls = streams.calls.take_ended();
+        assert_eq!(calls.iter().map(|call| (call.start_ns, call.end_ns)).collect::<Vec<_>>(), [(1, 9)]);
+        assert_eq!((streams.calls.in_flight(), streams.counts().unmatched_responses), (0, 0));
+    }
+
+    /// A line without an end that is no message does not cost for ever; nor is anything said of calls then.
+    #[test]
+    fn foreign_lines_are_given_up() {
+        let mut streams = Streams::default();
+        let part = "{\"a\":1}".repeat(1 << 14);
+        let interests: Vec<Interest> =
+            (0..20).map(|time| streams.moved(at(10, true, time), Piece::Bytes(part.as_bytes()))).collect();
+        assert!(interests.contains(&Interest::No));
     }
 
     /// Each HTTP connection has its own IDs; what the process asks others as a client is not its own.
