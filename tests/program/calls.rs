@@ -290,7 +290,8 @@ fn cpu_time_of_calls_together() -> Result<()> {
         for _ in 0..10 {
             client.send(&tool_call(&json!("nap"), "sleep", &json!({"milliseconds": 150})))?;
             client.send(&tool_call(&json!("work"), "burn", &json!({"milliseconds": 100})))?;
-            (client.receive()?, client.receive()?);
+            client.receive()?;
+            client.receive()?;
         }
         Ok(())
     })?;
@@ -307,6 +308,76 @@ fn assert_parts_add_up(report: &Report) -> Result<()> {
     let sum: f64 = parts.iter().map(|part| cpu[part].as_f64().context("a part")).sum::<Result<f64>>()?;
     let whole = report.cpu_seconds();
     assert!((sum - whole).abs() < 1e-6 * whole.max(1.0), "{cpu} is not {whole} s");
+    Ok(())
+}
+
+/// A profiler that can't keep up says so, blames nobody for it, and goes on when it can.
+#[test]
+fn more_than_can_be_taken() -> Result<()> {
+    let mut client = by_hand()?;
+    let profiler = Profiler::new()?;
+    let pid = client.pid().to_string();
+    let running =
+        profiler.start(&["record", "--pid", &pid, "--duration", "100s", "-o", "recording.mcpprof"])?;
+    wait_until("the recording starts", Duration::from_secs(60), || {
+        running.stderr().ok()?.contains("recording ").then_some(())
+    })?;
+    let text = json!({"text": "much ".repeat(3000)});
+    client.call_often(50, 4, "echo", |_| text.clone())?;
+    // Nobody empties the ring.
+    running.signal(Signal::SIGSTOP)?;
+    client.call_often(2000, 4, "echo", |_| text.clone())?;
+    running.signal(Signal::SIGCONT)?;
+    std::thread::sleep(Duration::from_secs(3));
+    client.call_often(100, 4, "burn", |_| json!({"milliseconds": 1}))?;
+    running.signal(Signal::SIGINT)?;
+    let outcome = running.finish()?;
+    ensure!(outcome.code == Some(0), "{outcome:#?}");
+    let report = profiler.report("recording.mcpprof")?;
+    let calls = &report.json["calls"];
+    assert!(
+        report.json["losses"]["by_cause"]["wire_ring_full"].as_u64() > Some(0),
+        "{:#}",
+        report.json["losses"]
+    );
+    assert_eq!(calls["incomplete"], true, "{calls:#}");
+    assert!(calls["messages"]["lost_stretches"].as_u64() >= Some(1), "{calls:#}");
+    let echo = tool(&report, "echo")?;
+    assert!((50..2050).contains(&echo["count"].as_u64().context("count")?), "{echo:#}");
+    assert_eq!(echo["unfinished"].get("unanswered"), None, "{echo:#}");
+    let burn = tool(&report, "burn")?;
+    assert_eq!((&burn["count"], burn.get("unfinished")), (&json!(100), None), "{calls:#}");
+    let text = profiler.succeed(&["report", "recording.mcpprof"])?.stdout;
+    assert!(text.contains("could not be recorded"), "{text}");
+    Ok(())
+}
+
+/// Messages without end, nesting, and bytes that are no text: bounded memory, and the next call is seen.
+#[test]
+fn hostile_output() -> Result<()> {
+    let mut client = by_hand()?;
+    let profiler = Profiler::new()?;
+    let pid = client.pid().to_string();
+    let running =
+        profiler.start(&["record", "--pid", &pid, "--duration", "100s", "-o", "recording.mcpprof"])?;
+    wait_until("the recording starts", Duration::from_secs(60), || {
+        running.stderr().ok()?.contains("recording ").then_some(())
+    })?;
+    client.send(&tool_call(&json!("hostile"), "hostile", &json!({"size": 1 << 28})))?;
+    let answer = client.receive()?;
+    ensure!(answer["id"] == "hostile", "{answer}");
+    client.call_often(100, 4, "echo", |_| json!({"text": "after"}))?;
+    let status = std::fs::read_to_string(format!("/proc/{}/status", running.pid()))?;
+    running.signal(Signal::SIGINT)?;
+    let outcome = running.finish()?;
+    outcome.assert_clean();
+    ensure!(outcome.code == Some(0), "{outcome:#?}");
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM")?;
+    let peak_kib: u64 = peak.trim().trim_end_matches(" kB").parse()?;
+    assert!(peak_kib < 256 << 10, "{peak_kib} KiB");
+    let report = profiler.report("recording.mcpprof")?;
+    assert_eq!(tool(&report, "echo")?["count"], 100);
+    assert_eq!(tool(&report, "echo")?.get("unfinished"), None);
     Ok(())
 }
 

@@ -94,15 +94,15 @@ impl Client {
     /// The next message that answers something.
     pub fn receive(&mut self) -> Result<Value> {
         loop {
-            let mut line = String::new();
-            if self.stdout.read_line(&mut line)? == 0 {
+            let mut line = Vec::new();
+            if self.stdout.read_until(b'\n', &mut line)? == 0 {
                 bail!("the server ended");
             }
             // Some servers also print lines that are not JSON.
-            let Ok(message) = serde_json::from_str::<Value>(&line) else { continue };
+            let Ok(message) = serde_json::from_slice::<Value>(&line) else { continue };
             if message.get("method").is_some() {
                 self.decline(&message)?;
-            } else if message.get("jsonrpc").is_some() {
+            } else if message.get("id").is_some() {
                 return Ok(message);
             }
         }

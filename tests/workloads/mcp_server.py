@@ -26,6 +26,18 @@ def large(size):
     return "x" * size
 
 
+def hostile(size):
+    """Lines that nobody should read: one without end, brackets only, no text, a message that is too long."""
+    with output:
+        part = b"x" * (1 << 20)
+        for start, end in [(b'{"jsonrpc": "2.0", "result": "', b'"}\n'), (b"[" * 4096, b"\n"), (b"\xff\xfe{", b"\n")]:
+            sys.stdout.buffer.write(start)
+            for _ in range(size // 3 // len(part)):
+                sys.stdout.buffer.write(part if start[0] == 0x7B else start[:1] * len(part))
+            sys.stdout.buffer.write(end)
+        sys.stdout.buffer.flush()
+
+
 class Failure(Exception):
     """A JSON-RPC error."""
 
@@ -47,6 +59,9 @@ def run(tool, arguments):
             return large(arguments["size"])
         case "echo":
             return arguments["text"]
+        case "hostile":
+            hostile(arguments["size"])
+            return "done"
         case "fail":
             raise Failure(arguments["code"])
         case "chatter":

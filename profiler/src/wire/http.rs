@@ -94,7 +94,7 @@ enum State {
 
 #[derive(Clone, Debug)]
 enum Body {
-    Json { scanner: Scanner, first_ns: Option<u64>, bytes: u64, cut: u64 },
+    Json { scanner: Box<Scanner>, first_ns: Option<u64>, bytes: u64, cut: u64 },
     Events(Box<Events>),
     Other,
 }
@@ -306,7 +306,7 @@ impl Body {
         if head.is_event_stream {
             Self::Events(Box::default())
         } else if head.is_json {
-            Self::Json { scanner: Scanner::default(), first_ns: None, bytes: 0, cut: 0 }
+            Self::Json { scanner: Box::default(), first_ns: None, bytes: 0, cut: 0 }
         } else {
             Self::Other
         }
@@ -329,7 +329,7 @@ impl Body {
             }
             Self::Events(events) => {
                 events.feed(piece, now_ns, |messages, first_ns, length| {
-                    push(messages, first_ns, now_ns, length, out)
+                    push(messages, first_ns, now_ns, length, out);
                 });
             }
             Self::Other => {}
@@ -341,7 +341,7 @@ impl Body {
             let had_gap = scanner.has_gap();
             match scanner.finish() {
                 Outcome::Messages(messages) => {
-                    push(messages, first_ns.unwrap_or(now_ns), now_ns, *bytes, out)
+                    push(messages, first_ns.unwrap_or(now_ns), now_ns, *bytes, out);
                 }
                 Outcome::NotRpc => *cut += u64::from(had_gap),
                 Outcome::Empty => {}

@@ -62,7 +62,7 @@ struct Stream {
 #[derive(Clone, Debug)]
 enum Protocol {
     /// A message a line, in both directions where it is a socket.
-    Stdio { read: Lines, written: Lines },
+    Stdio { read: Box<Lines>, written: Box<Lines> },
     /// The process is the HTTP server.
     Http { requests: Box<Half>, responses: Box<Half> },
 }
@@ -214,7 +214,7 @@ impl Protocol {
     }
 
     fn stdio() -> Self {
-        Self::Stdio { read: Lines::default(), written: Lines::default() }
+        Self::Stdio { read: Box::default(), written: Box::default() }
     }
 }
 
