@@ -129,6 +129,7 @@ impl Calls {
             let by_server = call.caller == Side::Server;
             groups.entry((&call.method, call.name.as_deref(), by_server)).or_default().push(index);
         }
+        let sample_ns = 1_000_000_000 / recording.meta.frequency_hz.max(1);
         let answered = || recording.calls.iter().filter(|recorded| recorded.call.caller == Side::Client);
         let mut tools: Vec<Tool> = groups
             .into_iter()
@@ -140,7 +141,7 @@ impl Calls {
                         (&recording.calls[*index].call, cost)
                     })
                     .collect();
-                Tool { asked_by_server, ..Tool::new(method, tool, &calls) }
+                Tool { asked_by_server, ..Tool::new(method, tool, &calls, sample_ns) }
             })
             .collect();
         tools.sort_by(|one, other| {
@@ -168,7 +169,7 @@ impl Calls {
 }
 
 impl Tool {
-    fn new(method: &str, tool: Option<&str>, calls: &[(&Call, Cost)]) -> Self {
+    fn new(method: &str, tool: Option<&str>, calls: &[(&Call, Cost)], sample_ns: u64) -> Self {
         let mut unfinished = BTreeMap::new();
         let mut durations = Vec::new();
         let (mut wall_ns, mut on_cpu_ns) = (0_u64, 0_u64);
@@ -180,10 +181,12 @@ impl Tool {
                 other => *unfinished.entry(other.name()).or_default() += 1,
             }
             wall_ns = wall_ns.saturating_add(duration);
-            // By call: one call's many threads do not make up for another's waiting.
-            on_cpu_ns = on_cpu_ns.saturating_add(own.total_ns().min(duration));
+            // By call: one call's many threads do not make up for another's waiting. But one sample stands for many calls
+            // that are shorter than it.
+            on_cpu_ns = on_cpu_ns.saturating_add(own.total_ns().min(duration.max(sample_ns)));
             cost.add(*own);
         }
+        let on_cpu_ns = on_cpu_ns.min(wall_ns);
         let sum = |bytes: fn(&Call) -> u64| {
             calls.iter().fold(0, |sum: u64, (call, _)| sum.saturating_add(bytes(call)))
         };
@@ -238,6 +241,18 @@ mod tests {
     use crate::analysis::testing::Builder;
 
     const MS: u64 = 1_000_000;
+
+    /// A sample stands for many calls that are shorter than the time between two.
+    #[test]
+    fn short_calls_have_their_time() {
+        let mut builder = Builder::new();
+        builder.recording.meta.frequency_hz = 100;
+        let thread = builder.thread(0, 100, "main");
+        (0..1000).for_each(|start| builder.call(0, "echo", start * MS, start * MS + MS / 2));
+        (0..50).for_each(|sample| builder.sample_at(sample * 20 * MS + MS / 4, thread, 10 * MS));
+        let calls = Calls::new(&builder.recording, &Attribution::new(&builder.recording)).unwrap();
+        assert_eq!(calls.tools[0].wall_ms, Wall { total: 500.0, on_cpu: 500.0, unattributed: 0.0 });
+    }
 
     /// Counts, latencies and costs by tool; the parts of the time add up.
     #[test]
