@@ -424,6 +424,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::wire::Id;
 
     const REQUESTS: &str = "POST /mcp?x=1 HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nMcp-Name: echo\r\n\
         Content-Length: 41\r\n\r\n{\"jsonrpc\":\"2.0\",\"id\":1,\n\"method\":\"ping\"}GET /mcp HTTP/1.1\r\n\
@@ -495,7 +496,7 @@ mod tests {
         assert!(first.is_event_stream && first.session.as_deref() == Some("s"));
         assert!(message(one).is_tool_error);
         assert_eq!(empty.status, Some(202));
-        assert_eq!(message(two).id, Some(crate::wire::Id::Number("2".into())));
+        assert_eq!(message(two).id, Some(Id::Number("2".into())));
     }
 
     /// Cut at any byte, a connection gives the same events.
@@ -526,6 +527,28 @@ mod tests {
         let events = half.feed(3, Piece::Bytes(b"HTTP/1.1 204 No Content\r\n\r\n"));
         assert!(matches!(&events[..], [Event::Head(_), Event::End { .. }]));
         assert_eq!(half.unreadable, 1);
+    }
+
+    /// After a loss, the next head that a system call starts with is read; a stream of events is taken up at its next chunk.
+    #[test]
+    fn goes_on_after_a_loss() {
+        let mut half = Half::new(Direction::Responses);
+        let feed = |half: &mut Half, text: &str| half.feed(5, Piece::Bytes(text.as_bytes()));
+        let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n";
+        feed(&mut half, head);
+        feed(&mut half, "28\r\ndata: {\"jsonrpc\":\"2.0\",\"id\":1,");
+        half.lost();
+        assert!(feed(&mut half, "\"result\":{}}\n\n\r\n").is_empty());
+        let events = feed(&mut half, "2d\r\ndata: {\"jsonrpc\":\"2.0\",\"id\":2,\"result\":{}}\n\n\r\n");
+        assert_eq!(message(&events[0]).id, Some(Id::Number("2".into())));
+        feed(&mut half, "28\r\ndata: {");
+        half.lost();
+        assert!(matches!(feed(&mut half, head)[..], [Event::Head(_)]));
+        let mut half = Half::new(Direction::Responses);
+        feed(&mut half, "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{");
+        half.lost();
+        assert!(feed(&mut half, "\"id\":3}").is_empty());
+        assert!(matches!(feed(&mut half, head)[..], [Event::Head(_)]));
     }
 
     proptest! {

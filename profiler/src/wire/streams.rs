@@ -353,6 +353,8 @@ impl Counts {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::wire::calls::Ended;
 
@@ -421,6 +423,35 @@ mod tests {
         let times: Vec<u64> =
             streams.calls.take_ended().iter().map(|call| call.end_ns - call.start_ns).collect();
         assert_eq!(times, [100, 100]);
+    }
+
+    proptest! {
+        /// Whatever comes in whatever order, nothing panics, and each request is a call once.
+        #[test]
+        fn survives_anything(steps in proptest::collection::vec((0..4_u64, any::<bool>(), 0..9_usize, 0..80_usize), 0..60)) {
+            let (ask, answer) = (http("POST /mcp HTTP/1.1", ASK), http("HTTP/1.1 200 OK", ANSWER));
+            let texts = [ask, answer, format!("{ASK}\n"), format!("{ANSWER}\n"), "data: {\n\n".into(), "4\r\n".into()];
+            let (mut streams, mut ended) = (Streams::default(), 0);
+            for (time, (stream, is_written, what, cut)) in steps.into_iter().enumerate() {
+                let moved = at(stream, is_written, time as u64);
+                match texts.get(what) {
+                    Some(text) => {
+                        streams.moved(moved, Piece::Bytes(&text.as_bytes()[text.len().min(cut) / 4..]));
+                    }
+                    None if what == 6 => {
+                        streams.moved(moved, Piece::Gap(cut as u64));
+                    }
+                    None if what == 7 => streams.lost(moved, cut > 40),
+                    None => streams.closed(stream, time as u64),
+                }
+                ended += streams.calls.take_ended().len();
+            }
+            let open = streams.calls.in_flight();
+            streams.calls.finish(1000);
+            ended += streams.calls.take_ended().len();
+            prop_assert!(open <= ended && ended as u64 <= streams.counts().messages);
+            prop_assert_eq!(streams.calls.in_flight(), 0);
+        }
     }
 
     /// In the older transport, the answer comes by another connection; a connection that ends cuts its calls off.
