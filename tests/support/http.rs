@@ -28,6 +28,11 @@ impl HttpClient {
         Ok(client)
     }
 
+    /// Says from now on that its requests are of this session.
+    pub fn set_session(&mut self, session: &str) {
+        self.session = Some(session.to_owned());
+    }
+
     /// Sends a request and does not wait for its answer.
     pub fn send(&mut self, message: &Value) -> Result<()> {
         let body = message.to_string();

@@ -108,6 +108,17 @@ impl Ended {
     }
 }
 
+/// When a response began and ended, and who wrote it.
+#[derive(Clone, Copy, Debug)]
+pub struct ResponseTimes {
+    /// When its first byte was there.
+    pub first_ns: u64,
+    /// When its last byte was there.
+    pub last_ns: u64,
+    /// The thread that wrote that.
+    pub thread: u32,
+}
+
 /// A request and what became of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Call {
@@ -240,6 +251,25 @@ impl Calls {
     pub fn detach_one(&mut self, session: Session, caller: Side, id: Id) {
         if let Some(open) = self.open.get_mut(&(session, caller, id)) {
             open.is_detached = true;
+        }
+    }
+
+    /// The HTTP response to a request is over, and had no message for it.
+    pub fn response_over(&mut self, session: Session, id: Id, ended: Ended, times: ResponseTimes) {
+        let key = (session, Side::Client, id);
+        if self.open.get(&key).is_none_or(|open| open.is_detached) {
+            return;
+        }
+        if let Some(open) = self.open.remove(&key) {
+            let ResponseTimes { first_ns, last_ns, thread } = times;
+            let response_ns = Some(open.call.response_ns.unwrap_or(first_ns));
+            self.ended.push(Call {
+                response_ns,
+                end_ns: last_ns,
+                response_thread: thread,
+                ended,
+                ..open.call
+            });
         }
     }
 

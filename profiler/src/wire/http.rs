@@ -396,6 +396,7 @@ fn parse(direction: Direction, bytes: &[u8]) -> Result<Option<(Head, State, usiz
     let httparse::Status::Complete(length) = status else { return Ok(None) };
     let is_request = direction == Direction::Requests;
     let has_no_body = head.status.is_some_and(|status| status < 200 || status == 204 || status == 304);
+    let mut is_encoded = false;
     let mut framing = if is_request { State::Length(0) } else { State::UntilClose };
     for field in fields.iter().filter(|field| !field.name.is_empty()) {
         let value = std::str::from_utf8(field.value).unwrap_or_default().trim();
@@ -408,6 +409,8 @@ fn parse(direction: Direction, bytes: &[u8]) -> Result<Option<(Head, State, usiz
             let media = value.split(';').next().unwrap_or_default().trim();
             head.is_event_stream = media.eq_ignore_ascii_case("text/event-stream");
             head.is_json = media.eq_ignore_ascii_case("application/json");
+        } else if is("content-encoding") {
+            is_encoded = !value.eq_ignore_ascii_case("identity");
         } else if is("mcp-session-id") {
             head.session = Some(value.into());
         } else if is("mcp-method") {
@@ -415,6 +418,10 @@ fn parse(direction: Direction, bytes: &[u8]) -> Result<Option<(Head, State, usiz
         } else if is("mcp-name") {
             head.mcp_name = Some(value.into());
         }
+    }
+    if is_encoded {
+        // Compressed: nobody reads it.
+        (head.is_event_stream, head.is_json) = (false, false);
     }
     Ok(Some((head, if has_no_body { State::Length(0) } else { framing }, length)))
 }

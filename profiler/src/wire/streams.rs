@@ -1,16 +1,18 @@
 //! The streams of one process: which of them speak MCP, how, and what is said on them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
-use super::calls::{Calls, Session, Side};
-use super::http::{Direction, Event, Half};
+use super::calls::{Calls, Ended, ResponseTimes, Session, Side};
+use super::http::{Direction, Event, Half, Head};
 use super::stdio::Lines;
-use super::{Kind, Message, Piece, Received};
+use super::{Id, Kind, Message, Piece, Received};
 
 /// Streams of one process that are followed; the one that was silent for longest makes room.
 const MAX_STREAMS: usize = 4096;
 /// Lines, or HTTP bodies, without any message after which a stream is given up.
 const MAX_SILENT: u64 = 256;
+/// HTTP requests on a connection that wait for their responses; the oldest is forgotten.
+const MAX_EXCHANGES: usize = 256;
 /// All stdio streams of a process are one session: requests come by one pipe and responses go by another.
 const STDIO: Session = 0;
 
@@ -57,6 +59,11 @@ struct Stream {
     /// What the process is there, as far as its messages tell.
     role: Option<Side>,
     lost_stretches: u64,
+    /// HTTP requests whose responses have not ended, the oldest first: the IDs of what each asks.
+    exchanges: VecDeque<Vec<Id>>,
+    /// Of the HTTP response that is being written: its head, and an error in it that names no request.
+    response: Option<Head>,
+    error: Option<Ended>,
 }
 
 #[derive(Clone, Debug)]
@@ -146,6 +153,8 @@ impl Streams {
             }
             Protocol::Http { requests, responses } => {
                 (if moved.is_written { responses } else { requests }).lost();
+                state.exchanges.clear();
+                (state.response, state.error) = (None, None);
                 moved.stream
             }
         };
@@ -263,25 +272,85 @@ fn is_own(role: &mut Option<Side>, sender: Side, message: &Message, calls: &Call
 
 impl Stream {
     fn new(protocol: Protocol) -> Self {
-        Self { protocol, last_ns: 0, messages: 0, bodies: 0, role: None, lost_stretches: 0 }
+        Self {
+            protocol,
+            last_ns: 0,
+            messages: 0,
+            bodies: 0,
+            role: None,
+            lost_stretches: 0,
+            exchanges: VecDeque::new(),
+            response: None,
+            error: None,
+        }
     }
 
     fn http(&mut self, moved: Moved, sender: Side, event: Event, calls: &mut Calls) {
         match event {
             Event::Message(received) => {
                 self.messages += 1;
-                let asked = (sender == Side::Server && received.message.kind == Kind::Request)
-                    .then(|| received.message.id.clone());
+                let message = &received.message;
+                match (sender, message.kind, message.id.clone()) {
+                    (Side::Client, Kind::Request, Some(id)) => {
+                        self.exchanges.back_mut().into_iter().for_each(|exchange| exchange.push(id.clone()));
+                    }
+                    (Side::Server, Kind::Error, None) => {
+                        let (code, message) = (message.error_code, message.error_message.clone());
+                        self.error = Some(Ended::Error { code, message });
+                        return;
+                    }
+                    _ => {}
+                }
+                let asked =
+                    (sender == Side::Server && message.kind == Kind::Request).then(|| message.id.clone());
                 calls.message(moved.stream, sender, Received { thread: moved.thread, ..received });
                 // The client answers by a request of its own.
                 if let Some(id) = asked.flatten() {
                     calls.detach_one(moved.stream, Side::Server, id);
                 }
             }
-            // "Accepted": if there is an answer, it comes by the connection for messages to the client.
-            Event::Head(head) if head.status == Some(202) => calls.detach(moved.stream),
-            Event::Head(_) => {}
-            Event::End { .. } => self.bodies += 1,
+            Event::Head(_) if sender == Side::Client => {
+                if self.exchanges.len() >= MAX_EXCHANGES {
+                    self.exchanges.pop_front();
+                }
+                self.exchanges.push_back(Vec::new());
+            }
+            Event::Head(head) => self.response = Some(head),
+            Event::End { timestamp_ns } => {
+                self.bodies += 1;
+                if sender == Side::Server {
+                    self.response_over(moved, timestamp_ns, calls);
+                }
+            }
+        }
+    }
+
+    /// What was asked by the oldest request is answered, or never will be on this connection.
+    fn response_over(&mut self, moved: Moved, last_ns: u64, calls: &mut Calls) {
+        let ids = self.exchanges.pop_front().unwrap_or_default();
+        let (response, error) = (self.response.take(), self.error.take());
+        let Some(response) = response else { return };
+        let times = ResponseTimes { first_ns: response.first_ns, last_ns, thread: moved.thread };
+        for id in ids {
+            let ended = match (&error, response.status) {
+                (Some(error), _) => error.clone(),
+                (None, Some(status @ 400..)) => {
+                    Ended::Error { code: None, message: Some(format!("HTTP status {status}").into()) }
+                }
+                // "Accepted": if there is an answer, it comes by the connection for messages to the client. So does one whose
+                // stream of events has ended before it.
+                (None, Some(202)) => {
+                    calls.detach_one(moved.stream, Side::Client, id);
+                    continue;
+                }
+                _ if response.is_event_stream => {
+                    calls.detach_one(moved.stream, Side::Client, id);
+                    continue;
+                }
+                // Compressed, or something else that can't be read.
+                _ => Ended::Lost,
+            };
+            calls.response_over(moved.stream, id, ended, times);
         }
     }
 
@@ -290,23 +359,32 @@ impl Stream {
             Protocol::Stdio { read, written } if read.is_foreign() || written.is_foreign() => MAX_SILENT + 1,
             _ => 0,
         };
-        self.bodies + self.counts().skipped_lines + foreign
+        self.bodies + self.skipped_lines() + foreign
     }
 
     fn counts(&self) -> Counts {
         let mut counts =
             Counts { messages: self.messages, lost_stretches: self.lost_stretches, ..Counts::default() };
+        // Streams of something else have lines too.
+        if self.messages == 0 {
+            return counts;
+        }
+        counts.skipped_lines = self.skipped_lines();
         match &self.protocol {
-            Protocol::Stdio { read, written } => {
-                counts.skipped_lines = read.skipped + written.skipped;
-                counts.cut_messages = read.cut + written.cut;
-            }
+            Protocol::Stdio { read, written } => counts.cut_messages = read.cut + written.cut,
             Protocol::Http { requests, responses } => {
                 counts.unreadable_http = requests.unreadable + responses.unreadable;
                 counts.cut_messages = requests.cut + responses.cut;
             }
         }
         counts
+    }
+
+    fn skipped_lines(&self) -> u64 {
+        match &self.protocol {
+            Protocol::Stdio { read, written } => read.skipped + written.skipped,
+            Protocol::Http { .. } => 0,
+        }
     }
 }
 
@@ -451,6 +529,34 @@ mod tests {
             ended += streams.calls.take_ended().len();
             prop_assert!(open <= ended && ended as u64 <= streams.counts().messages);
             prop_assert_eq!(streams.calls.in_flight(), 0);
+        }
+    }
+
+    /// An HTTP response without an answer is one: refusals are errors, and what can't be read is not made up.
+    #[test]
+    fn responses_without_an_answer() {
+        let unknown = r#"{"jsonrpc":"2.0","error":{"code":-32000,"message":"no session"},"id":null}"#;
+        let plain =
+            "HTTP/1.1 500 Internal Server Error\r\nContent-Type: text/plain\r\nContent-Length: 4\r\n\r\noops";
+        let zipped = "HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\nabc";
+        let error = |code, message: &str| Ended::Error { code, message: Some(message.into()) };
+        for (answer, expected) in [
+            (http("HTTP/1.1 404 Not Found", unknown), error(Some(-32000), "no session")),
+            (plain.to_owned(), error(None, "HTTP status 500")),
+            (zipped.to_owned(), Ended::Lost),
+        ] {
+            let mut streams = Streams::default();
+            let ask = http("POST /mcp HTTP/1.1", ASK);
+            streams.moved(at(50, false, 1), Piece::Bytes(ask.as_bytes()));
+            // Another one follows without waiting.
+            streams.moved(at(50, false, 2), Piece::Bytes(ask.replace("\"id\":1", "\"id\":2").as_bytes()));
+            streams.moved(at(50, true, 5), Piece::Bytes(answer.as_bytes()));
+            let calls = streams.calls.take_ended();
+            assert_eq!(
+                (calls.len(), calls[0].start_ns, calls[0].end_ns, &calls[0].ended),
+                (1, 1, 5, &expected)
+            );
+            assert_eq!((streams.calls.in_flight(), streams.calls.unexpected), (1, 0));
         }
     }
 
