@@ -135,7 +135,7 @@ mod tests {
             let (mut events, mut messages) = (Events::default(), Vec::new());
             for part in [first, second] {
                 events.feed(Piece::Bytes(part), 1, |event, _, length| {
-                    messages.extend(event.into_iter().map(|message| (message, length)))
+                    messages.extend(event.into_iter().map(|message| (message, length)));
                 });
             }
             let ids: Vec<_> =
