@@ -42,10 +42,15 @@ pub struct PythonLayout {
     pub code_instructions: u32,
     /// First of the words of a code object by which it is known again.
     pub code_identity: u32,
-    /// How many words these are: 3 or 4.
+    /// How much of a code object is read: to the end of four words from there on, and at most
+    /// [`PythonLayout::MAX_IDENTITY_BYTES`].
+    pub code_bytes: u32,
+    /// How many of the four words matter: 3 or 4.
     pub code_identity_words: u32,
     /// The hash in a string object.
     pub string_hash: u32,
+    /// Always zero.
+    pub reserved: u32,
 }
 
 /// Which of the chained frames the C function that evaluates them started with.
@@ -66,6 +71,8 @@ impl PythonLayout {
     pub const NONE: u32 = u32::MAX;
     /// Most of a frame that is read.
     pub const MAX_FRAME_BYTES: usize = 128;
+    /// As much of a code object as is read: to the end of the words that it is known again by. A power of two.
+    pub const MAX_IDENTITY_BYTES: usize = 256;
     /// The least `owner` of a frame that is no function's (`FRAME_OWNED_BY_CSTACK`).
     pub const FIRST_OWNER_WITHOUT_FUNCTION: u64 = 3;
     /// The greatest `owner`, of any version.

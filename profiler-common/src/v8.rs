@@ -64,7 +64,7 @@ pub enum V8Place {
     /// In machine code that V8 made, at this address.
     Code(u64),
     /// Perhaps behind this address: the function called a builtin that has no frame of its own, and this is what is
-    /// on top of the stack.
+    /// on top of the stack. Zero: nothing is known.
     Call(u64),
 }
 

@@ -23,7 +23,7 @@ struct Recorded {
 fn record(process: &Process) -> Result<Recorded> {
     let profiler = Profiler::new()?;
     let report = profiler.record_and_report(SECONDS, FREQUENCY, &["--pid", &process.pid().to_string()])?;
-    assert_eq!(report.lost(), 0);
+    assert_eq!(report.lost(), 0, "{:#}", report.json["losses"]);
     assert!(report.samples() > 1000, "{} samples", report.samples());
     report.assert_complete(0.995);
     let split = |stack: &str| stack.split(';').map(str::to_owned).collect();
@@ -193,6 +193,36 @@ fn go_is_known() -> Result<()> {
         }
         let nameless: Vec<_> = functions.iter().filter(|function| function.name.contains("+0x")).collect();
         assert!(nameless.is_empty(), "{nameless:?}");
+    }
+    Ok(())
+}
+
+/// C on Go and Go on C, on different stacks: each stands on its caller, back to the start of the goroutine.
+#[test]
+fn go_and_c_stand_on_each_other() -> Result<()> {
+    let recorded = record(&started(&mut Workload::compile_go("callbacks")?.command())?)?;
+    let chains = [
+        &["runtime.goexit", "main.main", "main.callsC", "runtime.asmcgocall", "c_work"][..],
+        &[
+            "runtime.goexit",
+            "main.main",
+            "main.callsBack",
+            "runtime.asmcgocall",
+            "c_calls_go",
+            "crosscall2",
+            "main.spin",
+        ],
+    ];
+    for chain in chains {
+        let leaf = chain.last().context("a chain has a leaf")?;
+        let of_leaf: Vec<_> =
+            recorded.stacks.iter().filter(|(frames, _)| frames.iter().any(|frame| frame == leaf)).collect();
+        assert!(!of_leaf.is_empty(), "no {leaf}");
+        for (frames, weight) in of_leaf {
+            let mut rest = frames.iter();
+            let is_in_order = chain.iter().all(|name| rest.any(|frame| frame == name));
+            assert!(is_in_order, "{weight} samples are not {chain:?}: {frames:?}");
+        }
     }
     Ok(())
 }

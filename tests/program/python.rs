@@ -47,7 +47,8 @@ fn stacks_are_what_the_interpreter_knows() -> Result<()> {
             between += if through_c(stack) { *weight } else { 0 };
         }
         assert!(all > 0, "{python:?}: no callback");
-        assert!(between as f64 >= 0.99 * all as f64, "{python:?}: {between} of {all} go through C");
+        // Until 3.10 a sample at the start of a call shows functions one call too far inside.
+        assert!(between as f64 >= 0.9 * all as f64, "{python:?}: {between} of {all} go through C");
     }
     Ok(())
 }
@@ -105,6 +106,62 @@ fn functions_that_are_gone_have_no_wrong_names() -> Result<()> {
             }
         }
         assert!(burning > 0, "{python:?}: {:?}", recorded.stacks);
+    }
+    Ok(())
+}
+
+/// Time in coroutines that a tool awaits is time of that tool.
+#[test]
+fn awaited_coroutines_stand_on_who_awaits_them() -> Result<()> {
+    for python in Python::all()? {
+        let mut process = Process::start(&mut python.workload("python_tasks")?)?;
+        until_ready(&mut process)?;
+        let profiler = Profiler::new()?;
+        let recorded = recorded(&profiler, process.pid(), 3, FREQUENCY)?;
+        recorded.report.assert_complete(0.995);
+        let (mut burning, mut of_query, mut of_tool, mut of_other) = (0, 0, 0, 0);
+        for (stack, weight) in recorded.stacks.iter().filter(|(stack, _)| has(stack, "burn")) {
+            burning += weight;
+            of_other += if has(stack, "other") { *weight } else { 0 };
+            of_tool += if has(stack, "tool") { *weight } else { 0 };
+            if has(stack, "query") {
+                of_query += weight;
+                let names = stack.iter().filter(|frame| frame.is_python).map(|frame| frame.name.as_str());
+                let names: Vec<&str> = names.collect();
+                assert!(names.ends_with(&["tool", "rows", "query", "burn"]), "{python:?}: {names:?}");
+                assert!(
+                    names.contains(&"BaseEventLoop._run_once") || names.contains(&"_run_once"),
+                    "{names:?}"
+                );
+            }
+        }
+        assert!(of_query > 0, "{python:?}: {:?}", recorded.stacks);
+        assert_eq!(of_tool + of_other, burning, "{python:?}: {of_tool} and {of_other} of {burning}");
+
+        let view = ["--format", "folded", "--async-stacks", "--output", "tasks.folded"];
+        profiler.succeed(&[&["export", "recording.mcpprof"], view.as_slice()].concat())?;
+        let tasks = std::fs::read_to_string(profiler.path("tasks.folded"))?;
+        // `main` has it in its stack too, while it makes the coroutine.
+        let is_running = |line: &&str| line.contains(";tool;") && line.contains(";burn");
+        let of_tool: Vec<&str> = tasks.lines().filter(is_running).collect();
+        assert!(!of_tool.is_empty(), "{python:?}: {tasks}");
+        for line in of_tool {
+            assert!(line.contains("_run;tool;") && !line.contains("run_forever"), "{python:?}: {line}");
+        }
+    }
+    Ok(())
+}
+
+/// Children that end before their names are read have those of their family.
+#[test]
+fn children_have_the_names_of_their_family() -> Result<()> {
+    for python in Python::all()? {
+        let (_, recorded) = record(&mut python.workload("python_children")?, 3, FREQUENCY)?;
+        let burn = recorded.report.function("burn_in_child")?;
+        assert!(burn.total_ratio > 0.6, "{python:?}: {burn:?}");
+        let lost = &recorded.report.json["losses"]["by_cause"]["python_names_unreadable"];
+        let lost = lost.as_u64().unwrap_or(0);
+        assert!(lost * 100 <= recorded.report.samples(), "{python:?}: {lost} frames without a name");
     }
     Ok(())
 }

@@ -70,7 +70,7 @@ fn python_by_pid() -> Result<()> {
     Ok(())
 }
 
-/// A stripped Go server: frames have a name or at least `module+0xoffset`.
+/// A stripped Go server: all frames have a name, and stacks are whole.
 #[test]
 fn go_by_pid() -> Result<()> {
     let load = Client::start(&mut go_time()?)?
@@ -83,8 +83,10 @@ fn go_by_pid() -> Result<()> {
         report.functions().into_iter().filter(|function| function.module.ends_with("/mcp-time")).collect();
     assert!(!own.is_empty(), "{:?}", report.functions());
     for function in own {
-        assert!(function.name.starts_with("mcp-time+0x") || function.name.contains('.'), "{function:?}");
+        assert!(!function.name.contains("+0x"), "{function:?}");
     }
+    report.assert_names_any(&["main.", "encoding/json."]);
+    report.assert_complete(0.99);
     Ok(())
 }
 

@@ -21,6 +21,7 @@ use crate::targets::KERNEL_OFFSETS;
 static PYTHON_LAYOUTS: HashMap<u32, PythonLayout> = HashMap::with_max_entries(MAX_PYTHON_PROCESSES, 0);
 
 const FRAME_WORDS: usize = PythonLayout::MAX_FRAME_BYTES / 8;
+const CODE_WORDS: usize = PythonLayout::MAX_IDENTITY_BYTES / 8;
 const NONE: u32 = PythonLayout::NONE;
 
 /// Where the walk is in the thread's chain of Python frames.
@@ -37,6 +38,8 @@ pub(crate) struct Chain {
     cframe: u64,
     /// The frame that is looked at.
     words: [u64; FRAME_WORDS],
+    /// Its code object.
+    code_words: [u64; CODE_WORDS],
     /// As it was at the start of this evaluation.
     first_frame: u64,
     first_cframe: u64,
@@ -115,9 +118,14 @@ pub(super) fn enter(walker: &mut Walker, native_word: u64) -> bool {
     }
     chain.first_cframe = chain.cframe;
     if chain.frame == 0 {
-        if chain.is_innermost == 1 && chain.layout.thread_cframe != NONE && go_outside(chain).is_ok() {
-            chain.frame = chain.first_frame;
-            chain.cframe = chain.first_cframe;
+        if chain.is_innermost == 1 {
+            let has_cframe = chain.layout.thread_cframe != NONE;
+            if has_cframe && go_outside(chain).is_ok() && chain.first_frame != 0 {
+                chain.frame = chain.first_frame;
+                chain.cframe = chain.first_cframe;
+            } else {
+                give_up(chain);
+            }
         }
         return false;
     }
@@ -226,12 +234,21 @@ pub(super) fn step(scratch: &mut Scratch) {
         return refuse(chain);
     }
     let code = unmarked;
-    // One that can't be read may be paged out.
-    if let Ok(ty) = at::<u64>(code, layout.object_type)
-        && ty != layout.code_type
-        && layout.code_type != 0
-    {
-        return refuse(chain);
+    let bytes = layout.code_bytes;
+    if bytes as usize > PythonLayout::MAX_IDENTITY_BYTES {
+        return refuse(chain); // tells the verifier
+    }
+    // SAFETY: as above.
+    let outcome = unsafe {
+        generated::bpf_probe_read_user(chain.code_words.as_mut_ptr().cast(), bytes, code as *const _)
+    };
+    // One that can't be read may be paged out: user space will try, when it has no fingerprint.
+    let mut fingerprint = 0;
+    if outcome == 0 {
+        if word(&chain.code_words, layout.object_type) != layout.code_type && layout.code_type != 0 {
+            return refuse(chain);
+        }
+        fingerprint = identify(&chain.code_words, layout);
     }
     if layout.entry == PythonEntry::Flag as u32 && is_last {
         chain.anchor = chain.cframe;
@@ -255,19 +272,17 @@ pub(super) fn step(scratch: &mut Scratch) {
             PythonLayout::NO_INSTRUCTION
         }
     };
-    let fingerprint = identify(code, layout);
     emit(scratch, [FrameTag::Python.word(code), u64::from(offset) << 32 | u64::from(fingerprint)]);
 }
 
-/// Zero when the code object can't be read now: user space will try.
 #[inline(always)]
-fn identify(code: u64, layout: &PythonLayout) -> u32 {
-    let Ok(mut identity) = at::<[u64; 4]>(code, layout.code_identity) else { return 0 };
-    let Ok(name_hash) = at(identity[1], layout.string_hash) else { return 0 };
-    if layout.code_identity_words < 4 {
-        identity[3] = 0;
+fn identify(code: &[u64; CODE_WORDS], layout: &PythonLayout) -> u32 {
+    let identity = |index: u32| word(code, layout.code_identity.wrapping_add(8 * index));
+    let last = if layout.code_identity_words < 4 { 0 } else { identity(3) };
+    match at(identity(1), layout.string_hash) {
+        Ok(name_hash) => code_fingerprint([identity(0), identity(1), identity(2), last], name_hash),
+        Err(_) => 0,
     }
-    code_fingerprint(identity, name_hash)
 }
 
 /// The walker has gone to the evaluation's caller. An evaluation that was interrupted before it had put its function into the
@@ -296,8 +311,8 @@ pub(super) fn check(scratch: &mut Scratch) {
 }
 
 #[inline(always)]
-fn word(words: &[u64; FRAME_WORDS], offset: u32) -> u64 {
-    words[(offset / 8) as usize % FRAME_WORDS]
+fn word<const WORDS: usize>(words: &[u64; WORDS], offset: u32) -> u64 {
+    words[(offset / 8) as usize % WORDS]
 }
 
 #[inline(always)]

@@ -327,8 +327,17 @@ impl<'a> Builder<'a> {
         while let Some(stack) = self.pending.pop() {
             let functions = self.functions;
             for at in functions.of_frame(self.recording.stacks[stack].frame) {
-                if functions.merges_repeats() && self.nodes[node].key == NodeKey::Function(at.function) {
+                let key = &self.nodes[node].key;
+                if functions.merges_repeats() && *key == NodeKey::Function(at.function) {
                     continue;
+                }
+                if functions.starts_task(at.function) {
+                    node = group;
+                } else if let NodeKey::Function(last) = key
+                    && functions.starts_task(*last)
+                    && functions.get(at.function).kind == FrameKind::Native
+                {
+                    continue; // how C gets from the event loop to a task
                 }
                 node = self.child(node, NodeKey::Function(at.function), at.inlined);
             }
@@ -400,7 +409,7 @@ mod tests {
 
     use super::*;
     use crate::analysis::functions::Folding;
-    use crate::analysis::testing::{Builder, PERIOD_NS, deep, example, recordings};
+    use crate::analysis::testing::{Builder, PERIOD_NS, deep, example, line, recordings};
     use crate::recording::StackEnd;
 
     fn tree_of(recording: &Recording, filter: Filter, grouping: Grouping) -> (CallTree, Functions) {
@@ -447,6 +456,43 @@ mod tests {
         let mut expected = expected.map(|(name, own, total)| (name.to_owned(), own, total)).to_vec();
         expected[1..].sort();
         assert_eq!(times, expected);
+    }
+
+    /// In the view by tasks, a coroutine stands on the function that runs it, and threads without an event loop are as they are.
+    #[test]
+    fn tasks_start_where_the_event_loop_runs_them() {
+        let mut builder = Builder::new();
+        let thread = builder.thread(0, 100, "python");
+        let events = "/usr/lib/python3.11/asyncio/events.py";
+        let mut offset = 0;
+        let mut stack = |frames: &[(&str, &'static str, FrameKind)]| {
+            frames.iter().fold(None, |parent, (name, file, kind)| {
+                offset += 1;
+                let frame = builder.frame(*kind, file, offset, vec![line(name, Some(file), Some(1))]);
+                Some(builder.node(parent, frame))
+            })
+        };
+        let (python, native) = (FrameKind::Python, FrameKind::Native);
+        let task = stack(&[
+            ("_start", "python", native),
+            ("run_forever", "base_events.py", python),
+            ("Handle._run", events, python),
+            ("task_step", "python", native),
+            ("tool", "server.py", python),
+            ("sorted", "python", native),
+        ]);
+        let other = stack(&[("_start", "python", native), ("main", "server.py", python)]);
+        builder.samples(thread, task, 3);
+        builder.samples(thread, other, 1);
+        let functions = Functions::folded(&builder.recording, Folding::Task);
+        let tree = CallTree::new(&builder.recording, &functions, Filter::All, Grouping::None);
+        let path_of = |name: &str| {
+            let node = (0..tree.nodes().len()).find(|&node| tree.name(node, &functions).0 == name);
+            let path = tree.path(node.expect("it was sampled"));
+            path.into_iter().map(|at| functions.get(at).name.to_string()).collect::<Vec<_>>().join(" > ")
+        };
+        assert_eq!(path_of("sorted"), "Handle._run > tool > sorted");
+        assert_eq!(path_of("main"), "_start > main");
     }
 
     /// Samples without a stack stay visible under a name of their own.
@@ -521,6 +567,14 @@ mod tests {
     }
 
     proptest! {
+        /// Leaving out event loops loses no time.
+        #[test]
+        fn tasks_conserve_time(recording in recordings()) {
+            let functions = Functions::folded(&recording, Folding::Task);
+            let tree = CallTree::new(&recording, &functions, Filter::All, Grouping::None);
+            prop_assert_eq!(tree.total_ns(), CallTree::new(&recording, &Functions::new(&recording), Filter::All, Grouping::None).total_ns());
+        }
+
         /// Folding by package loses no time, and no package stands directly below itself.
         #[test]
         fn folding_conserves_time(recording in recordings()) {

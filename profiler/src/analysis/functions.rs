@@ -46,6 +46,8 @@ pub enum Folding {
     Function,
     /// All functions of a package that call each other: the package.
     Package,
+    /// A function, and what an event loop runs starts where the loop runs it: its own callers are left out.
+    Task,
 }
 
 /// A function at an address.
@@ -88,6 +90,7 @@ impl Functions {
         match folding {
             Folding::Function => functions,
             Folding::Package => functions.by_package(),
+            Folding::Task => Self { folding, ..functions },
         }
     }
 
@@ -128,6 +131,17 @@ impl Functions {
     /// Whether a frame below one of the same function is the same frame.
     pub(crate) fn merges_repeats(&self) -> bool {
         self.folding == Folding::Package
+    }
+
+    /// Whether stacks start with this function, where one has it: in the view by tasks, the function of asyncio that runs what is due
+    /// (`Lib/asyncio/events.py` of CPython). Until 3.10 its class is not told.
+    pub(crate) fn starts_task(&self, function: FunctionIndex) -> bool {
+        let is_handle = |function: &Function| {
+            matches!(&*function.name, "Handle._run" | "_run")
+                && function.kind == FrameKind::Python
+                && function.file.as_ref().is_some_and(|file| file.ends_with("/asyncio/events.py"))
+        };
+        self.folding == Folding::Task && is_handle(self.get(function))
     }
 
     /// All functions. Index 0 is [`NO_STACK`].

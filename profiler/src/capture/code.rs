@@ -87,7 +87,9 @@ impl Code {
     /// A process has mapped a module's code. Whether it is V8's, and news: then what the process mapped without a file
     /// before has to be mapped again.
     pub(super) fn map(&mut self, pid: u32, module: &Module, mapped: &Mapped) -> bool {
-        let is_news = self.insert(pid, module, mapped);
+        let base = self.insert(pid, module, mapped);
+        // Not before it is certain when: an exec that is told next would take it back.
+        let is_news = base.zip(module.v8()).is_some_and(|(base, v8)| self.v8.add(pid, v8, base));
         if let Some(loaded) = self.by_module.get_mut(&mapped.module) {
             loaded.users += 1;
             loaded.announced = loaded.announced.saturating_sub(1);
@@ -95,19 +97,26 @@ impl Code {
         is_news
     }
 
+    /// A mapping that was announced is there already.
+    pub(super) fn told_again(&mut self, id: ModuleId) {
+        if let Some(loaded) = self.by_module.get_mut(&id) {
+            loaded.announced = loaded.announced.saturating_sub(1);
+        }
+    }
+
     /// Maps once more what a process has mapped already: now it is known to run V8.
     pub(super) fn remap(&mut self, pid: u32, module: &Module, mapped: &Mapped) {
         self.insert(pid, module, mapped);
     }
 
-    fn insert(&mut self, pid: u32, module: &Module, mapped: &Mapped) -> bool {
+    /// Tells the kernel half of a mapping. Returns what the rows of its file count from.
+    fn insert(&mut self, pid: u32, module: &Module, mapped: &Mapped) -> Option<u64> {
         let (table, base) = match &module.image {
             Image::Elf(_) => self.table(mapped.module, module),
             // Runtimes keep frame pointers in the code that they make.
             Image::Jit => (CodeMapping::NO_TABLE, 0),
-            Image::Opaque => return false,
+            Image::Opaque => return None,
         };
-        let is_news = module.v8().is_some_and(|v8| self.v8.add(pid, v8, base));
         let makes_code = matches!(module.image, Image::Jit) && self.v8.contains(pid);
         let to_row = module.address(mapped.start, mapped.start, mapped.file_offset).wrapping_sub(base);
         for piece in pieces(module, mapped) {
@@ -124,7 +133,7 @@ impl Code {
                 }
             }
         }
-        is_news
+        Some(base)
     }
 
     /// A process has the code no longer. For a change, all that is gone is erased before the new is mapped, and

@@ -13,7 +13,7 @@ use perf_event::events::Software;
 use perf_event::{Builder, Clock, SampleFlag, Sampler};
 
 /// Room for records of one CPU between two drains.
-const RING_BYTES: usize = 64 << 10;
+const RING_BYTES: usize = 128 << 10;
 /// `PERF_RECORD_MISC_COMM_EXEC` of `include/uapi/linux/perf_event.h`.
 const MISC_COMM_EXEC: u16 = 1 << 13;
 const PROT_EXEC: u32 = 4;
@@ -275,6 +275,23 @@ mod tests {
         assert_eq!(parse_maps_line("1000-2000 rwxp 00000000 00:00 0").unwrap().path, "");
         assert_eq!(parse_maps_line("1000-2000 rw-p 00000000 00:00 0"), None);
         assert_eq!(parse_maps_line("nonsense"), None);
+    }
+
+    /// What is mapped no longer is dropped, and what is mapped in part stays.
+    #[test]
+    fn unmapped_code_is_dropped() {
+        let mut space = AddressSpace::default();
+        let mapped =
+            |start| Mapped { start, end: start + 0x1000, file_offset: 0, module: ModuleId::from_index(0) };
+        for start in [0x1000, 0x2000, 0x5000] {
+            space.insert(mapped(start));
+        }
+        let now: Vec<_> = ["1000-2000 r-xp 0 00:00 0", "5800-6000 r-xp 0 00:00 0"]
+            .into_iter()
+            .filter_map(parse_maps_line)
+            .collect();
+        assert_eq!(space.drop_unmapped(&now), [mapped(0x2000)]);
+        assert_eq!((space.len(), space.find(0x2000), space.find(0x5000)), (2, None, Some(mapped(0x5000))));
     }
 
     proptest! {

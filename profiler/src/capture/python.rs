@@ -15,8 +15,8 @@ use crate::unwind::{Layout, PythonImage, Refusal};
 
 /// Where functions without a name are.
 const MODULE_WITHOUT_NAME: &str = "[python]";
-/// Functions of one process that are remembered.
-const MAX_FUNCTIONS_OF_PROCESS: usize = 1 << 16;
+/// Functions of one family of processes that are remembered.
+const MAX_FUNCTIONS_OF_FAMILY: usize = 1 << 16;
 /// Distinct functions, and files, that are remembered: those that come back behind that are written again.
 const MAX_FUNCTIONS: usize = 1 << 18;
 
@@ -24,6 +24,8 @@ const MAX_FUNCTIONS: usize = 1 << 18;
 pub(super) struct Pythons {
     layouts: BpfHashMap<MapData, u32, PythonLayout>,
     processes: HashMap<u32, Python>,
+    families: HashMap<u32, Family>,
+    next_family: u32,
     functions: Vec<Arc<PythonFunction>>,
     known: HashMap<Arc<PythonFunction>, u32>,
     files: HashMap<String, RowId>,
@@ -42,9 +44,20 @@ struct Python {
     bias: u64,
     stage: Stage,
     memory: Option<TargetMemory>,
+    family: u32,
+}
+
+/// A process and those that it forked, and so on. Where one has a code object, so have the others, unless its fingerprint is another.
+#[derive(Default)]
+struct Family {
+    /// Those that live, the oldest first.
+    members: Vec<u32>,
     /// Index of the function of a code object with a fingerprint; `None` for one that is not shown.
     by_code: HashMap<(u64, u32), Option<u32>>,
 }
+
+/// Relatives that are asked for what a process can't tell, since it has ended.
+const MAX_RELATIVES: usize = 3;
 
 enum Stage {
     /// The interpreter has no thread yet.
@@ -68,6 +81,8 @@ impl Pythons {
         Ok(Self {
             layouts: BpfHashMap::try_from(layouts)?,
             processes: HashMap::new(),
+            families: HashMap::new(),
+            next_family: 0,
             functions: Vec::new(),
             known: HashMap::new(),
             files: HashMap::new(),
@@ -90,13 +105,10 @@ impl Pythons {
             return;
         }
         self.forget(pid);
-        let python = Python {
-            image: Arc::clone(image),
-            bias,
-            stage: Stage::Starting,
-            memory: None,
-            by_code: HashMap::new(),
-        };
+        let family = self.next_family;
+        self.next_family = family.wrapping_add(1);
+        self.families.entry(family).or_default().members.push(pid);
+        let python = Python { image: Arc::clone(image), bias, stage: Stage::Starting, memory: None, family };
         self.processes.insert(pid, python);
         self.find_layout(pid);
     }
@@ -164,15 +176,21 @@ impl Pythons {
                 Stage::Refused
             }
         };
-        let (image, bias, by_code) = (Arc::clone(&origin.image), origin.bias, origin.by_code.clone());
-        self.processes.insert(child, Python { image, bias, stage, memory: None, by_code });
+        let (image, bias, family) = (Arc::clone(&origin.image), origin.bias, origin.family);
+        self.families.entry(family).or_default().members.push(child);
+        self.processes.insert(child, Python { image, bias, stage, memory: None, family });
     }
 
     /// The process is gone, or becomes another program.
     pub(super) fn forget(&mut self, pid: u32) {
-        if self.processes.remove(&pid).is_some() {
-            // It is not there when it was refused.
-            let _ = self.layouts.remove(&pid);
+        let Some(python) = self.processes.remove(&pid) else { return };
+        // It is not there when it was refused.
+        let _ = self.layouts.remove(&pid);
+        if let Some(family) = self.families.get_mut(&python.family) {
+            family.members.retain(|member| *member != pid);
+            if family.members.is_empty() {
+                self.families.remove(&python.family);
+            }
         }
     }
 
@@ -198,21 +216,29 @@ impl Pythons {
 
     /// Index of a code object's function; `None` inside for one that is not shown, outside for one that can't be read.
     fn function(&mut self, pid: u32, code: u64, fingerprint: u32) -> Option<Option<u32>> {
-        let python = self.processes.get_mut(&pid)?;
-        if let Some(known) = python.by_code.get(&(code, fingerprint)) {
+        let python = self.processes.get(&pid)?;
+        let family = self.families.get(&python.family)?;
+        if let Some(known) = family.by_code.get(&(code, fingerprint)) {
             return Some(*known);
         }
         let Stage::Known(layout) = &python.stage else { return None };
-        let layout = *layout.clone();
-        let function = read_function(python.memory(pid)?, &layout, code, fingerprint)?;
+        let (layout, family) = (layout.clone(), python.family);
+        // Without a fingerprint there is no telling whether a relative has the same.
+        let relatives = if fingerprint == 0 { 0 } else { MAX_RELATIVES };
+        let others =
+            self.families.get(&family)?.members.iter().filter(|member| **member != pid).take(relatives);
+        let asked: Vec<u32> = std::iter::once(pid).chain(others.copied()).collect();
+        let function = asked.into_iter().find_map(|pid| {
+            read_function(self.processes.get_mut(&pid)?.memory(pid)?, &layout, code, fingerprint)
+        })?;
         let index = if function.is_hidden() { None } else { Some(self.remember(function)) };
         // Without a fingerprint another one may be there the next time.
-        let python = self.processes.get_mut(&pid).filter(|_| fingerprint != 0);
-        if let Some(python) = python {
-            if python.by_code.len() >= MAX_FUNCTIONS_OF_PROCESS {
-                python.by_code.clear();
+        if fingerprint != 0 {
+            let by_code = &mut self.families.get_mut(&family)?.by_code;
+            if by_code.len() >= MAX_FUNCTIONS_OF_FAMILY {
+                by_code.clear();
             }
-            python.by_code.insert((code, fingerprint), index);
+            by_code.insert((code, fingerprint), index);
         }
         Some(index)
     }
@@ -222,7 +248,7 @@ impl Pythons {
             self.functions.clear();
             self.known.clear();
             self.files.clear();
-            self.processes.values_mut().for_each(|python| python.by_code.clear());
+            self.families.values_mut().for_each(|family| family.by_code.clear());
         }
         let function = Arc::new(function);
         let next = self.functions.len() as u32;

@@ -28,7 +28,7 @@ use crate::target::{Process, ProcessTable};
 const WAITING_BATCHES: usize = 64;
 /// An event may be in a ring this long after its timestamp was taken. Later ones wait for the next batch, so that
 /// no mapping overtakes a sample.
-const SETTLE_NS: u64 = 5_000_000;
+const SETTLE_NS: u64 = 25_000_000;
 /// How often names are looked up and the recording is committed.
 const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -93,6 +93,14 @@ pub struct Session {
     start_ns: u64,
     last_losses: Instant,
     output: PathBuf,
+}
+
+/// Why the rings are drained.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Drain {
+    Tick,
+    Woken,
+    Last,
 }
 
 /// What was drained at one time.
@@ -191,15 +199,15 @@ impl Session {
         Wakeups::new(&self.kernel.events, self.mapping_records.file_descriptors()).map_err(Error::Mappings)
     }
 
-    /// Drains what has come in. To be called about twenty times a second, and after each wakeup. Returns whether a
-    /// watched process has new code.
+    /// Drains what has come in. To be called about twenty times a second by the clock, and after each wakeup, which alone
+    /// settles nothing: the moments up to which events are settled stay few. Returns whether a watched process has new code.
     ///
     /// # Errors
     /// When the recording can't be written any more: [`Self::finish`] says why.
-    pub fn tick(&mut self) -> Result<bool, Error> {
+    pub fn tick(&mut self, is_woken: bool) -> Result<bool, Error> {
         let mut has_new_code = false;
         if self.waiting.is_none() {
-            let batch = self.drain(false)?;
+            let batch = self.drain(if is_woken { Drain::Woken } else { Drain::Tick })?;
             has_new_code = !batch.announced.is_empty();
             self.waiting = Some(batch);
         }
@@ -237,7 +245,7 @@ impl Session {
         let (end_ns, readings) = (now_ns(), self.readings());
         // The counters go with the programs' maps, which we still hold.
         self.kernel.detach();
-        let mut last = self.drain(true)?;
+        let mut last = self.drain(Drain::Last)?;
         last.readings = readings;
         last.now_ns = end_ns;
         last.end = Some(reason.to_owned());
@@ -272,9 +280,14 @@ impl Session {
         }
     }
 
-    fn drain(&mut self, is_last: bool) -> Result<Box<Batch>, Error> {
+    fn drain(&mut self, drain: Drain) -> Result<Box<Batch>, Error> {
+        let is_last = drain == Drain::Last;
         let now_ns = now_ns();
-        let settled_ns = if is_last { u64::MAX } else { now_ns.saturating_sub(SETTLE_NS) };
+        let settled_ns = match drain {
+            Drain::Last => u64::MAX,
+            Drain::Tick => now_ns.saturating_sub(SETTLE_NS),
+            Drain::Woken => 0,
+        };
         let mut events = std::mem::take(&mut self.held_events);
         let mut undecodable = 0;
         for ring in [&mut self.kernel.events, &mut self.kernel.messages] {

@@ -15,8 +15,8 @@ use tokio::time::{Instant, sleep_until};
 /// A starting program maps its libraries one by one: one wakeup is enough for what comes within this time.
 const REST: Duration = Duration::from_millis(1);
 /// Mapping records come for the whole host. After one that was not of a watched process they wake nobody for this
-/// time, so that strangers who start all the time cost no more than twenty wakeups a second.
-const REST_FROM_STRANGERS: Duration = Duration::from_millis(50);
+/// time, so that strangers who start all the time cost no more than forty wakeups a second.
+const REST_FROM_STRANGERS: Duration = Duration::from_millis(25);
 
 /// Wakeups by the kernel.
 #[derive(Debug)]

@@ -18,6 +18,7 @@ Examples:
   mcp-profiler call-tree server.mcpprof
   mcp-profiler call-tree server.mcpprof --min-share 0.002 --max-depth 40
   mcp-profiler call-tree server.mcpprof --fold-by package
+  mcp-profiler call-tree server.mcpprof --async-stacks
   sudo mcp-profiler call-tree --pid 4711 --duration 30s")]
 pub(super) struct Arguments {
     #[command(flatten)]

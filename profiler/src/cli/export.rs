@@ -57,9 +57,8 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let folding = arguments.fold.folding();
-    if folding == Folding::Package && !matches!(arguments.format, Format::Folded) {
-        let message =
-            "--fold-by package works on --format folded: other formats tell each address with its function";
+    if folding != Folding::Function && !matches!(arguments.format, Format::Folded) {
+        let message = "--fold-by package and --async-stacks work on --format folded: other formats tell each address with its function";
         return Err(Usage(message.to_owned()).into());
     }
     let to_stdout = arguments.output.as_ref().is_some_and(|output| output.as_os_str() == "-");

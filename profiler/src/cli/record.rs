@@ -265,7 +265,7 @@ impl Recorder {
                     break "done";
                 }
                 is_tick = async { tokio::select! { _ = tick.tick() => true, () = wakeups.next() => false } } => {
-                    match self.session.tick() {
+                    match self.session.tick(!is_tick) {
                         Ok(has_new_code) => wakeups.rest(!is_tick && !has_new_code),
                         Err(error) => {
                             progress.clear();

@@ -102,11 +102,15 @@ pub(super) struct FoldArguments {
     /// What a frame stands for; functions of a package that call each other are one frame of that package
     #[arg(long, value_enum, default_value_t, value_name = "WHAT")]
     fold_by: FoldBy,
+    /// Start the stacks of coroutines where the event loop runs them, without the loop's own callers (Python's asyncio)
+    #[arg(long, conflicts_with = "fold_by")]
+    async_stacks: bool,
 }
 
 impl FoldArguments {
     pub(super) fn folding(self) -> Folding {
         match self.fold_by {
+            _ if self.async_stacks => Folding::Task,
             FoldBy::Function => Folding::Function,
             FoldBy::Package => Folding::Package,
         }

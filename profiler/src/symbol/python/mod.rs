@@ -48,7 +48,7 @@ pub(crate) fn read_function(
     code: u64,
     fingerprint: u32,
 ) -> Option<PythonFunction> {
-    let mut object = [0; 256];
+    let mut object = [0; PythonLayout::MAX_IDENTITY_BYTES];
     memory.read(code, &mut object)?;
     let word = |offset: u64| {
         let bytes = object.get(offset as usize..)?.first_chunk()?;
@@ -78,7 +78,7 @@ pub(crate) fn read_function(
         lines: LineTable::new(layout.lines, first_line, read_bytes(memory, layout, table)?),
     };
     // It may have been freed while it was read.
-    let mut again = [0; 256];
+    let mut again = [0; PythonLayout::MAX_IDENTITY_BYTES];
     memory.read(code, &mut again)?;
     let is_same = |start: usize| object[start..start + 24] == again[start..start + 24];
     is_same(start as usize).then_some(function)

@@ -15,11 +15,12 @@ const ALIGNMENT: u64 = 64;
 const MAX_CODE_BYTES: u64 = 1 << 20;
 /// Memory is searched backwards in pieces of this size.
 const SEARCH_BYTES: u64 = 1 << 14;
+const PAGE_BYTES: u64 = 1 << 12;
 /// Most functions inlined into one.
 const MAX_INLINED: u64 = 1 << 12;
 /// Calls within calls.
 const MAX_INLINE_DEPTH: usize = 64;
-/// `RegExp` code, the third kind in all versions (`src/objects/code-kind.h`).
+/// The kind of regular expressions in V8 10, whose frames have no marker (`src/objects/code-kind.h`).
 const REGULAR_EXPRESSION_KIND: u32 = 3;
 /// A call that was inlined: its position, the function's number, padding.
 const INLINING_BYTES: usize = 16;
@@ -117,7 +118,7 @@ impl Code {
             baseline(heap, code)
         } else if kind > layout.baseline_kind {
             Content::Optimized(optimized(heap, code, fingerprint.size, &mut function)?)
-        } else if kind == REGULAR_EXPRESSION_KIND {
+        } else if kind == REGULAR_EXPRESSION_KIND && heap.layout.regular_expression_frame.is_none() {
             Content::RegularExpression
         } else {
             Content::Other
@@ -198,35 +199,37 @@ impl Optimized {
 /// describes them, and that one back to the instructions.
 fn search(heap: &Heap, address: Address) -> Option<(Address, Address)> {
     let header = heap.layout.code.header;
+    // Behind the last place where the code can start.
     let mut end = (address & !(ALIGNMENT - 1)).checked_add(ALIGNMENT)?;
-    // No code lies that low.
-    let lowest = address.saturating_sub(MAX_CODE_BYTES).max(header + ALIGNMENT);
-    while end > lowest {
-        let first = end.saturating_sub(SEARCH_BYTES).max(ALIGNMENT);
-        // Headers lie before the instructions; where memory starts, there may be less of it.
-        let (from, bytes) = [first.checked_sub(header)?, first, end - ALIGNMENT - header]
+    for _ in 0..MAX_CODE_BYTES / SEARCH_BYTES {
+        let whole = end.checked_sub(SEARCH_BYTES + header)?;
+        // Where memory begins there may be less of it: then the part in the last page.
+        let parts = [whole, (end - 1) & !(PAGE_BYTES - 1)];
+        let (from, bytes) = parts
             .into_iter()
-            .find_map(|from| Some((from, heap.bytes(from, end.checked_sub(from)? as usize)?)))?;
-        let mut start = end - ALIGNMENT;
+            .find_map(|from| Some((from, heap.bytes(from, usize::try_from(end - from).ok()?)?)))?;
+        let mut start = end.checked_sub(ALIGNMENT)?;
         while start >= from + header {
-            let object = (start - header - from) as usize;
-            let is_candidate = |offset: usize| -> bool {
+            let object = usize::try_from(start - header - from).ok()?;
+            let is_pointer = |offset: usize| {
                 let word = bytes.get(object + offset..).and_then(|bytes| bytes.first_chunk());
                 word.is_some_and(|word| untag(u64::from_le_bytes(*word)).is_some())
             };
-            if is_candidate(0)
-                && is_candidate(8)
+            if is_pointer(0)
+                && is_pointer(8)
                 && let Some(code) = object_at(heap, start)
             {
                 let size = heap.half(code + heap.layout.code.size)?;
-                return (address < start + u64::from(size)).then_some((start, code));
+                return (address < start.checked_add(u64::from(size))?).then_some((start, code));
             }
-            start -= ALIGNMENT;
+            start = start.checked_sub(ALIGNMENT)?;
         }
-        if from > first {
+        let next =
+            if from == whole { end - SEARCH_BYTES } else { (from + header).next_multiple_of(ALIGNMENT) };
+        if next >= end {
             return None;
         }
-        end = first;
+        end = next;
     }
     None
 }

@@ -85,10 +85,17 @@ impl JavaScript {
             V8Frame::Function { script, function, place, .. } => {
                 let frame = V8Frame::Function { shared: 0, script, function, place };
                 match place {
+                    V8Place::Bytecode(_) | V8Place::Call(0) => {
+                        return Key { isolate, frame, code: None, is_innermost: false };
+                    }
                     V8Place::Code(address) => (address, is_innermost, frame),
                     V8Place::Call(address) => (address, false, frame),
-                    V8Place::Bytecode(_) => return Key { isolate, frame, code: None, is_innermost: false },
                 }
+            }
+            // The marker says all that is known: the code is none of V8's heap.
+            V8Frame::Marked { frame_type, .. } if self.kind(frame_type).is_some() => {
+                let frame = V8Frame::Marked { frame_type, address: 0 };
+                return Key { isolate: 0, frame, code: None, is_innermost: false };
             }
             V8Frame::Marked { address, .. } => (address, is_innermost, frame),
         };
@@ -171,8 +178,8 @@ impl JavaScript {
             let name = Name { function: function.to_owned(), file: None, line: None };
             Resolved::Frames(vec![vec![name]])
         };
-        if self.heap.layout.wasm_frames.contains(&frame_type) {
-            return plain(WEBASSEMBLY);
+        if let Some(kind) = self.kind(frame_type) {
+            return plain(kind);
         }
         let Some(code) = self.code_at(isolate, address) else { return Resolved::NoScript };
         match &code.content {
@@ -184,7 +191,22 @@ impl JavaScript {
         }
     }
 
+    /// What a marker stands for, if it is code whose functions are not told apart.
+    fn kind(&self, frame_type: u32) -> Option<&'static str> {
+        let layout = &self.heap.layout;
+        if layout.wasm_frames.contains(&frame_type) {
+            Some(WEBASSEMBLY)
+        } else if layout.regular_expression_frame == Some(frame_type) {
+            Some(REGULAR_EXPRESSION)
+        } else {
+            None
+        }
+    }
+
     fn code_at(&mut self, isolate: u32, address: Address) -> Option<Arc<Code>> {
+        if address == 0 || address == u64::MAX {
+            return None;
+        }
         let now = Instant::now();
         let known = self.code.range_mut(..=address).next_back();
         if let Some((start, (code, checked))) = known.filter(|(_, (code, _))| address < code.end) {
@@ -263,4 +285,105 @@ fn insert_bounded<K: std::hash::Hash + Eq, V>(map: &mut HashMap<K, V>, key: K, v
         map.clear();
     }
     map.insert(key, value);
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// This process's own memory stands for that of a Node.
+    fn javascript() -> JavaScript {
+        JavaScript::open(std::process::id(), Arc::new(Layout::of_node_22())).unwrap()
+    }
+
+    /// An object at the start of memory that this test owns.
+    struct Object(Box<[u64; 16]>);
+
+    impl Object {
+        fn new(map: &Object, words: &[(usize, u64)]) -> Self {
+            let mut object = Self(Box::new([0; 16]));
+            object.0[0] = map.tagged();
+            words.iter().for_each(|(index, word)| object.0[*index] = *word);
+            object
+        }
+
+        fn map(instance_type: u16) -> Self {
+            let mut map = Self(Box::new([0; 16]));
+            map.0[1] = u64::from(instance_type) << 32;
+            map
+        }
+
+        fn string(map: &Object, text: &[u8]) -> Self {
+            let mut string = Self::new(map, &[(1, (text.len() as u64) << 32)]);
+            bytemuck::cast_slice_mut::<u64, u8>(&mut string.0[2..])[..text.len()].copy_from_slice(text);
+            string
+        }
+
+        fn tagged(&self) -> u64 {
+            self.0.as_ptr() as u64 + 1
+        }
+    }
+
+    fn integer(value: u64) -> u64 {
+        value << 32
+    }
+
+    /// A function of Node 22 is read with its name, file and line; one that has another number by now is not.
+    #[test]
+    fn functions_are_read() {
+        let types = Layout::of_node_22().types;
+        let [string_map, shared_map, scope_map, script_map] =
+            [40, types.shared, types.scope, types.script].map(Object::map);
+        let name = Object::string(&string_map, b"work");
+        let file = Object::string(&string_map, b"file:///srv/a%20b.js");
+        let source = Object::string(&string_map, b"let a;\nfunction work() {}\n");
+        let script = [(1, source.tagged()), (2, file.tagged()), (8, integer(77))];
+        let script = Object::new(&script_map, &script);
+        let no_slot = integer(u64::from(u32::MAX));
+        let names = [(4, name.tagged()), (5, no_slot), (6, name.tagged())];
+        let range = [(7, integer(20)), (8, integer(25)), (9, scope_map.tagged())];
+        let scope = Object::new(&scope_map, &[names, range].concat());
+        let mut shared = Object::new(&shared_map, &[(2, scope.tagged()), (4, script.tagged())]);
+        shared.0[6] = integer(3);
+        let address = shared.tagged() - 1;
+        let frame = |function| {
+            let place = V8Place::Bytecode(0);
+            V8Frame::Function { shared: address, script: 77, function, place }
+        };
+        let mut javascript = javascript();
+        let expected = Name { function: "work".into(), file: Some("/srv/a b.js".into()), line: Some(2) };
+        assert_eq!(javascript.resolve(1, frame(3), false), Resolved::Frames(vec![vec![expected.clone()]]));
+        assert_eq!(javascript.resolve(1, frame(4), false), Resolved::Unreadable);
+        // What was read once is known for good, in this isolate only.
+        shared.0[6] = integer(9);
+        assert_eq!(javascript.resolve(1, frame(3), false), Resolved::Frames(vec![vec![expected]]));
+        assert_eq!(javascript.resolve(2, frame(3), false), Resolved::Unreadable);
+    }
+
+    proptest! {
+        /// Whatever an address leads to, work is bounded and nothing panics.
+        #[test]
+        fn any_address_ends(address: u64, low in 0..1_u64 << 20, words: [u64; 8], pick in 0..8_usize) {
+            let mut javascript = javascript();
+            // Words that point to each other, and to themselves.
+            let mut memory = Box::new(words);
+            let start = memory.as_ptr() as u64;
+            for word in memory.iter_mut() {
+                if *word % 3 != 0 {
+                    *word = start + (*word % 8) * 8 + 1;
+                }
+            }
+            for address in [address, low, start + pick as u64 * 8, u64::MAX - low] {
+                for place in [V8Place::Bytecode(low as u32), V8Place::Code(address), V8Place::Call(address)] {
+                    let frame = V8Frame::Function { shared: address, script: 1, function: 1, place };
+                    javascript.key(1, frame, true);
+                    javascript.resolve(1, frame, true);
+                }
+                javascript.resolve(1, V8Frame::Marked { frame_type: 0, address }, true);
+            }
+            drop(memory);
+        }
+    }
 }

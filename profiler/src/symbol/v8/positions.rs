@@ -74,8 +74,8 @@ pub(super) fn source_positions(
         if offset > i64::from(most) {
             return None;
         }
-        let position = SourcePosition::unpack(packed as u64);
-        positions.push(Position { offset: offset as i32, source: position });
+        let source = SourcePosition::unpack(packed as u64);
+        positions.push(Position { offset: i32::try_from(offset).ok()?, source });
     }
     Some(positions)
 }

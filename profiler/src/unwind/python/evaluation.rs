@@ -3,13 +3,10 @@
 
 use std::collections::HashMap;
 
-use gimli::{BaseAddresses, EhFrame, EhFrameHdr, EndianSlice, LittleEndian, UnwindSection};
-use object::read::{Object, ObjectSection};
-
 use super::{ElfFile, read_bytes};
+use crate::unwind::functions::Described;
 
-/// The largest section that is read, and the largest function that is believed.
-const MAX_SECTION_BYTES: u64 = 128 << 20;
+/// The largest function that is believed.
 const MAX_FUNCTION_BYTES: u64 = 1 << 20;
 /// Jumps that must lead into a part. Bytes that look like a jump by chance lead anywhere in the file.
 const MIN_JUMPS: usize = 3;
@@ -65,43 +62,14 @@ fn jumps(object: &ElfFile<'_>, start: u64, end: u64) -> impl Iterator<Item = u64
     })
 }
 
-/// The functions, and parts of functions, that a file has unwind information of.
-struct Described<'data> {
-    header: gimli::ParsedEhFrameHdr<EndianSlice<'data, LittleEndian>>,
-    frames: EhFrame<EndianSlice<'data, LittleEndian>>,
-    bases: BaseAddresses,
-}
-
-impl<'data> Described<'data> {
-    fn read(object: &ElfFile<'data>) -> Option<Self> {
-        let section = |name: &str| {
-            let section =
-                object.section_by_name(name).filter(|section| section.size() <= MAX_SECTION_BYTES)?;
-            Some((section.address(), section.data().ok()?))
-        };
-        let (header_address, header) = section(".eh_frame_hdr")?;
-        let (frames_address, frames) = section(".eh_frame")?;
-        let bases = BaseAddresses::default().set_eh_frame_hdr(header_address).set_eh_frame(frames_address);
-        let header = EhFrameHdr::new(header, LittleEndian).parse(&bases, 8).ok()?;
-        Some(Self { header, frames: EhFrame::new(frames, LittleEndian), bases })
-    }
-
-    /// Start and end of the one at an address.
-    fn at(&self, address: u64) -> Option<(u64, u64)> {
-        let table = self.header.table()?;
-        let description =
-            table.fde_for_address(&self.frames, &self.bases, address, EhFrame::cie_from_offset).ok()?;
-        let start = description.initial_address();
-        Some((start, start.checked_add(description.len())?))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs::File;
+    use std::io::Write as _;
     use std::path::Path;
 
     use object::read::ReadCache;
+    use proptest::prelude::*;
 
     use super::super::PythonImage;
 
@@ -117,6 +85,33 @@ mod tests {
         assert_eq!(sizes.len(), 2, "{image:x?}");
         assert!(sizes.iter().sum::<u64>() > 40_000, "{image:x?}");
         assert!(image.minor.is_some(), "{image:x?}");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(16))]
+
+        /// A damaged interpreter has some parts or none, in order and of bounded size, and there is no panic.
+        #[test]
+        fn damaged_files_are_survived(
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..2000),
+            headers in prop::collection::vec((0..4096_usize, any::<u8>()), 0..20),
+        ) {
+            let mut data = std::fs::read("/usr/bin/python3").unwrap();
+            for (at, byte) in changes {
+                let at = at.index(data.len());
+                data[at] = byte;
+            }
+            headers.into_iter().for_each(|(at, byte)| data[at] = byte);
+            let mut file = tempfile::tempfile().unwrap();
+            file.write_all(&data).unwrap();
+            let cache = ReadCache::new(&file);
+            let image = object::File::parse(&cache)
+                .ok()
+                .and_then(|object| PythonImage::read(&object, Path::new("/usr/bin/python3.11")));
+            for parts in image.iter().flat_map(|image| image.evaluation.windows(2)) {
+                prop_assert!(parts[0].1 <= parts[1].0);
+            }
+        }
     }
 
     /// Other programs have no interpreter in them.

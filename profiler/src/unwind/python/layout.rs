@@ -5,6 +5,8 @@ use profiler_common::{PythonEntry, PythonLayout};
 use crate::target::TargetMemory;
 
 const NONE: u32 = PythonLayout::NONE;
+/// Four words.
+const IDENTITY_BYTES: u32 = 32;
 
 /// Offsets in bytes within the interpreter's structures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,8 +80,10 @@ impl Layout {
                 entry: PythonEntry::Each as u32,
                 code_instructions: NONE,
                 code_identity: 0,
+                code_bytes: 0,
                 code_identity_words: 4,
                 string_hash: 24,
+                reserved: 0,
             },
             interpreters_head: 40,
             threads_head: 0,
@@ -100,6 +104,7 @@ impl Layout {
                     frame_previous: 24,
                     frame_instruction: if minor == 9 { 104 } else { 96 },
                     code_identity: 104,
+                    code_bytes: 104 + IDENTITY_BYTES,
                     code_identity_words: 3,
                     ..common.kernel
                 },
@@ -121,6 +126,7 @@ impl Layout {
                     entry: PythonEntry::Flag as u32,
                     code_instructions: 184,
                     code_identity: 112,
+                    code_bytes: 112 + IDENTITY_BYTES,
                     ..common.kernel
                 },
                 threads_head: 16,
@@ -140,6 +146,7 @@ impl Layout {
                     entry: PythonEntry::Owner as u32,
                     code_instructions: 192,
                     code_identity: 112,
+                    code_bytes: 112 + IDENTITY_BYTES,
                     ..common.kernel
                 },
                 threads_head: 72,
@@ -184,6 +191,7 @@ impl Layout {
         let ascii_data = at(unicode + 3)?;
         if !is_in_order
             || frame_bytes as usize > PythonLayout::MAX_FRAME_BYTES
+            || identity as usize + IDENTITY_BYTES as usize > PythonLayout::MAX_IDENTITY_BYTES
             || fields.iter().any(|end| *end > u64::from(frame_bytes))
         {
             return None;
@@ -208,9 +216,11 @@ impl Layout {
                 entry: PythonEntry::Owner as u32,
                 code_instructions: word(code + 9)?,
                 code_identity: identity as u32,
+                code_bytes: identity as u32 + IDENTITY_BYTES,
                 code_identity_words: 4,
                 // Behind `length`.
                 string_hash: word(unicode + 2)? + 8,
+                reserved: 0,
             },
             interpreters_head: at(5)?,
             threads_head: at(9)?,

@@ -4,16 +4,15 @@ mod evaluation;
 mod layout;
 mod thread;
 
+use super::table::ElfFile;
 use std::path::Path;
 
-use object::read::{Object, ObjectSegment, ObjectSymbol, ReadCache};
+use object::read::{Object, ObjectSegment, ObjectSymbol};
 
 pub(crate) use layout::{Layout, LineTableKind, StringLayout};
 
 use crate::target::TargetMemory;
 use crate::target::runtime::python_in_path;
-
-type ElfFile<'file> = object::File<'file, &'file ReadCache<&'file std::fs::File>>;
 
 /// The interpreter in a file: a program or a `libpython3.X.so`.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -504,3 +504,60 @@ impl Values {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The symbols of a Node that matter, as its file has them, and its version.
+    fn values(symbols: &str, version: [u32; 3]) -> Values {
+        let value = |line: &str| {
+            let (name, value) = line.split_once(' ').unwrap();
+            (name.as_bytes().to_vec(), value.parse().unwrap())
+        };
+        Values { values: symbols.lines().map(value).collect(), version }
+    }
+
+    impl Layout {
+        /// Node 22.23.3.
+        pub(crate) fn of_node_22() -> Self {
+            values(include_str!("node-22.txt"), [12, 4, 254]).layout(Default::default()).unwrap()
+        }
+    }
+
+    /// The layouts of all known Nodes, each as found in live processes. 18.20.8, 20.20.2, 22.23.3, 24.21.0 and 26.10.0.
+    #[test]
+    fn known_layouts() {
+        let known = [
+            (include_str!("node-18.txt"), [10, 2, 154], [24, 32, 16, 52], [16, 24, 48, 40, 128], 32),
+            (include_str!("node-20.txt"), [11, 3, 244], [24, 32, 16, 52], [16, 24, 48, 56, 16], 32),
+            (include_str!("node-22.txt"), [12, 4, 254], [32, 32, 16, 52], [8, 16, 48, 52, 32], 24),
+            (include_str!("node-24.txt"), [13, 6, 233], [32, 40, 24, 60], [8, 16, 52, 56, 32], 24),
+            (include_str!("node-26.txt"), [14, 6, 202], [32, 40, 24, 60], [8, 16, 52, 56, 32], 24),
+        ];
+        for (symbols, version, function, code, positions) in known {
+            let layout = values(symbols, version).layout(Default::default()).unwrap();
+            let shared = &layout.shared;
+            let found = [layout.function_shared, shared.script, shared.name_or_scope, shared.function_id];
+            assert_eq!(found, function, "{version:?}");
+            let found = &layout.code;
+            let found = [found.deoptimization, found.positions, found.flags, found.size, found.header];
+            assert_eq!(found, code, "{version:?}");
+            assert_eq!(layout.bytecode.positions, positions, "{version:?}");
+        }
+    }
+
+    /// What is not known is refused: another version, a missing symbol, another frame.
+    #[test]
+    fn other_layouts_are_refused() {
+        let symbols = include_str!("node-26.txt");
+        let layout = |symbols: &str, version| values(symbols, version).layout(Default::default());
+        assert_eq!(layout(symbols, [15, 0, 1]), None);
+        assert_eq!(layout(symbols, [9, 4, 146]), None);
+        for needed in ["off_fp_function", "class_JSFunction__shared", "type_Script", "CodeKindBaseline"] {
+            let others: Vec<_> = symbols.lines().filter(|line| !line.starts_with(needed)).collect();
+            assert_eq!(layout(&others.join("\n"), [14, 6, 202]), None, "{needed}");
+        }
+        assert_eq!(layout(&symbols.replace("off_fp_context -8", "off_fp_context -16"), [14, 6, 202]), None);
+    }
+}

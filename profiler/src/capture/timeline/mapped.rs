@@ -1,0 +1,114 @@
+//! What processes have mapped: told to the kernel half, and kept for the addresses of samples.
+
+use std::time::{Duration, Instant};
+
+use super::Timeline;
+use crate::capture::mappings::{Mapped, MappingEvent, NewMapping, read_maps};
+use crate::symbol::Image;
+
+/// Mappings of executable memory that most processes stay below.
+pub(super) const FEW_MAPPINGS: usize = 4096;
+/// How long the mappings of a process are not read again after that was done because a walk came to unknown code; twice as long each time.
+pub(super) const FIRST_READING_REST: Duration = Duration::from_millis(200);
+const LONGEST_READING_REST: Duration = Duration::from_secs(30);
+
+impl Timeline {
+    /// Takes up what a running process has mapped by now.
+    pub(in crate::capture) fn read_mappings(&mut self, pid: u32) {
+        for mapping in read_maps(pid).unwrap_or_default() {
+            self.map(pid, &mapping);
+        }
+    }
+
+    pub(super) fn map(&mut self, pid: u32, new: &NewMapping) {
+        let Some(process) = self.processes.get_mut(&pid) else { return };
+        let module = self.modules.resolve(pid, new.file, &new.path, new.start, new.end);
+        let NewMapping { start, end, file_offset, .. } = *new;
+        let mapped = Mapped { start, end, file_offset, module };
+        if process.space.find(start) == Some(mapped) {
+            self.code.told_again(module);
+            return;
+        }
+        let change = process.space.insert(mapped);
+        for gone in &change.gone {
+            let module = self.modules.get(gone.module).expect("a mapping has a module");
+            self.code.erase(pid, module, gone);
+        }
+        self.map_code(pid, &change.new);
+        change.gone.iter().for_each(|gone| self.code.release(gone));
+        self.drop_unmapped(pid);
+    }
+
+    /// Keeps a process that maps ever new addresses from filling our memory.
+    fn drop_unmapped(&mut self, pid: u32) {
+        let Some(process) = self.processes.get_mut(&pid) else { return };
+        if process.space.len() < process.mappings_limit {
+            return;
+        }
+        // One that has ended keeps what it had until its end is told.
+        let Ok(now) = read_maps(pid) else { return };
+        let gone = process.space.drop_unmapped(&now);
+        process.mappings_limit = FEW_MAPPINGS.max(process.space.len() * 2);
+        self.unmap(pid, &gone);
+    }
+
+    /// Tells the kernel half of what a process has mapped.
+    pub(super) fn map_code(&mut self, pid: u32, mapped: &[Mapped]) {
+        let (mut is_news, mut has_v8) = (false, false);
+        for mapped in mapped {
+            let module = self.modules.get(mapped.module).expect("a mapping has a module");
+            has_v8 |= module.v8().is_some();
+            is_news |= self.code.map(pid, module, mapped);
+            self.pythons.map(pid, module, mapped);
+        }
+        if let Some(process) = self.processes.get(&pid).filter(|_| is_news) {
+            for mapped in process.space.iter() {
+                let module = self.modules.get(mapped.module).expect("a mapping has a module");
+                if let Image::Jit = module.image {
+                    self.code.remap(pid, module, mapped);
+                }
+            }
+        }
+        if has_v8 {
+            self.v8_mapped.push(pid);
+        }
+    }
+
+    /// Lets the kernel half walk code that was mapped just now. What an address means is decided later, in order.
+    pub(in crate::capture) fn announce(&mut self, mappings: &[MappingEvent]) {
+        for event in mappings {
+            let MappingEvent::Mapped { pid, mapping, .. } = event else { continue };
+            if !self.processes.contains_key(pid) {
+                continue; // its fork is not settled yet
+            }
+            let NewMapping { start, end, file_offset, .. } = *mapping;
+            let module = self.modules.resolve(*pid, mapping.file, &mapping.path, start, end);
+            let mapped = Mapped { start, end, file_offset, module };
+            let module = self.modules.get(module).expect("just resolved");
+            self.code.announce(*pid, module, &mapped);
+        }
+    }
+
+    /// Reads the mappings of processes in which a walk came to unknown code: `mremap` moves code without a record, as V8 does with its
+    /// builtins.
+    pub(super) fn read_unknown_mappings(&mut self) {
+        let now = Instant::now();
+        let mut due = Vec::new();
+        for (pid, process) in &mut self.processes {
+            if process.met_unknown_code && now >= process.next_reading {
+                process.met_unknown_code = false;
+                process.next_reading = now + process.rest;
+                process.rest = (process.rest * 2).min(LONGEST_READING_REST);
+                due.push(*pid);
+            }
+        }
+        due.into_iter().for_each(|pid| self.read_mappings(pid));
+    }
+
+    pub(super) fn unmap(&mut self, pid: u32, gone: &[Mapped]) {
+        for gone in gone {
+            let module = self.modules.get(gone.module).expect("a mapping has a module");
+            self.code.unmap(pid, module, gone);
+        }
+    }
+}

@@ -1,0 +1,410 @@
+//! The watched processes at every moment, rebuilt from events in the order of their timestamps, and written down.
+//!
+//! [`mapped`] keeps what each process has mapped, [`sample`] makes a stack of a sample, [`naming`] gives frames their names.
+
+mod mapped;
+mod naming;
+mod sample;
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use mapped::{FEW_MAPPINGS, FIRST_READING_REST};
+use naming::{NamingBudget, Unnamed};
+
+use super::asking::Asked;
+use super::code::Code;
+use super::event::Event;
+use super::gauges::Reading;
+use super::mappings::{AddressSpace, Mapped, MappingEvent};
+use super::python::Pythons;
+use super::unwinding;
+use super::wire::Wire;
+use crate::recording::{Error, GaugeKind, ProcessId, RowId, Runtime, ThreadId, Unwinding, Writer};
+use crate::symbol::{ModuleId, Modules};
+use crate::target::process::command_line;
+use crate::target::{Process, project_folder, runtime};
+
+/// Losses that are known here.
+const CODE_REFUSED: &str = "code_tables_full";
+const UNDECODABLE: &str = "undecodable_records";
+const MAPPING_RECORDS_LOST: &str = "mapping_records_lost";
+const MODULE_UNREADABLE: &str = "module_unreadable";
+const PYTHON_LAYOUT_UNKNOWN: &str = "python_layout_unknown";
+const PYTHON_NAMES_UNREADABLE: &str = "python_names_unreadable";
+const JAVASCRIPT_UNREAD: &str = "javascript_unread";
+const V8_UNKNOWN: &str = "v8_unknown";
+
+/// Writes events into a recording, with the names and mappings of the moment at which they happened.
+pub(super) struct Timeline {
+    writer: Writer,
+    code: Code,
+    pythons: Pythons,
+    wire: Wire,
+    modules: Modules,
+    module_rows: HashMap<ModuleId, RowId>,
+    naming: NamingBudget,
+    jit_naming: NamingBudget,
+    processes: HashMap<u32, ProcessState>,
+    kernel_module: RowId,
+    unknown_module: RowId,
+    period_ns: u64,
+    /// Whether runtimes may be asked for names.
+    is_asking: bool,
+    unnamed: Unnamed,
+    /// Processes that mapped V8, or may have: the report is to say how their JavaScript is had.
+    v8_mapped: Vec<u32>,
+    mapping_records_lost: u64,
+    undecodable: u64,
+    /// Samples written.
+    pub(super) samples: u64,
+    /// Samples whose stack was walked to its end.
+    pub(super) whole_stacks: u64,
+}
+
+struct ProcessState {
+    id: ProcessId,
+    first_ns: u64,
+    space: AddressSpace,
+    threads: HashMap<u32, (ThreadId, [u8; profiler_common::COMM_LEN])>,
+    /// Where frames of this process's own JIT code belong.
+    jit_module: Option<RowId>,
+    program: Program,
+    asked: Option<Asked>,
+    /// When its mappings may be read again.
+    next_reading: Instant,
+    rest: Duration,
+    /// A walk came to code that is not known.
+    met_unknown_code: bool,
+    /// From this many mappings on, the ones that are gone are looked for.
+    mappings_limit: usize,
+}
+
+/// What a process runs.
+#[derive(Clone, Default)]
+struct Program {
+    command: String,
+    runtime: Runtime,
+    project: Option<String>,
+    unwinding: Unwinding,
+}
+
+impl Program {
+    /// Empty when the process is already gone.
+    fn of(pid: u32) -> Self {
+        let Ok(process) = Process::open(pid) else { return Self::default() };
+        let command = process.arguments().map(|arguments| command_line(&arguments)).unwrap_or_default();
+        let runtime = runtime::detect(&process).unwrap_or_default();
+        let unwinding = unwinding::of_runtime(&runtime);
+        Self { command, runtime, project: project_folder(&process), unwinding }
+    }
+}
+
+impl ProcessState {
+    fn new(id: ProcessId, first_ns: u64, space: AddressSpace, program: Program) -> Self {
+        Self {
+            id,
+            first_ns,
+            space,
+            threads: HashMap::new(),
+            jit_module: None,
+            program,
+            asked: None,
+            next_reading: Instant::now(),
+            rest: FIRST_READING_REST,
+            met_unknown_code: false,
+            mappings_limit: FEW_MAPPINGS,
+        }
+    }
+}
+
+impl Timeline {
+    pub(super) fn new(
+        mut writer: Writer,
+        code: Code,
+        pythons: Pythons,
+        wire: Wire,
+        period_ns: u64,
+        is_asking: bool,
+    ) -> Result<Self, Error> {
+        let kernel_module = writer.module("[kernel]", None)?;
+        let unknown_module = writer.module("[unknown]", None)?;
+        Ok(Self {
+            writer,
+            code,
+            pythons,
+            wire,
+            modules: Modules::default(),
+            module_rows: HashMap::new(),
+            naming: NamingBudget::default(),
+            jit_naming: NamingBudget::default(),
+            processes: HashMap::new(),
+            kernel_module,
+            unknown_module,
+            period_ns,
+            is_asking,
+            unnamed: Unnamed::default(),
+            v8_mapped: Vec::new(),
+            mapping_records_lost: 0,
+            undecodable: 0,
+            samples: 0,
+            whole_stacks: 0,
+        })
+    }
+
+    /// Takes up a process that is already running.
+    pub(super) fn adopt(&mut self, pid: u32, parent: Option<u32>, now_ns: u64) -> Result<(), Error> {
+        if self.processes.contains_key(&pid) {
+            return Ok(());
+        }
+        let program = Program::of(pid);
+        let parent = parent.and_then(|parent| self.processes.get(&parent)).map(|parent| parent.id);
+        let id = self.writer.process(pid, parent, &program.command, &program.runtime, now_ns)?;
+        self.describe(id, &program)?;
+        let state = ProcessState::new(id, now_ns, AddressSpace::default(), program);
+        self.processes.insert(pid, state);
+        self.code.own(pid);
+        self.look_for_runtime(pid)
+    }
+
+    /// Takes up a runtime that can be asked for names, or what has become known of it.
+    fn look_for_runtime(&mut self, pid: u32) -> Result<(), Error> {
+        let Some(process) = self.processes.get_mut(&pid) else { return Ok(()) };
+        let Ok(open) = Process::open(pid) else { return Ok(()) };
+        match &mut process.asked {
+            Some(asked) => {
+                if !asked.look(&open) {
+                    return Ok(());
+                }
+            }
+            asked @ None => *asked = Asked::new(&process.program.runtime.name, &open, self.is_asking),
+        }
+        self.describe_asked(pid)
+    }
+
+    fn describe_asked(&mut self, pid: u32) -> Result<(), Error> {
+        let asked = self.processes.get(&pid).and_then(|process| process.asked.as_ref());
+        let Some((language, advice)) = asked.map(Asked::unwinding) else { return Ok(()) };
+        self.language_unwinding(pid, language, advice)
+    }
+
+    fn describe(&self, id: ProcessId, program: &Program) -> Result<(), Error> {
+        self.writer.process_project(id, program.project.as_deref())?;
+        self.writer.process_unwinding(id, &program.unwinding)
+    }
+
+    /// Says how the frames of a process's language are had, and what would make them better.
+    pub(super) fn language_unwinding(
+        &mut self,
+        pid: u32,
+        language: String,
+        advice: Option<String>,
+    ) -> Result<(), Error> {
+        let Some(process) = self.processes.get_mut(&pid) else { return Ok(()) };
+        let unwinding = &mut process.program.unwinding;
+        (unwinding.language, unwinding.advice) = (Some(language), advice);
+        self.writer.process_unwinding(process.id, unwinding)
+    }
+
+    /// Waits until the kernel half has the unwind tables of all that is mapped.
+    pub(super) fn settle(&self) {
+        self.code.settle();
+    }
+
+    /// Sampling starts.
+    pub(super) fn begin(&self, now_ns: u64) -> Result<(), Error> {
+        self.writer.begin(now_ns, jiff::Timestamp::now().as_millisecond())
+    }
+
+    /// Says how JavaScript frames are had, in a process that runs V8.
+    fn describe_v8(&mut self, pid: u32) -> Result<(), Error> {
+        let Some(process) = self.processes.get(&pid) else { return Ok(()) };
+        let v8 = process.space.iter().find_map(|mapped| self.modules.get(mapped.module)?.v8());
+        let Some((language, advice)) = v8.map(unwinding::of_v8) else { return Ok(()) };
+        self.language_unwinding(pid, language, advice)
+    }
+
+    /// Writes a batch. Both lists are put in order by their timestamps here.
+    pub(super) fn apply(
+        &mut self,
+        mut events: Vec<Event>,
+        mut mappings: Vec<MappingEvent>,
+    ) -> Result<(), Error> {
+        events.sort_by_key(Event::timestamp_ns);
+        mappings.sort_by_key(MappingEvent::timestamp_ns);
+        self.pythons.find_layouts();
+        let mut mappings = mappings.into_iter().peekable();
+        for event in events {
+            while let Some(mapping) =
+                mappings.next_if(|mapping| mapping.timestamp_ns() <= event.timestamp_ns())
+            {
+                self.apply_mapping(&mapping)?;
+            }
+            self.apply_event(event)?;
+        }
+        for mapping in mappings {
+            self.apply_mapping(&mapping)?;
+        }
+        self.read_unknown_mappings();
+        for (pid, language, advice) in self.pythons.news() {
+            self.language_unwinding(pid, language, advice)?;
+        }
+        std::mem::take(&mut self.v8_mapped).into_iter().try_for_each(|pid| self.describe_v8(pid))
+    }
+
+    fn apply_mapping(&mut self, event: &MappingEvent) -> Result<(), Error> {
+        match event {
+            MappingEvent::Mapped { pid, mapping, .. } => self.map(*pid, mapping),
+            MappingEvent::Exec { pid, .. } => {
+                self.forget_jit(*pid)?;
+                self.pythons.forget(*pid);
+                if let Some(process) = self.processes.get_mut(pid) {
+                    let gone = process.space.clear();
+                    process.jit_module = None;
+                    self.unmap(*pid, &gone);
+                    self.code.v8.remove(*pid);
+                }
+            }
+            MappingEvent::Lost { count, .. } => {
+                self.mapping_records_lost += count;
+                let pids: Vec<u32> = self.processes.keys().copied().collect();
+                for pid in pids {
+                    self.read_mappings(pid);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn apply_event(&mut self, event: Event) -> Result<(), Error> {
+        match event {
+            Event::Sample { sample, kernel, user } => self.sample(&sample, &kernel, &user),
+            Event::Fork { timestamp_ns, parent, child } => self.fork(timestamp_ns, parent, child),
+            Event::Exec { pid, .. } => self.exec(pid),
+            Event::Wire { wire, bytes } => {
+                self.wire.take(&wire, &bytes);
+                Ok(())
+            }
+            Event::Exit { timestamp_ns, pid } => match self.processes.get(&pid) {
+                Some(process) => {
+                    self.writer.process_exit(process.id, timestamp_ns)?;
+                    for call in self.wire.process_ended(pid, timestamp_ns) {
+                        self.writer.call(process.id, &call)?;
+                    }
+                    self.forget_jit(pid)?;
+                    self.forget(pid);
+                    Ok(())
+                }
+                None => Ok(()),
+            },
+        }
+    }
+
+    /// A child starts as a copy of its parent.
+    fn fork(&mut self, timestamp_ns: u64, parent: u32, child: u32) -> Result<(), Error> {
+        if self.processes.get(&child).is_some_and(|known| timestamp_ns <= known.first_ns) {
+            return Ok(()); // it was found running when everything started
+        }
+        let Some(origin) = self.processes.get(&parent) else {
+            self.adopt(child, None, timestamp_ns)?;
+            self.read_mappings(child);
+            return Ok(());
+        };
+        let (parent_id, space) = (origin.id, origin.space.clone());
+        let program = origin.program.clone();
+        // The ID may have been one that we know, if its exit was lost.
+        self.forget(child);
+        let id =
+            self.writer.process(child, Some(parent_id), &program.command, &program.runtime, timestamp_ns)?;
+        self.describe(id, &program)?;
+        let state = ProcessState::new(id, timestamp_ns, space, program);
+        let mapped: Vec<Mapped> = state.space.iter().copied().collect();
+        self.processes.insert(child, state);
+        self.map_code(child, &mapped);
+        self.pythons.fork(parent, child);
+        self.code.own(child);
+        self.look_for_runtime(child)
+    }
+
+    /// The process is gone.
+    fn forget(&mut self, pid: u32) {
+        self.pythons.forget(pid);
+        if let Some(mut process) = self.processes.remove(&pid) {
+            self.unmap(pid, &process.space.clear());
+            self.code.v8.remove(pid);
+        }
+    }
+
+    fn exec(&mut self, pid: u32) -> Result<(), Error> {
+        let Some(process) = self.processes.get_mut(&pid) else { return Ok(()) };
+        process.program = Program::of(pid);
+        process.asked = None;
+        let (id, program) = (process.id, process.program.clone());
+        self.writer.process_program(id, &program.command, &program.runtime)?;
+        self.describe(id, &program)?;
+        self.v8_mapped.push(pid);
+        self.look_for_runtime(pid)
+    }
+
+    /// Notes what the kernel counted for processes at a moment.
+    pub(super) fn gauges(&self, now_ns: u64, readings: &[Reading]) -> Result<(), Error> {
+        for reading in readings {
+            let Some(process) = self.processes.get(&reading.pid) else { continue };
+            if let Some(cpu_time_ns) = reading.cpu_time_ns {
+                self.writer.gauge(process.id, GaugeKind::CpuTimeNs, now_ns, cpu_time_ns)?;
+            }
+            if let Some(rss_bytes) = reading.rss_bytes {
+                self.writer.gauge(process.id, GaugeKind::RssBytes, now_ns, rss_bytes)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts records that are not of the form that this program knows.
+    pub(super) fn count_undecodable(&mut self, count: u64) {
+        self.undecodable += count;
+    }
+
+    /// Writes the calls that have ended.
+    fn calls(&mut self) -> Result<(), Error> {
+        for (pid, call) in self.wire.take_calls() {
+            if let Some(process) = self.processes.get(&pid) {
+                self.writer.call(process.id, &call)?;
+            }
+        }
+        self.wire.counts().try_for_each(|(name, count)| self.writer.messages(name, count))
+    }
+
+    /// Makes the batch durable, with all losses so far.
+    pub(super) fn commit(&mut self, now_ns: u64, kernel_losses: &[(&'static str, u64)]) -> Result<(), Error> {
+        for (cause, count) in self.losses(kernel_losses) {
+            self.writer.loss(cause, count)?;
+        }
+        self.calls()?;
+        self.writer.commit_until(now_ns)
+    }
+
+    /// All losses so far.
+    pub(super) fn losses<'all>(
+        &self,
+        kernel_losses: &'all [(&'static str, u64)],
+    ) -> impl Iterator<Item = (&'static str, u64)> + use<'all> {
+        let own = [
+            (UNDECODABLE, self.undecodable),
+            (CODE_REFUSED, self.code.refused),
+            (MAPPING_RECORDS_LOST, self.mapping_records_lost),
+            (MODULE_UNREADABLE, self.modules.unreadable()),
+            (PYTHON_LAYOUT_UNKNOWN, self.pythons.unknown_layouts),
+            (PYTHON_NAMES_UNREADABLE, self.pythons.unreadable_names),
+            (JAVASCRIPT_UNREAD, self.code.v8.unread),
+            (V8_UNKNOWN, self.code.v8.unknown_layouts),
+        ];
+        kernel_losses.iter().copied().chain(own)
+    }
+
+    pub(super) fn finish(mut self, now_ns: u64, reason: &str) -> Result<(), Error> {
+        self.wire.finish(now_ns);
+        self.calls()?;
+        self.writer.finish(now_ns, reason)
+    }
+}
