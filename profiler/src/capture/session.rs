@@ -111,6 +111,8 @@ struct Batch {
     /// Mappings that came in just now, and will be among `mappings` of a later batch.
     announced: Vec<MappingEvent>,
     now_ns: u64,
+    /// Nothing from before this moment comes any more.
+    settled_ns: u64,
     /// Losses of the kernel half until now; empty when they were not read this time.
     losses: Vec<(&'static str, u64)>,
     /// What the kernel counted for the processes; empty when it was not read this time.
@@ -319,6 +321,7 @@ impl Session {
             mappings,
             announced,
             now_ns,
+            settled_ns,
             losses,
             readings,
             undecodable,
@@ -424,7 +427,7 @@ impl Recorder {
             if batch.is_first {
                 timeline.begin(batch.now_ns)?;
             }
-            timeline.apply(batch.events, batch.mappings)?;
+            timeline.apply(batch.events, batch.mappings, batch.settled_ns)?;
             timeline.announce(&batch.announced);
             timeline.gauges(batch.now_ns, &batch.readings)?;
             timeline.count_undecodable(batch.undecodable);
@@ -491,7 +494,7 @@ fn drop_capabilities() {
 }
 
 /// Now, on the clock of all timestamps.
-fn now_ns() -> u64 {
+pub(super) fn now_ns() -> u64 {
     nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)
         .map(|time| time.tv_sec().cast_unsigned() * 1_000_000_000 + time.tv_nsec().cast_unsigned())
         .unwrap_or(0)

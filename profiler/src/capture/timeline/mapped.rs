@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::Timeline;
 use crate::capture::mappings::{Mapped, MappingEvent, NewMapping, read_maps};
+use crate::capture::session::now_ns;
 use crate::symbol::Image;
 
 /// Mappings of executable memory that most processes stay below.
@@ -102,7 +103,24 @@ impl Timeline {
                 due.push(*pid);
             }
         }
-        due.into_iter().for_each(|pid| self.read_mappings(pid));
+        self.read_again(&due);
+    }
+
+    /// Reads what processes have mapped now. Samples from before this moment are still to come: what is read takes its place among
+    /// the kernel's records.
+    pub(super) fn read_again(&mut self, pids: &[u32]) {
+        let mut read = Vec::new();
+        for &pid in pids {
+            let timestamp_ns = now_ns();
+            let mappings = read_maps(pid).unwrap_or_default();
+            read.extend(mappings.into_iter().map(|mapping| MappingEvent::Mapped {
+                timestamp_ns,
+                pid,
+                mapping,
+            }));
+        }
+        self.announce(&read);
+        self.read.append(&mut read);
     }
 
     pub(super) fn unmap(&mut self, pid: u32, gone: &[Mapped]) {

@@ -54,6 +54,8 @@ pub(super) struct Timeline {
     unnamed: Unnamed,
     /// Processes that mapped V8, or may have: the report is to say how their JavaScript is had.
     v8_mapped: Vec<u32>,
+    /// What was read of running processes, each at its moment.
+    read: Vec<MappingEvent>,
     mapping_records_lost: u64,
     undecodable: u64,
     /// Samples written.
@@ -145,6 +147,7 @@ impl Timeline {
             is_asking,
             unnamed: Unnamed::default(),
             v8_mapped: Vec::new(),
+            read: Vec::new(),
             mapping_records_lost: 0,
             undecodable: 0,
             samples: 0,
@@ -224,12 +227,15 @@ impl Timeline {
         self.language_unwinding(pid, language, advice)
     }
 
-    /// Writes a batch. Both lists are put in order by their timestamps here.
+    /// Writes a batch: all that happened until `settled_ns` and was not told before. Both lists are put in order by their timestamps
+    /// here.
     pub(super) fn apply(
         &mut self,
         mut events: Vec<Event>,
         mut mappings: Vec<MappingEvent>,
+        settled_ns: u64,
     ) -> Result<(), Error> {
+        mappings.extend(self.read.extract_if(.., |read| read.timestamp_ns() <= settled_ns));
         events.sort_by_key(Event::timestamp_ns);
         mappings.sort_by_key(MappingEvent::timestamp_ns);
         self.pythons.find_layouts();
@@ -268,9 +274,7 @@ impl Timeline {
             MappingEvent::Lost { count, .. } => {
                 self.mapping_records_lost += count;
                 let pids: Vec<u32> = self.processes.keys().copied().collect();
-                for pid in pids {
-                    self.read_mappings(pid);
-                }
+                self.read_again(&pids);
             }
         }
         Ok(())
