@@ -6,7 +6,7 @@
 //! A call is logical: a request that is asked for more input and comes again under another ID is one call, and so is a
 //! tool call whose result is fetched later as that of a task.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 use super::message::{Id, Kind, Received};
 
@@ -14,6 +14,9 @@ use super::message::{Id, Kind, Received};
 const MAX_PENDING: usize = 1 << 16;
 /// Most calls that may wait for input or for their task's result.
 const MAX_WAITING: usize = 4096;
+
+/// Most sessions that may wait for a response with the same ID from elsewhere; the oldest is forgotten.
+const MAX_DETACHED_ALIKE: usize = 64;
 
 /// Peers that share IDs.
 pub type Session = u64;
@@ -183,6 +186,8 @@ struct Waiting {
 #[derive(Clone, Debug, Default)]
 pub struct Calls {
     open: HashMap<(Session, Side, Id), Open>,
+    /// Sessions with a request of this ID whose response comes elsewhere, the oldest first.
+    detached: HashMap<(Side, Id), VecDeque<Session>>,
     for_input: Vec<Waiting>,
     tasks: HashMap<(Session, Box<str>), Call>,
     next_number: u64,
@@ -215,20 +220,17 @@ impl Calls {
         }
     }
 
-    /// The responses to what was asked in a session come in another one: the older HTTP transport has a connection for
-    /// requests and one for messages to the client.
-    pub fn detach(&mut self, session: Session) {
-        self.open
-            .iter_mut()
-            .filter(|(key, _)| key.0 == session)
-            .for_each(|(_, open)| open.is_detached = true);
-    }
-
     /// The oldest detached request that a response may answer.
-    fn detached(&self, caller: Side, id: &Id) -> Option<Session> {
-        let candidates =
-            self.open.iter().filter(|(key, open)| open.is_detached && key.1 == caller && key.2 == *id);
-        candidates.min_by_key(|(_, open)| open.number).map(|(key, _)| key.0)
+    fn detached(&mut self, caller: Side, id: &Id) -> Option<Session> {
+        let sessions = self.detached.get_mut(&(caller, id.clone()))?;
+        while let Some(session) = sessions.pop_front() {
+            // It may have been given up since.
+            if self.open.get(&(session, caller, id.clone())).is_some_and(|open| open.is_detached) {
+                return Some(session);
+            }
+        }
+        self.detached.remove(&(caller, id.clone()));
+        None
     }
 
     /// What `sender` sent in a session until now was lost in part: it may have answered whatever is open there, or, with
@@ -247,11 +249,26 @@ impl Calls {
         self.open.contains_key(&(session, caller, id.clone()))
     }
 
-    /// The response to a request comes in another session.
-    pub fn detach_one(&mut self, session: Session, caller: Side, id: Id) {
-        if let Some(open) = self.open.get_mut(&(session, caller, id)) {
-            open.is_detached = true;
+    /// The response to a request comes in another session: the older HTTP transport has a connection for requests and one
+    /// for messages to the client, and clients answer servers by requests of their own.
+    pub fn detach(&mut self, session: Session, caller: Side, id: Id) {
+        match self.open.get_mut(&(session, caller, id.clone())) {
+            Some(open) if !open.is_detached => open.is_detached = true,
+            _ => return,
         }
+        if self.detached.len() >= 2 * MAX_PENDING {
+            // Most of them were given up.
+            let open = &self.open;
+            self.detached.retain(|(caller, id), sessions| {
+                sessions.retain(|session| open.contains_key(&(*session, *caller, id.clone())));
+                !sessions.is_empty()
+            });
+        }
+        let sessions = self.detached.entry((caller, id)).or_default();
+        if sessions.len() >= MAX_DETACHED_ALIKE {
+            sessions.pop_front();
+        }
+        sessions.push_back(session);
     }
 
     /// The HTTP response to a request is over, and had no message for it.

@@ -306,7 +306,7 @@ impl Stream {
                 calls.message(moved.stream, sender, Received { thread: moved.thread, ..received });
                 // The client answers by a request of its own.
                 if let Some(id) = asked.flatten() {
-                    calls.detach_one(moved.stream, Side::Server, id);
+                    calls.detach(moved.stream, Side::Server, id);
                 }
             }
             Event::Head(_) if sender == Side::Client => {
@@ -340,11 +340,11 @@ impl Stream {
                 // "Accepted": if there is an answer, it comes by the connection for messages to the client. So does one whose
                 // stream of events has ended before it.
                 (None, Some(202)) => {
-                    calls.detach_one(moved.stream, Side::Client, id);
+                    calls.detach(moved.stream, Side::Client, id);
                     continue;
                 }
                 _ if response.is_event_stream => {
-                    calls.detach_one(moved.stream, Side::Client, id);
+                    calls.detach(moved.stream, Side::Client, id);
                     continue;
                 }
                 // Compressed, or something else that can't be read.
