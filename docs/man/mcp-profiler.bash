@@ -19,6 +19,9 @@ _mcp__profiler() {
             mcp__profiler,call-tree)
                 cmd="mcp__profiler__subcmd__call__subcmd__tree"
                 ;;
+            mcp__profiler,calls)
+                cmd="mcp__profiler__subcmd__calls"
+                ;;
             mcp__profiler,cpu)
                 cmd="mcp__profiler__subcmd__cpu"
                 ;;
@@ -61,8 +64,14 @@ _mcp__profiler() {
             mcp__profiler,stop)
                 cmd="mcp__profiler__subcmd__stop"
                 ;;
+            mcp__profiler,trace)
+                cmd="mcp__profiler__subcmd__trace"
+                ;;
             mcp__profiler__subcmd__help,call-tree)
                 cmd="mcp__profiler__subcmd__help__subcmd__call__subcmd__tree"
+                ;;
+            mcp__profiler__subcmd__help,calls)
+                cmd="mcp__profiler__subcmd__help__subcmd__calls"
                 ;;
             mcp__profiler__subcmd__help,cpu)
                 cmd="mcp__profiler__subcmd__help__subcmd__cpu"
@@ -106,6 +115,9 @@ _mcp__profiler() {
             mcp__profiler__subcmd__help,stop)
                 cmd="mcp__profiler__subcmd__help__subcmd__stop"
                 ;;
+            mcp__profiler__subcmd__help,trace)
+                cmd="mcp__profiler__subcmd__help__subcmd__trace"
+                ;;
             *)
                 ;;
         esac
@@ -113,7 +125,7 @@ _mcp__profiler() {
 
     case "${cmd}" in
         mcp__profiler)
-            opts="-h -V --help --version record profile start status stop cpu report call-tree flame-graph export list doctor demo demo-server help"
+            opts="-h -V --help --version record profile start status stop cpu report calls trace call-tree flame-graph export list doctor demo demo-server help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -127,7 +139,7 @@ _mcp__profiler() {
             return 0
             ;;
         mcp__subcmd__profiler__subcmd__call__subcmd__tree)
-            opts="-h --mcp --pid --config --launch --duration --frequency --passive --recording --min-share --max-depth --fold-by --async-stacks --help"
+            opts="-h --mcp --pid --config --launch --duration --frequency --passive --tool --recording --min-share --max-depth --fold-by --async-stacks --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -150,6 +162,10 @@ _mcp__profiler() {
                     return 0
                     ;;
                 --frequency)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --tool)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -176,8 +192,8 @@ _mcp__profiler() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
-        mcp__subcmd__profiler__subcmd__cpu)
-            opts="-h --mcp --pid --config --launch --duration --frequency --passive --recording --top-functions --call-tree --flame-graph --hot-path-threshold --format --help"
+        mcp__subcmd__profiler__subcmd__calls)
+            opts="-h --mcp --pid --config --launch --duration --frequency --passive --tool --recording --outcome --min-time --from --to --in-order --limit --format --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -200,6 +216,76 @@ _mcp__profiler() {
                     return 0
                     ;;
                 --frequency)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --tool)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --recording)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --outcome)
+                    COMPREPLY=($(compgen -W "ok error unfinished" -- "${cur}"))
+                    return 0
+                    ;;
+                --min-time)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --from)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --to)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --limit)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --format)
+                    COMPREPLY=($(compgen -W "text json" -- "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        mcp__subcmd__profiler__subcmd__cpu)
+            opts="-h --mcp --pid --config --launch --duration --frequency --passive --tool --recording --top-functions --call-tree --flame-graph --hot-path-threshold --format --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --mcp)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --pid)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --duration)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --frequency)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --tool)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -309,7 +395,7 @@ _mcp__profiler() {
             return 0
             ;;
         mcp__subcmd__profiler__subcmd__export)
-            opts="-o -h --mcp --pid --config --launch --duration --frequency --passive --recording --format --output --fold-by --async-stacks --help"
+            opts="-o -h --mcp --pid --config --launch --duration --frequency --passive --tool --recording --format --output --fold-by --async-stacks --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -332,6 +418,10 @@ _mcp__profiler() {
                     return 0
                     ;;
                 --frequency)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --tool)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -363,7 +453,7 @@ _mcp__profiler() {
             return 0
             ;;
         mcp__subcmd__profiler__subcmd__flame__subcmd__graph)
-            opts="-o -h --mcp --pid --config --launch --duration --frequency --passive --recording --output --diff --baseline --current --fold-by --async-stacks --help"
+            opts="-o -h --mcp --pid --config --launch --duration --frequency --passive --tool --recording --output --diff --baseline --current --fold-by --async-stacks --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -386,6 +476,10 @@ _mcp__profiler() {
                     return 0
                     ;;
                 --frequency)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --tool)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -421,7 +515,7 @@ _mcp__profiler() {
             return 0
             ;;
         mcp__subcmd__profiler__subcmd__help)
-            opts="record profile start status stop cpu report call-tree flame-graph export list doctor demo demo-server help"
+            opts="record profile start status stop cpu report calls trace call-tree flame-graph export list doctor demo demo-server help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -435,6 +529,20 @@ _mcp__profiler() {
             return 0
             ;;
         mcp__subcmd__profiler__subcmd__help__subcmd__call__subcmd__tree)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        mcp__subcmd__profiler__subcmd__help__subcmd__calls)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -644,6 +752,20 @@ _mcp__profiler() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        mcp__subcmd__profiler__subcmd__help__subcmd__trace)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         mcp__subcmd__profiler__subcmd__list)
             opts="-h --config --format --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
@@ -771,7 +893,7 @@ _mcp__profiler() {
             return 0
             ;;
         mcp__subcmd__profiler__subcmd__report)
-            opts="-h --mcp --pid --config --launch --duration --frequency --passive --recording --format --top-functions --hot-path-threshold --help"
+            opts="-h --mcp --pid --config --launch --duration --frequency --passive --tool --recording --format --top-functions --hot-path-threshold --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -794,6 +916,10 @@ _mcp__profiler() {
                     return 0
                     ;;
                 --frequency)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --tool)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -893,6 +1019,52 @@ _mcp__profiler() {
                     ;;
                 --pid)
                     COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        mcp__subcmd__profiler__subcmd__trace)
+            opts="-h --mcp --pid --config --launch --duration --frequency --passive --tool --recording --format --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --mcp)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --pid)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --duration)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --frequency)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --tool)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --recording)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --format)
+                    COMPREPLY=($(compgen -W "text json" -- "${cur}"))
                     return 0
                     ;;
                 *)

@@ -33,6 +33,8 @@ complete -c mcp-profiler -n "__fish_mcp_profiler_needs_command" -f -a "status" -
 complete -c mcp-profiler -n "__fish_mcp_profiler_needs_command" -f -a "stop" -d 'End a background recording and keep what it has'
 complete -c mcp-profiler -n "__fish_mcp_profiler_needs_command" -f -a "cpu" -d 'Show where CPU time goes: hot paths and top functions'
 complete -c mcp-profiler -n "__fish_mcp_profiler_needs_command" -f -a "report" -d 'Report on a recording, or record first'
+complete -c mcp-profiler -n "__fish_mcp_profiler_needs_command" -f -a "calls" -d 'List calls one by one, the slowest first'
+complete -c mcp-profiler -n "__fish_mcp_profiler_needs_command" -f -a "trace" -d 'Show one call: its time, its CPU, its stacks'
 complete -c mcp-profiler -n "__fish_mcp_profiler_needs_command" -f -a "call-tree" -d 'Show who calls whom, with the time spent there'
 complete -c mcp-profiler -n "__fish_mcp_profiler_needs_command" -f -a "flame-graph" -d 'Draw a flame graph, or the difference of two'
 complete -c mcp-profiler -n "__fish_mcp_profiler_needs_command" -f -a "export" -d 'Write a recording in the format of another tool'
@@ -85,6 +87,7 @@ complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand cpu" -l pid -d
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand cpu" -l config -d 'Also read this client configuration (JSON, of any client\'s shape)' -r -F
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand cpu" -l duration -d 'End after this time, such as 30s or 5m [default: at Ctrl-C, or when the server ends]' -r
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand cpu" -l frequency -d 'Samples a second of CPU time' -r
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand cpu" -l tool -d 'Only what was done for calls of this tool (prompt, resource, method); can be given several times' -r
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand cpu" -l recording -d 'Where to keep the recording [default: NAME-PID-TIME.mcpprof in the current folder]' -r -F
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand cpu" -l top-functions -d 'Functions to show' -r
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand cpu" -l flame-graph -d 'Also draw a flame graph [default file: the recording\'s name with .svg]' -r -F
@@ -100,6 +103,7 @@ complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand report" -l pid
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand report" -l config -d 'Also read this client configuration (JSON, of any client\'s shape)' -r -F
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand report" -l duration -d 'End after this time, such as 30s or 5m [default: at Ctrl-C, or when the server ends]' -r
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand report" -l frequency -d 'Samples a second of CPU time' -r
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand report" -l tool -d 'Only what was done for calls of this tool (prompt, resource, method); can be given several times' -r
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand report" -l recording -d 'Where to keep the recording [default: NAME-PID-TIME.mcpprof in the current folder]' -r -F
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand report" -l format -d 'How to print the report' -r -f -a "text\t'For people'
 json\t'One JSON object, for programs'"
@@ -108,11 +112,44 @@ complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand report" -l hot
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand report" -l launch -d 'Start the server if it is not running'
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand report" -l passive -d 'Only watch: do not ask runtimes for names of methods. Java servers are asked by the JVM\'s attach mechanism (SIGQUIT, and files in their /tmp), .NET servers by their diagnostics socket'
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand report" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand calls" -l mcp -d 'Server of this name: from the configuration of your MCP client, or as `list` shows it' -r
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand calls" -l pid -d 'Process with this ID, and its children' -r
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand calls" -l config -d 'Also read this client configuration (JSON, of any client\'s shape)' -r -F
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand calls" -l duration -d 'End after this time, such as 30s or 5m [default: at Ctrl-C, or when the server ends]' -r
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand calls" -l frequency -d 'Samples a second of CPU time' -r
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand calls" -l tool -d 'Only what was done for calls of this tool (prompt, resource, method); can be given several times' -r
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand calls" -l recording -d 'Where to keep the recording [default: NAME-PID-TIME.mcpprof in the current folder]' -r -F
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand calls" -l outcome -d 'Only calls that ended so' -r -f -a "ok\t'With a result'
+error\t'With an error of JSON-RPC or of the tool'
+unfinished\t'Without an answer'"
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand calls" -l min-time -d 'Only calls that took at least this long' -r
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand calls" -l from -d 'Only calls that were in flight after this time since the recording\'s start' -r
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand calls" -l to -d 'Only calls that started before this time since the recording\'s start' -r
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand calls" -l limit -d 'Calls to show' -r
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand calls" -l format -d 'How to print them' -r -f -a "text\t'For people'
+json\t'One JSON object, for programs'"
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand calls" -l launch -d 'Start the server if it is not running'
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand calls" -l passive -d 'Only watch: do not ask runtimes for names of methods. Java servers are asked by the JVM\'s attach mechanism (SIGQUIT, and files in their /tmp), .NET servers by their diagnostics socket'
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand calls" -l in-order -d 'In the order of their starts, not the slowest first'
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand calls" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand trace" -l mcp -d 'Server of this name: from the configuration of your MCP client, or as `list` shows it' -r
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand trace" -l pid -d 'Process with this ID, and its children' -r
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand trace" -l config -d 'Also read this client configuration (JSON, of any client\'s shape)' -r -F
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand trace" -l duration -d 'End after this time, such as 30s or 5m [default: at Ctrl-C, or when the server ends]' -r
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand trace" -l frequency -d 'Samples a second of CPU time' -r
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand trace" -l tool -d 'Only what was done for calls of this tool (prompt, resource, method); can be given several times' -r
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand trace" -l recording -d 'Where to keep the recording [default: NAME-PID-TIME.mcpprof in the current folder]' -r -F
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand trace" -l format -d 'How to print it' -r -f -a "text\t'For people'
+json\t'One JSON object, for programs'"
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand trace" -l launch -d 'Start the server if it is not running'
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand trace" -l passive -d 'Only watch: do not ask runtimes for names of methods. Java servers are asked by the JVM\'s attach mechanism (SIGQUIT, and files in their /tmp), .NET servers by their diagnostics socket'
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand trace" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand call-tree" -l mcp -d 'Server of this name: from the configuration of your MCP client, or as `list` shows it' -r
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand call-tree" -l pid -d 'Process with this ID, and its children' -r
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand call-tree" -l config -d 'Also read this client configuration (JSON, of any client\'s shape)' -r -F
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand call-tree" -l duration -d 'End after this time, such as 30s or 5m [default: at Ctrl-C, or when the server ends]' -r
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand call-tree" -l frequency -d 'Samples a second of CPU time' -r
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand call-tree" -l tool -d 'Only what was done for calls of this tool (prompt, resource, method); can be given several times' -r
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand call-tree" -l recording -d 'Where to keep the recording [default: NAME-PID-TIME.mcpprof in the current folder]' -r -F
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand call-tree" -l min-share -d 'Leave out calls with less than this share of all time' -r
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand call-tree" -l max-depth -d 'Leave out calls deeper than this' -r
@@ -127,6 +164,7 @@ complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand flame-graph" -
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand flame-graph" -l config -d 'Also read this client configuration (JSON, of any client\'s shape)' -r -F
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand flame-graph" -l duration -d 'End after this time, such as 30s or 5m [default: at Ctrl-C, or when the server ends]' -r
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand flame-graph" -l frequency -d 'Samples a second of CPU time' -r
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand flame-graph" -l tool -d 'Only what was done for calls of this tool (prompt, resource, method); can be given several times' -r
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand flame-graph" -l recording -d 'Where to keep the recording [default: NAME-PID-TIME.mcpprof in the current folder]' -r -F
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand flame-graph" -s o -l output -d 'SVG file to write [default: the recording\'s name with .svg]' -r -F
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand flame-graph" -l baseline -d 'Recording to compare with' -r -F
@@ -143,6 +181,7 @@ complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand export" -l pid
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand export" -l config -d 'Also read this client configuration (JSON, of any client\'s shape)' -r -F
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand export" -l duration -d 'End after this time, such as 30s or 5m [default: at Ctrl-C, or when the server ends]' -r
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand export" -l frequency -d 'Samples a second of CPU time' -r
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand export" -l tool -d 'Only what was done for calls of this tool (prompt, resource, method); can be given several times' -r
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand export" -l recording -d 'Where to keep the recording [default: NAME-PID-TIME.mcpprof in the current folder]' -r -F
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand export" -l format -d 'Format to write' -r -f -a "folded\t'A line for each stack, for flamegraph.pl and alike'
 pprof\t'For `go tool pprof` and alike'
@@ -172,18 +211,20 @@ complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand demo" -l top-f
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand demo" -l hot-path-threshold -d 'Share of the time that makes a call path hot' -r
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand demo" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand demo-server" -s h -l help -d 'Print help'
-complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand help; and not __fish_seen_subcommand_from record profile start status stop cpu report call-tree flame-graph export list doctor demo demo-server help" -f -a "record" -d 'Record a server into a file'
-complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand help; and not __fish_seen_subcommand_from record profile start status stop cpu report call-tree flame-graph export list doctor demo demo-server help" -f -a "profile" -d 'Record a server, then report'
-complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand help; and not __fish_seen_subcommand_from record profile start status stop cpu report call-tree flame-graph export list doctor demo demo-server help" -f -a "start" -d 'Record in the background, also when this terminal is closed'
-complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand help; and not __fish_seen_subcommand_from record profile start status stop cpu report call-tree flame-graph export list doctor demo demo-server help" -f -a "status" -d 'Show background recordings'
-complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand help; and not __fish_seen_subcommand_from record profile start status stop cpu report call-tree flame-graph export list doctor demo demo-server help" -f -a "stop" -d 'End a background recording and keep what it has'
-complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand help; and not __fish_seen_subcommand_from record profile start status stop cpu report call-tree flame-graph export list doctor demo demo-server help" -f -a "cpu" -d 'Show where CPU time goes: hot paths and top functions'
-complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand help; and not __fish_seen_subcommand_from record profile start status stop cpu report call-tree flame-graph export list doctor demo demo-server help" -f -a "report" -d 'Report on a recording, or record first'
-complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand help; and not __fish_seen_subcommand_from record profile start status stop cpu report call-tree flame-graph export list doctor demo demo-server help" -f -a "call-tree" -d 'Show who calls whom, with the time spent there'
-complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand help; and not __fish_seen_subcommand_from record profile start status stop cpu report call-tree flame-graph export list doctor demo demo-server help" -f -a "flame-graph" -d 'Draw a flame graph, or the difference of two'
-complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand help; and not __fish_seen_subcommand_from record profile start status stop cpu report call-tree flame-graph export list doctor demo demo-server help" -f -a "export" -d 'Write a recording in the format of another tool'
-complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand help; and not __fish_seen_subcommand_from record profile start status stop cpu report call-tree flame-graph export list doctor demo demo-server help" -f -a "list" -d 'Show configured and running MCP servers'
-complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand help; and not __fish_seen_subcommand_from record profile start status stop cpu report call-tree flame-graph export list doctor demo demo-server help" -f -a "doctor" -d 'Say whether this machine can be profiled on, and what to do if not'
-complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand help; and not __fish_seen_subcommand_from record profile start status stop cpu report call-tree flame-graph export list doctor demo demo-server help" -f -a "demo" -d 'Profile a bundled MCP server under load'
-complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand help; and not __fish_seen_subcommand_from record profile start status stop cpu report call-tree flame-graph export list doctor demo demo-server help" -f -a "demo-server" -d 'The server that `demo` profiles'
-complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand help; and not __fish_seen_subcommand_from record profile start status stop cpu report call-tree flame-graph export list doctor demo demo-server help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand help; and not __fish_seen_subcommand_from record profile start status stop cpu report calls trace call-tree flame-graph export list doctor demo demo-server help" -f -a "record" -d 'Record a server into a file'
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand help; and not __fish_seen_subcommand_from record profile start status stop cpu report calls trace call-tree flame-graph export list doctor demo demo-server help" -f -a "profile" -d 'Record a server, then report'
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand help; and not __fish_seen_subcommand_from record profile start status stop cpu report calls trace call-tree flame-graph export list doctor demo demo-server help" -f -a "start" -d 'Record in the background, also when this terminal is closed'
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand help; and not __fish_seen_subcommand_from record profile start status stop cpu report calls trace call-tree flame-graph export list doctor demo demo-server help" -f -a "status" -d 'Show background recordings'
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand help; and not __fish_seen_subcommand_from record profile start status stop cpu report calls trace call-tree flame-graph export list doctor demo demo-server help" -f -a "stop" -d 'End a background recording and keep what it has'
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand help; and not __fish_seen_subcommand_from record profile start status stop cpu report calls trace call-tree flame-graph export list doctor demo demo-server help" -f -a "cpu" -d 'Show where CPU time goes: hot paths and top functions'
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand help; and not __fish_seen_subcommand_from record profile start status stop cpu report calls trace call-tree flame-graph export list doctor demo demo-server help" -f -a "report" -d 'Report on a recording, or record first'
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand help; and not __fish_seen_subcommand_from record profile start status stop cpu report calls trace call-tree flame-graph export list doctor demo demo-server help" -f -a "calls" -d 'List calls one by one, the slowest first'
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand help; and not __fish_seen_subcommand_from record profile start status stop cpu report calls trace call-tree flame-graph export list doctor demo demo-server help" -f -a "trace" -d 'Show one call: its time, its CPU, its stacks'
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand help; and not __fish_seen_subcommand_from record profile start status stop cpu report calls trace call-tree flame-graph export list doctor demo demo-server help" -f -a "call-tree" -d 'Show who calls whom, with the time spent there'
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand help; and not __fish_seen_subcommand_from record profile start status stop cpu report calls trace call-tree flame-graph export list doctor demo demo-server help" -f -a "flame-graph" -d 'Draw a flame graph, or the difference of two'
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand help; and not __fish_seen_subcommand_from record profile start status stop cpu report calls trace call-tree flame-graph export list doctor demo demo-server help" -f -a "export" -d 'Write a recording in the format of another tool'
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand help; and not __fish_seen_subcommand_from record profile start status stop cpu report calls trace call-tree flame-graph export list doctor demo demo-server help" -f -a "list" -d 'Show configured and running MCP servers'
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand help; and not __fish_seen_subcommand_from record profile start status stop cpu report calls trace call-tree flame-graph export list doctor demo demo-server help" -f -a "doctor" -d 'Say whether this machine can be profiled on, and what to do if not'
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand help; and not __fish_seen_subcommand_from record profile start status stop cpu report calls trace call-tree flame-graph export list doctor demo demo-server help" -f -a "demo" -d 'Profile a bundled MCP server under load'
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand help; and not __fish_seen_subcommand_from record profile start status stop cpu report calls trace call-tree flame-graph export list doctor demo demo-server help" -f -a "demo-server" -d 'The server that `demo` profiles'
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand help; and not __fish_seen_subcommand_from record profile start status stop cpu report calls trace call-tree flame-graph export list doctor demo demo-server help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'

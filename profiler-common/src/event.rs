@@ -15,6 +15,8 @@ pub enum EventKind {
     Exec = 3,
     /// An [`EventHeader`] alone: the last thread of a watched process ended.
     Exit = 4,
+    /// A [`WireEvent`](crate::WireEvent), followed by bytes that were read or written.
+    Wire = 5,
 }
 
 impl EventKind {
@@ -25,6 +27,7 @@ impl EventKind {
             2 => Some(Self::Fork),
             3 => Some(Self::Exec),
             4 => Some(Self::Exit),
+            5 => Some(Self::Wire),
             _ => None,
         }
     }

@@ -16,17 +16,20 @@ pub enum Failure {
     KernelStackUnreadable = 4,
     /// The Python functions of a sample could not be told, or not all: the interpreter's own frames stand in their place.
     PythonFramesUnreadable = 5,
+    /// What a process read or wrote did not fit into the ring buffer.
+    WireRingFull = 6,
 }
 
 impl Failure {
     /// Every cause, in the order of their counters.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::SampleRingFull,
         Self::LifecycleRingFull,
         Self::TargetSetFull,
         Self::ForkUnreadable,
         Self::KernelStackUnreadable,
         Self::PythonFramesUnreadable,
+        Self::WireRingFull,
     ];
 
     /// The name that recordings and reports use.
@@ -38,6 +41,7 @@ impl Failure {
             Self::ForkUnreadable => "fork_unreadable",
             Self::KernelStackUnreadable => "kernel_stack_unreadable",
             Self::PythonFramesUnreadable => "python_frames_unreadable",
+            Self::WireRingFull => "wire_ring_full",
         }
     }
 }

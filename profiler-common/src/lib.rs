@@ -11,6 +11,7 @@ mod offsets;
 mod python;
 mod unwind;
 mod v8;
+mod wire;
 
 pub use event::{COMM_LEN, EventHeader, EventKind, ForkEvent, SampleEvent, StackEnd};
 pub use failure::Failure;
@@ -22,6 +23,8 @@ pub use unwind::{
     RowPage, Rule, UnwindRow, mapping_key,
 };
 pub use v8::{SCRIPT_TO_FUNCTION_ID, V8Frame, V8Place, V8Process};
+
+pub use wire::{MAX_STREAMS, MAX_VECTORS, MAX_WIRE_BYTES, StreamRule, StreamVerdict, WireEvent, WireFlag};
 
 /// Most user frames in one sample, innermost first.
 pub const MAX_USER_FRAMES: usize = 512;

@@ -13,8 +13,22 @@ pub struct KernelOffsets {
     pub signal_live: u32,
     /// `task_struct.thread`, and in it `thread_struct.fsbase`: the thread pointer of user code.
     pub task_thread_pointer: u32,
+    /// `task_struct.files`.
+    pub task_files: u32,
+    /// `files_struct.fdt`.
+    pub files_table: u32,
+    /// `fdtable.max_fds`.
+    pub table_limit: u32,
+    /// `fdtable.fd`.
+    pub table_files: u32,
+    /// `file.f_inode`.
+    pub file_inode: u32,
+    /// `inode.i_mode`.
+    pub inode_mode: u32,
+    /// `inode.i_ino`.
+    pub inode_number: u32,
 }
 
-// SAFETY: `repr(C)`, four `u32` and no padding: every bit pattern is valid.
+// SAFETY: `repr(C)`, eleven `u32` and no padding: every bit pattern is valid.
 #[cfg(feature = "user")]
 unsafe impl aya::Pod for KernelOffsets {}

@@ -8,6 +8,7 @@ mod cpu;
 mod output;
 mod targets;
 mod unwind;
+mod wire;
 
 use aya_ebpf::macros::{perf_event, raw_tracepoint};
 use aya_ebpf::programs::{PerfEventContext, RawTracePointContext};
@@ -37,6 +38,13 @@ pub fn target_exec(_context: RawTracePointContext) -> i32 {
 #[raw_tracepoint(tracepoint = "sched_process_exit")]
 pub fn target_exit(context: RawTracePointContext) -> i32 {
     targets::exit(&context);
+    0
+}
+
+/// A system call returns: `sys_exit(registers, return value)`.
+#[raw_tracepoint(tracepoint = "sys_exit")]
+pub fn wire_exit(context: RawTracePointContext) -> i32 {
+    wire::returned(&context);
     0
 }
 

@@ -9,6 +9,11 @@ use profiler_common::{EventHeader, EventKind, Failure};
 #[map]
 pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
 
+/// What is read and written: apart, so that a flood of messages costs no sample. It holds more than half a second of a
+/// stdio server's messages at full speed.
+#[map]
+pub(crate) static MESSAGES: RingBuf = RingBuf::with_byte_size(8 << 20, 0);
+
 #[map]
 static FAILURES: PerCpuArray<u64> = PerCpuArray::with_max_entries(Failure::ALL.len() as u32, 0);
 

@@ -15,8 +15,19 @@ use crate::output::{NO_WAKEUP, WAKEUP, count, emit_lifecycle, header};
 static TARGETS: HashMap<u32, u32> = HashMap::with_max_entries(MAX_TARGETS, 0);
 
 #[unsafe(no_mangle)]
-pub(crate) static KERNEL_OFFSETS: Global<KernelOffsets> =
-    Global::new(KernelOffsets { task_tgid: 0, task_signal: 0, signal_live: 0, task_thread_pointer: 0 });
+pub(crate) static KERNEL_OFFSETS: Global<KernelOffsets> = Global::new(KernelOffsets {
+    task_tgid: 0,
+    task_signal: 0,
+    signal_live: 0,
+    task_thread_pointer: 0,
+    task_files: 0,
+    files_table: 0,
+    table_limit: 0,
+    table_files: 0,
+    file_inode: 0,
+    inode_mode: 0,
+    inode_number: 0,
+});
 
 /// The process that runs on this CPU, if it is watched.
 #[inline(always)]

@@ -19,3 +19,4 @@ pub mod recording;
 pub mod symbol;
 pub mod target;
 pub mod unwind;
+pub mod wire;

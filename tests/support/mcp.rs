@@ -69,6 +69,45 @@ impl Client {
         Ok(Load { pid, stop, calls, thread: Some(thread) })
     }
 
+    /// Calls a tool so many times with so many calls in flight; `arguments` are told the number of the call. Returns the
+    /// answers in the order in which they come.
+    pub fn call_often(
+        &mut self,
+        count: u64,
+        in_flight: u64,
+        tool: &str,
+        arguments: impl Fn(u64) -> Value,
+    ) -> Result<Vec<Value>> {
+        let (mut sent, mut answers) = (0, Vec::new());
+        while (answers.len() as u64) < count {
+            while sent < count && sent - (answers.len() as u64) < in_flight {
+                // Every other ID is a text: 7 and "7" are two.
+                let id = if sent % 2 == 0 { json!(sent / 2) } else { json!((sent / 2).to_string()) };
+                self.send(&tool_call(&id, tool, &arguments(sent)))?;
+                sent += 1;
+            }
+            answers.push(self.receive()?);
+        }
+        Ok(answers)
+    }
+
+    /// The next message that answers something.
+    pub fn receive(&mut self) -> Result<Value> {
+        loop {
+            let mut line = Vec::new();
+            if self.stdout.read_until(b'\n', &mut line)? == 0 {
+                bail!("the server ended");
+            }
+            // Some servers also print lines that are not JSON.
+            let Ok(message) = serde_json::from_slice::<Value>(&line) else { continue };
+            if message.get("method").is_some() {
+                self.decline(&message)?;
+            } else if message.get("id").is_some() {
+                return Ok(message);
+            }
+        }
+    }
+
     fn request(&mut self, method: &str, parameters: &Value) -> Result<Value> {
         let id = self.next_id;
         self.next_id += 1;
@@ -100,10 +139,16 @@ impl Client {
         self.send(&json!({"jsonrpc": "2.0", "id": message["id"], "error": error}))
     }
 
-    fn send(&mut self, message: &Value) -> Result<()> {
+    /// Sends a message as it is.
+    pub fn send(&mut self, message: &Value) -> Result<()> {
         writeln!(self.stdin, "{message}").context("the server reads no more")?;
         Ok(self.stdin.flush()?)
     }
+}
+
+/// A request that calls a tool.
+pub fn tool_call(id: &Value, tool: &str, arguments: &Value) -> Value {
+    json!({"jsonrpc": "2.0", "id": id, "method": "tools/call", "params": {"name": tool, "arguments": arguments}})
 }
 
 /// A server that answers one call after the other.

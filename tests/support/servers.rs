@@ -26,7 +26,7 @@ pub fn python_time() -> Result<Command> {
 }
 
 /// The Python of the servers.
-pub(crate) fn python_program() -> Result<PathBuf> {
+pub fn python_program() -> Result<PathBuf> {
     Ok(servers_folder()?.join("python/bin/python3"))
 }
 
@@ -73,6 +73,11 @@ impl HttpServer {
     /// The server's process ID.
     pub fn pid(&self) -> u32 {
         self.process.pid()
+    }
+
+    /// The port that it listens on.
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     /// The address that clients connect to.

@@ -14,10 +14,24 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::{Context as _, Result, bail, ensure};
 use mcp_profiler::symbol::{ElfImage, Namer, perf_map_names};
 use mcp_profiler::unwind::read_table;
+use mcp_profiler::wire::Piece;
+use mcp_profiler::wire::streams::{Moved, Streams};
 use nix::sys::resource::{Resource, setrlimit};
 
 use crate::command::workspace;
 use crate::packages;
+
+/// A server over stdio, and both directions of one over HTTP.
+const LINES: &str = concat!(
+    r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"read_file","arguments":{"path":"/a\"}{"},"_meta":{"traceparent":"00-ab-cd-01"}}}"#,
+    "\nlistening\n",
+    r#"[{"result":{"content":[{"type":"text","text":"\"id\":4, }{\\"}],"isError":true},"jsonrpc":"2.0","id":"1"},{"jsonrpc":"2.0","id":2,"error":{"code":-1,"message":"no"}}]"#,
+    "\n"
+);
+const REQUESTS: &str = "POST /mcp HTTP/1.1\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n\
+    2c\r\n{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"tools/list\"}\r\n0\r\n\r\nGET /mcp HTTP/1.1\r\n\r\n";
+const RESPONSES: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n\
+    2b\r\ndata: {\"jsonrpc\":\"2.0\",\"id\":1,\"result\":{}}\n\n\r\n0\r\n\r\nHTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n";
 
 /// Longest time that one input may take, without optimization and on a busy machine.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -51,6 +65,7 @@ enum Parser {
     Elf,
     Go,
     PerfMap,
+    Wire,
 }
 
 /// Tries all parsers, or one.
@@ -62,8 +77,9 @@ pub(crate) fn fuzz(options: &Options) -> Result<()> {
     }
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(1, |time| time.as_secs());
     let seed = options.seed.unwrap_or(now);
-    let parsers =
-        options.parser.map_or(vec![Parser::Elf, Parser::Go, Parser::PerfMap], |parser| vec![parser]);
+    let parsers = options
+        .parser
+        .map_or(vec![Parser::Elf, Parser::Go, Parser::PerfMap, Parser::Wire], |parser| vec![parser]);
     if options.inside {
         return parsers.into_iter().try_for_each(|parser| run(parser, seed, options.seconds));
     }
@@ -95,7 +111,7 @@ fn run(parser: Parser, seed: u64, seconds: u64) -> Result<()> {
         let number = random.number();
         let mut random = Random(number);
         let mut input = seeds[random.below(seeds.len())].clone();
-        if parser == Parser::PerfMap {
+        if matches!(parser, Parser::PerfMap | Parser::Wire) {
             damage_text(&mut input, &mut random);
         } else {
             damage(&mut input, &mut random);
@@ -121,6 +137,9 @@ fn try_input(parser: Parser, input: &[u8], number: u64) -> Result<bool> {
         let addresses: Vec<u64> = (0..64).map(|_| random.number() & 0x7fff_ffff_ffff).collect();
         return Ok(!perf_map_names(input, &[&addresses[..], &[0x1000, 0x2004, u64::MAX]].concat()).is_empty());
     }
+    if parser == Parser::Wire {
+        return converse(input, &mut random);
+    }
     let mut file = tempfile::tempfile()?;
     file.write_all(input)?;
     file.seek(SeekFrom::Start(0))?;
@@ -130,6 +149,29 @@ fn try_input(parser: Parser, input: &[u8], number: u64) -> Result<bool> {
     let names =
         named(file, &table.rows.iter().map(|row| table.base + u64::from(row.start)).collect::<Vec<_>>());
     Ok(!table.rows.is_empty() || names)
+}
+
+/// What a server reads and writes, in pieces, some of which are missing or lost. Whether any message was understood.
+fn converse(mut input: &[u8], random: &mut Random) -> Result<bool> {
+    let mut streams = Streams::default();
+    let (mut number, mut is_written) = (0_u64, false);
+    while !input.is_empty() {
+        number += 1;
+        is_written ^= random.below(4) == 0;
+        let (piece, rest) = input.split_at(random.below(4096).clamp(1, input.len()));
+        let moved = Moved { stream: 1, is_written, timestamp_ns: number, thread: 1 };
+        match random.below(40) {
+            0 => streams.lost(moved, random.below(2) == 0),
+            1 => drop(streams.moved(moved, Piece::Gap(random.number() >> (32 + random.below(32))))),
+            2 => streams.closed(1, number),
+            _ => drop(streams.moved(moved, Piece::Bytes(piece))),
+        }
+        input = rest;
+    }
+    streams.calls.finish(number);
+    let (ended, messages) = (streams.calls.take_ended().len() as u64, streams.counts().messages);
+    ensure!(ended <= messages, "{ended} calls of {messages} messages");
+    Ok(messages > 0)
 }
 
 fn named(file: File, starts: &[u64]) -> bool {
@@ -145,6 +187,7 @@ fn seeds(parser: Parser) -> Result<Vec<Vec<u8>>> {
             let map = "1000 10 Function:~start a.js:1\n0x2000 20 LazyCompile:*run\n7f0000000000 ffff Name\n2004 1 x\n";
             Ok(vec![map.as_bytes().to_vec(), map.repeat(50).into_bytes()])
         }
+        Parser::Wire => Ok([LINES, REQUESTS, RESPONSES].map(|text| text.repeat(50).into_bytes()).into()),
         Parser::Elf => {
             let files = ["/bin/true", "/usr/bin/env", "/lib64/ld-linux-x86-64.so.2"];
             let read = |file: &str| std::fs::read(file).ok().filter(|bytes| bytes.len() <= SEED_BYTES);

@@ -1,6 +1,9 @@
 //! From a recording to plain values: pure functions, no clock, no files, no root.
 
+pub mod attribution;
+pub mod call_list;
 pub mod call_tree;
+pub mod calls;
 pub mod completeness;
 pub mod diff;
 pub mod functions;

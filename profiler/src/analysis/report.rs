@@ -7,7 +7,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde::Serialize;
 
+use super::attribution::Attribution;
 use super::call_tree::{CallTree, Filter, Grouping};
+use super::calls::Calls;
 use super::completeness::Completeness;
 use super::functions::{Folding, Functions};
 use super::hot_paths::hot_paths;
@@ -42,6 +44,9 @@ pub struct Report {
     pub stacks: Stacks,
     /// Time on CPUs.
     pub cpu: Cpu,
+    /// Calls of the server; absent when none was seen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub calls: Option<Calls>,
     /// Where most of the time goes, the hottest first.
     pub hot_paths: Vec<ReportedPath>,
     /// The share of the time that a hot path had to hold.
@@ -288,6 +293,7 @@ impl Report {
             },
             stacks: stacks(recording, &functions),
             cpu,
+            calls: Calls::new(recording, &Attribution::new(recording)),
             hot_paths: reported_paths(&tree, &functions, hot_path_threshold),
             hot_path_threshold,
             processes,

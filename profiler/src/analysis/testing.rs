@@ -6,9 +6,11 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use crate::recording::{
-    Frame, FrameIndex, FrameKind, Gauge, GaugeKind, Line, Meta, Process, ProcessIndex, Recording, Runtime,
-    Sample, StackEnd, StackIndex, StackNode, Thread,
+    Frame, FrameIndex, FrameKind, Gauge, GaugeKind, Line, Meta, Process, ProcessIndex, RecordedCall,
+    Recording, Runtime, Sample, StackEnd, StackIndex, StackNode, Thread,
 };
+
+use crate::wire::calls::{Call, Ended, Side};
 
 /// Weight of each sample that [`Builder`] makes: 100 samples a second.
 pub(crate) const PERIOD_NS: u64 = 10_000_000;
@@ -112,6 +114,35 @@ impl Builder {
             _ if name.starts_with('?') => self.frame(FrameKind::Native, &name[1..], offset, Vec::new()),
             _ => self.frame(FrameKind::Native, "/usr/bin/node", offset, named(name)),
         }
+    }
+
+    /// Adds a call of a tool that ended well.
+    pub(crate) fn call(&mut self, process: ProcessIndex, tool: &str, start_ns: u64, end_ns: u64) {
+        let call = Call {
+            session: 0,
+            caller: Side::Client,
+            method: "tools/call".into(),
+            name: Some(tool.into()),
+            trace_parent: None,
+            start_ns,
+            request_end_ns: start_ns,
+            response_ns: Some(end_ns),
+            end_ns,
+            request_thread: 0,
+            response_thread: 0,
+            request_bytes: 100,
+            response_bytes: 200,
+            requests: 1,
+            input_wait_ns: 0,
+            ended: Ended::Ok,
+        };
+        self.recording.calls.push(RecordedCall { process, call });
+    }
+
+    /// Adds a sample without a stack at a time.
+    pub(crate) fn sample_at(&mut self, timestamp_ns: u64, thread: usize, weight_ns: u64) {
+        let stack_end = StackEnd::NoUserStack;
+        self.recording.samples.push(Sample { timestamp_ns, thread, stack: None, weight_ns, stack_end });
     }
 
     /// Adds `count` samples of [`PERIOD_NS`] each.

@@ -1,6 +1,8 @@
 //! Records of the ring buffer, decoded.
 
-use profiler_common::{COMM_LEN, EventHeader, EventKind, ForkEvent, FrameTag, SampleEvent, V8Frame};
+use profiler_common::{
+    COMM_LEN, EventHeader, EventKind, ForkEvent, FrameTag, SampleEvent, V8Frame, WireEvent,
+};
 
 /// What happened to a watched process.
 #[derive(Clone, Debug, PartialEq)]
@@ -24,6 +26,10 @@ pub(super) enum Event {
         timestamp_ns: u64,
         pid: u32,
     },
+    Wire {
+        wire: WireEvent,
+        bytes: Box<[u8]>,
+    },
 }
 
 /// A frame of user code.
@@ -41,6 +47,7 @@ impl Event {
     pub(super) fn timestamp_ns(&self) -> u64 {
         match self {
             Self::Sample { sample, .. } => sample.header.timestamp_ns,
+            Self::Wire { wire, .. } => wire.header.timestamp_ns,
             Self::Fork { timestamp_ns, .. }
             | Self::Exec { timestamp_ns, .. }
             | Self::Exit { timestamp_ns, .. } => *timestamp_ns,
@@ -70,6 +77,11 @@ impl Event {
             }
             EventKind::Exec => Self::Exec { timestamp_ns, pid },
             EventKind::Exit => Self::Exit { timestamp_ns, pid },
+            EventKind::Wire => {
+                let wire: WireEvent = read(bytes)?;
+                let bytes = bytes.get(size_of::<WireEvent>()..)?.get(..wire.length as usize)?;
+                Self::Wire { wire, bytes: bytes.into() }
+            }
         })
     }
 }

@@ -9,6 +9,7 @@ use super::code::Code;
 use super::cpu::Sampling;
 use super::python::Pythons;
 use super::v8::V8Frames;
+use super::wire::Wire;
 use super::{Error, offsets};
 
 /// The compiled kernel object: `cargo xtask ebpf` makes it from `profiler-ebpf`.
@@ -20,15 +21,19 @@ const LIFECYCLE: [(&str, &str); 3] = [
     ("target_exec", "sched_process_exec"),
     ("target_exit", "sched_process_exit"),
 ];
+/// The raw tracepoint that reads the wire, and its program.
+const WIRE: (&str, &str) = ("wire_exit", "sys_exit");
 
 /// The loaded kernel half. Dropping it detaches everything.
 pub(super) struct Kernel {
     ebpf: Ebpf,
     pub(super) events: RingBuf<MapData>,
+    pub(super) messages: RingBuf<MapData>,
     targets: HashMap<MapData, u32, u32>,
     failures: PerCpuArray<MapData, u64>,
     code: Option<Code>,
     pythons: Option<Pythons>,
+    wire: Option<Wire>,
 }
 
 impl Kernel {
@@ -48,15 +53,17 @@ impl Kernel {
             program.attach(tracepoint)?;
         }
         let events = RingBuf::try_from(take_map(&mut ebpf, "EVENTS")?)?;
+        let messages = RingBuf::try_from(take_map(&mut ebpf, "MESSAGES")?)?;
         let targets = take_map(&mut ebpf, "TARGETS")?;
         let code_mappings = take_map(&mut ebpf, "CODE_MAPPINGS")?;
         let tables = take_map(&mut ebpf, "UNWIND_TABLES")?;
         let v8 = V8Frames::new(take_map(&mut ebpf, "V8_PROCESSES")?)?;
         let code = Code::new(code_mappings, tables, &targets, v8)?;
         let pythons = Some(Pythons::new(take_map(&mut ebpf, "PYTHON_LAYOUTS")?)?);
+        let wire = Some(Wire::new(take_map(&mut ebpf, "STREAMS")?)?);
         let targets = HashMap::try_from(targets)?;
         let failures = PerCpuArray::try_from(take_map(&mut ebpf, "FAILURES")?)?;
-        Ok(Self { ebpf, events, targets, failures, code: Some(code), pythons })
+        Ok(Self { ebpf, events, messages, targets, failures, code: Some(code), pythons, wire })
     }
 
     /// The maps of code, for the thread that knows what is mapped where. They can be taken once.
@@ -67,6 +74,11 @@ impl Kernel {
     /// The map of Python layouts, for the same thread. It can be taken once.
     pub(super) fn take_pythons(&mut self) -> Result<Pythons, Error> {
         self.pythons.take().ok_or(Error::MissingInObject("PYTHON_LAYOUTS"))
+    }
+
+    /// The streams of watched processes. They can be taken once.
+    pub(super) fn take_wire(&mut self) -> Result<Wire, Error> {
+        self.wire.take().ok_or(Error::MissingInObject("STREAMS"))
     }
 
     /// Watches a process and, from now on, what it forks.
@@ -91,19 +103,21 @@ impl Kernel {
     }
 
     /// Has the kernel verify the sampling program, which takes its time: attaching it later does not.
-    pub(super) fn load_sampling(&mut self) -> Result<(), Error> {
+    pub(super) fn load_probes(&mut self) -> Result<(), Error> {
+        program::<RawTracePoint>(&mut self.ebpf, WIRE.0)?.load()?;
         Ok(program::<PerfEvent>(&mut self.ebpf, "cpu_sample")?.load()?)
     }
 
-    /// Samples every CPU.
-    pub(super) fn attach_sampling(&mut self, sampling: &Sampling) -> Result<(), Error> {
+    /// Samples every CPU, and reads the wire.
+    pub(super) fn attach_probes(&mut self, sampling: &Sampling) -> Result<(), Error> {
+        program::<RawTracePoint>(&mut self.ebpf, WIRE.0)?.attach(WIRE.1)?;
         sampling.attach(program(&mut self.ebpf, "cpu_sample")?)
     }
 
     /// Ends sampling; the ring can be drained to its end afterwards.
     pub(super) fn detach(&mut self) {
         // What can't be unloaded goes with this value at the latest.
-        for (name, _) in LIFECYCLE {
+        for (name, _) in LIFECYCLE.into_iter().chain([WIRE]) {
             if let Ok(program) = program::<RawTracePoint>(&mut self.ebpf, name) {
                 let _ = program.unload();
             }
@@ -132,7 +146,7 @@ pub fn try_load(object: &[u8]) -> Result<usize, Error> {
     let offsets = offsets::read()?;
     let mut ebpf =
         EbpfLoader::new().btf(None).override_global("KERNEL_OFFSETS", &offsets, true).load(object)?;
-    for (name, _) in LIFECYCLE {
+    for (name, _) in LIFECYCLE.into_iter().chain([WIRE]) {
         program::<RawTracePoint>(&mut ebpf, name)?.load()?;
     }
     program::<PerfEvent>(&mut ebpf, "cpu_sample")?.load()?;
@@ -157,6 +171,6 @@ mod tests {
     /// The running kernel accepts every program (needs root).
     #[test]
     fn kernel_accepts_the_committed_object() {
-        assert_eq!(try_load(OBJECT).unwrap(), LIFECYCLE.len() + 1);
+        assert_eq!(try_load(OBJECT).unwrap(), LIFECYCLE.len() + 2);
     }
 }

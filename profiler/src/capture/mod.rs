@@ -19,6 +19,7 @@ mod timeline;
 mod unwinding;
 mod v8;
 mod wakeups;
+mod wire;
 
 use std::path::PathBuf;
 

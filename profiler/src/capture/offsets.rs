@@ -41,6 +41,13 @@ pub(super) fn read() -> Result<KernelOffsets, Error> {
         task_signal: offset("task_struct", "signal")?,
         signal_live: offset("signal_struct", "live")?,
         task_thread_pointer: offset("task_struct", "thread")? + offset("thread_struct", "fsbase")?,
+        task_files: offset("task_struct", "files")?,
+        files_table: offset("files_struct", "fdt")?,
+        table_limit: offset("fdtable", "max_fds")?,
+        table_files: offset("fdtable", "fd")?,
+        file_inode: offset("file", "f_inode")?,
+        inode_mode: offset("inode", "i_mode")?,
+        inode_number: offset("inode", "i_ino")?,
     })
 }
 

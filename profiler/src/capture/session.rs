@@ -20,6 +20,7 @@ use super::mappings::{MappingEvent, MappingRecords};
 use super::python::Pythons;
 use super::timeline::Timeline;
 use super::wakeups::Wakeups;
+use super::wire::Wire;
 use crate::recording::{Meta, Writer};
 use crate::target::{Process, ProcessTable};
 
@@ -145,6 +146,7 @@ impl Session {
             writer,
             code: kernel.take_code()?,
             pythons: kernel.take_pythons()?,
+            wire: kernel.take_wire()?,
             pids,
             is_asking: options.is_asking,
             is_launched: options.is_launched,
@@ -171,7 +173,7 @@ impl Session {
             output: options.output.clone(),
         };
         // While the recorder loads the unwind tables of what is mapped by now, for the first sample to find.
-        session.kernel.load_sampling()?;
+        session.kernel.load_probes()?;
         if ready.recv().is_err() {
             return Err(session.recorder_error());
         }
@@ -183,7 +185,7 @@ impl Session {
         self.start_ns = now_ns();
         let (now_ns, readings) = (self.start_ns, self.readings());
         let first = Box::new(Batch { now_ns, readings, is_first: true, ..Batch::default() });
-        self.kernel.attach_sampling(sampling)?;
+        self.kernel.attach_probes(sampling)?;
         drop_capabilities();
         match &self.recorder {
             Some((sender, _)) if sender.send(first).is_ok() => Ok(()),
@@ -290,10 +292,12 @@ impl Session {
         };
         let mut events = std::mem::take(&mut self.held_events);
         let mut undecodable = 0;
-        while let Some(record) = self.kernel.events.next() {
-            match Event::decode(&record) {
-                Some(event) => events.push(event),
-                None => undecodable += 1,
+        for ring in [&mut self.kernel.events, &mut self.kernel.messages] {
+            while let Some(record) = ring.next() {
+                match Event::decode(&record) {
+                    Some(event) => events.push(event),
+                    None => undecodable += 1,
+                }
             }
         }
         let mut mappings = Vec::new();
@@ -386,6 +390,7 @@ struct Recorder {
     writer: Writer,
     code: Code,
     pythons: Pythons,
+    wire: Wire,
     /// Processes that were running at the start, each with its parent.
     pids: Vec<(u32, Option<u32>)>,
     is_asking: bool,
@@ -403,7 +408,7 @@ impl Recorder {
     fn run(self, shared: &Mutex<Progress>) -> Result<(), Error> {
         drop_capabilities();
         let mut timeline =
-            Timeline::new(self.writer, self.code, self.pythons, self.period_ns, self.is_asking)?;
+            Timeline::new(self.writer, self.code, self.pythons, self.wire, self.period_ns, self.is_asking)?;
         for (pid, parent) in self.pids {
             timeline.adopt(pid, parent, self.watched_ns)?;
             // A command that waits for its start still has our own code, and will have none of it.

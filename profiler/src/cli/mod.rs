@@ -2,6 +2,7 @@
 
 mod background;
 mod call_tree;
+mod calls;
 mod cpu;
 mod demo;
 mod doctor;
@@ -57,6 +58,10 @@ enum Command {
     Cpu(cpu::Arguments),
     /// Report on a recording, or record first
     Report(report::Arguments),
+    /// List calls one by one, the slowest first
+    Calls(calls::Arguments),
+    /// Show one call: its time, its CPU, its stacks
+    Trace(calls::TraceArguments),
     /// Show who calls whom, with the time spent there
     CallTree(call_tree::Arguments),
     /// Draw a flame graph, or the difference of two
@@ -106,6 +111,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Stop(arguments) => background::stop(&arguments),
         Command::Cpu(arguments) => cpu::run(&arguments),
         Command::Report(arguments) => report::run(&arguments),
+        Command::Calls(arguments) => calls::run(&arguments),
+        Command::Trace(arguments) => calls::trace(&arguments),
         Command::CallTree(arguments) => call_tree::run(&arguments),
         Command::FlameGraph(arguments) => flame_graph::run(&arguments),
         Command::Export(arguments) => export::run(&arguments),

@@ -5,6 +5,10 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use super::Usage;
+use crate::analysis::attribution::Attribution;
+use crate::analysis::call_list::{is_of, names};
+use crate::recording::Recording;
+
 use super::record::{Plan, Recorded, SamplingArguments, TargetArguments, record};
 use crate::analysis::functions::Folding;
 
@@ -18,6 +22,9 @@ pub(super) struct Source {
     target: TargetArguments,
     #[command(flatten)]
     sampling: SamplingArguments,
+    /// Only what was done for calls of this tool (prompt, resource, method); can be given several times
+    #[arg(long, value_name = "NAME")]
+    tool: Vec<String>,
     /// Where to keep the recording [default: NAME-PID-TIME.mcpprof in the current folder]
     #[arg(long, value_name = "FILE", help_heading = "Recording")]
     recording: Option<PathBuf>,
@@ -29,8 +36,40 @@ impl Source {
         self.target.request().is_some()
     }
 
-    /// Reads the file, or records the target.
+    /// The tools that were asked for.
+    ///
+    /// # Errors
+    /// [`Usage`] when one of them was not called.
+    pub(super) fn tools(&self, recording: &Recording) -> anyhow::Result<Vec<String>> {
+        let is_called = |tool: &&String| {
+            recording.calls.iter().any(|recorded| is_of(&recorded.call, std::slice::from_ref(*tool)))
+        };
+        if let Some(missing) = self.tool.iter().find(|tool| !is_called(tool)) {
+            let names = names(recording);
+            let called = if names.is_empty() { "no calls at all".to_owned() } else { names.join(", ") };
+            return Err(Usage(format!(
+                "there are no calls of '{missing}' in the recording; it has {called}"
+            ))
+            .into());
+        }
+        Ok(self.tool.clone())
+    }
+
+    /// Reads the file, or records the target; then leaves out what was not done for the tools that were asked for.
     pub(super) fn open(&self) -> anyhow::Result<Recorded> {
+        let mut recorded = self.open_whole()?;
+        let tools = self.tools(&recorded.recording)?;
+        if !tools.is_empty() {
+            let recording = &recorded.recording;
+            let attribution = Attribution::new(recording);
+            recorded.recording =
+                attribution.only(recording, |call| is_of(&recording.calls[call].call, &tools));
+        }
+        Ok(recorded)
+    }
+
+    /// Reads the file, or records the target.
+    pub(super) fn open_whole(&self) -> anyhow::Result<Recorded> {
         match (&self.file, self.target.request()) {
             (Some(path), None) => {
                 Ok(Recorded { path: path.clone(), recording: crate::recording::read(path)? })

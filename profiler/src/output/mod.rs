@@ -1,6 +1,7 @@
 //! Rendering: values from `analysis` to text, JSON, SVG and the formats of other tools.
 
 pub mod call_tree;
+pub mod calls;
 pub mod flame_graph;
 pub mod folded;
 pub mod json;

@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 
+use super::calls::write_tools;
 use super::style::{Paint, Style, columns_of, cut_end, cut_middle, cut_name, printable, wrap};
 use super::summary::write_summary;
 use super::table::{Align, Table};
@@ -31,6 +32,10 @@ pub fn write_report(
     write_summary(&mut out, report, style)?;
     if report.stacks.samples == 0 {
         return Ok(());
+    }
+    if let Some(calls) = &report.calls {
+        writeln!(out)?;
+        write_tools(&mut out, calls, style)?;
     }
     writeln!(out)?;
     write_hot_paths(&mut out, report, style)?;

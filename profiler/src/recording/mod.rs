@@ -7,15 +7,15 @@ mod writer;
 use std::path::{Path, PathBuf};
 
 pub use model::{
-    Frame, FrameIndex, FrameKind, Gauge, GaugeKind, Line, Meta, Process, ProcessIndex, Recording, Runtime,
-    Sample, StackEnd, StackIndex, StackNode, Thread, Unwinding,
+    Frame, FrameIndex, FrameKind, Gauge, GaugeKind, Line, Meta, Process, ProcessIndex, RecordedCall,
+    Recording, Runtime, Sample, StackEnd, StackIndex, StackNode, Thread, Unwinding,
 };
 pub use reader::read;
 pub use writer::{FrameId, ProcessId, RowId, StackId, ThreadId, Writer, is_recording};
 
 const SCHEMA: &str = include_str!("schema.sql");
 /// Version of the schema that this program writes. It reads the earlier ones too.
-const SCHEMA_VERSION: i64 = 2;
+const SCHEMA_VERSION: i64 = 3;
 /// `PRAGMA application_id` of our files: "mcpp".
 const APPLICATION_ID: i64 = 0x6d63_7070;
 /// The only kind of sample so far.

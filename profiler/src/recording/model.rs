@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 pub use profiler_common::StackEnd;
 
+use crate::wire::calls::Call;
+
 /// Index of a [`Process`] in [`Recording::processes`].
 pub type ProcessIndex = usize;
 /// Index of a [`Frame`] in [`Recording::frames`].
@@ -29,6 +31,11 @@ pub struct Recording {
     pub samples: Vec<Sample>,
     /// What was lost, by cause. Causes that did not happen are absent.
     pub losses: BTreeMap<String, u64>,
+    /// JSON-RPC calls in the order of their starts.
+    pub calls: Vec<RecordedCall>,
+    /// What was seen of JSON-RPC besides calls, by the names of
+    /// [`Counts::named`](crate::wire::streams::Counts::named). What did not happen is absent.
+    pub messages: BTreeMap<String, u64>,
     /// CPU time and memory of each process over time, as the kernel counts them.
     pub gauges: Vec<Gauge>,
 }
@@ -183,6 +190,15 @@ pub struct Sample {
     pub weight_ns: u64,
     /// Why the walk of its user stack ended.
     pub stack_end: StackEnd,
+}
+
+/// A call, and whose it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecordedCall {
+    /// The process that answered it, or that asked its client.
+    pub process: ProcessIndex,
+    /// The call.
+    pub call: Call,
 }
 
 /// What a [`Gauge`] measures.

@@ -6,11 +6,16 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, OpenFlags, Row};
 
+use crate::wire::calls::{Call, Ended, Side};
+
 use super::model::{
-    Frame, FrameKind, Gauge, GaugeKind, Line, Meta, Process, Recording, Runtime, Sample, StackEnd, StackNode,
-    Thread, Unwinding,
+    Frame, FrameKind, Gauge, GaugeKind, Line, Meta, Process, RecordedCall, Recording, Runtime, Sample,
+    StackEnd, StackNode, Thread, Unwinding,
 };
 use super::{APPLICATION_ID, Error, LOG_SUFFIX, SAMPLE_ON_CPU, SCHEMA_VERSION, beside};
+
+/// Version of the schema in which calls came.
+const CALLS_SINCE: i64 = 3;
 
 /// Reads a recording, also one that is still being written.
 ///
@@ -105,11 +110,10 @@ impl Reader<'_> {
         let samples = self.samples(threads.len(), stacks.len())?;
         Ok(Recording {
             meta: self.meta()?,
+            calls: if version < CALLS_SINCE { Vec::new() } else { self.calls(processes.len())? },
+            messages: if version < CALLS_SINCE { BTreeMap::new() } else { self.counts("messages", "name")? },
             gauges: self.gauges(processes.len())?,
-            losses: self
-                .rows("SELECT cause, count FROM losses", |row| Ok((row.get(0)?, unsigned(row, 1)?)))?
-                .into_iter()
-                .collect(),
+            losses: self.counts("losses", "cause")?,
             processes,
             threads,
             frames,
@@ -205,12 +209,8 @@ impl Reader<'_> {
     }
 
     fn frames(&self) -> Result<Vec<Frame>, Error> {
-        let texts = |sql| -> Result<Vec<Arc<str>>, Error> {
-            let rows = self.rows(sql, |row| Ok((row.get(0)?, Arc::from(row.get::<_, String>(1)?))))?;
-            self.dense(rows, "strings or modules")
-        };
-        let strings = texts("SELECT id, text FROM strings ORDER BY id")?;
-        let modules = texts("SELECT id, path FROM modules ORDER BY id")?;
+        let strings = self.strings()?;
+        let modules = self.texts("SELECT id, path FROM modules ORDER BY id")?;
         let rows = self.rows("SELECT id, kind, module, offset FROM frames ORDER BY id", |row| {
             let kind = FrameKind::from_number(row.get(1)?);
             let module = modules.get(index(row.get(2)?)).cloned();
@@ -275,6 +275,63 @@ impl Reader<'_> {
             Some(samples) if samples.iter().all(sound) => Ok(samples),
             _ => damaged(self.path, "a sample of no thread or no stack"),
         }
+    }
+
+    fn counts(&self, table: &str, key: &str) -> Result<BTreeMap<String, u64>, Error> {
+        let rows = self
+            .rows(&format!("SELECT {key}, count FROM {table}"), |row| Ok((row.get(0)?, unsigned(row, 1)?)))?;
+        Ok(rows.into_iter().collect())
+    }
+
+    fn calls(&self, processes: usize) -> Result<Vec<RecordedCall>, Error> {
+        let strings: Vec<Arc<str>> = self.strings()?;
+        let sql = "SELECT process, session, caller, method, name, trace_parent, start_ns, request_end_ns, \
+                   response_ns, end_ns, request_thread, response_thread, request_bytes, response_bytes, requests, \
+                   input_wait_ns, outcome, error_code, error_message FROM calls ORDER BY start_ns, id";
+        let rows = self.rows(sql, |row| {
+            let text = |column: usize| -> rusqlite::Result<Option<Box<str>>> {
+                let id: Option<i64> = row.get(column)?;
+                Ok(id.and_then(|id| strings.get(index(id))).map(|text| Box::from(&**text)))
+            };
+            let caller = Side::from_number(row.get(2)?);
+            let ended = Ended::from_number(row.get(16)?, row.get(17)?, text(18)?);
+            let (Some(caller), Some(ended), Some(method)) = (caller, ended, text(3)?) else {
+                return Ok(None);
+            };
+            let call = Call {
+                session: row.get::<_, i64>(1)? as u64,
+                caller,
+                method,
+                name: text(4)?,
+                trace_parent: text(5)?,
+                start_ns: unsigned(row, 6)?,
+                request_end_ns: unsigned(row, 7)?,
+                response_ns: row.get::<_, Option<i64>>(8)?.and_then(|time| u64::try_from(time).ok()),
+                end_ns: unsigned(row, 9)?,
+                request_thread: row.get(10)?,
+                response_thread: row.get(11)?,
+                request_bytes: unsigned(row, 12)?,
+                response_bytes: unsigned(row, 13)?,
+                requests: row.get(14)?,
+                input_wait_ns: unsigned(row, 15)?,
+                ended,
+            };
+            Ok(Some(RecordedCall { process: index(row.get(0)?), call }))
+        })?;
+        let calls: Option<Vec<RecordedCall>> = rows.into_iter().collect();
+        match calls {
+            Some(calls) if calls.iter().all(|call| call.process < processes) => Ok(calls),
+            _ => damaged(self.path, "a call of no process, or of an unknown kind"),
+        }
+    }
+
+    fn strings(&self) -> Result<Vec<Arc<str>>, Error> {
+        self.texts("SELECT id, text FROM strings ORDER BY id")
+    }
+
+    fn texts(&self, sql: &str) -> Result<Vec<Arc<str>>, Error> {
+        let rows = self.rows(sql, |row| Ok((row.get(0)?, Arc::from(row.get::<_, String>(1)?))))?;
+        self.dense(rows, "strings or modules")
     }
 
     fn gauges(&self, processes: usize) -> Result<Vec<Gauge>, Error> {

@@ -62,4 +62,29 @@ CREATE TABLE gauges (
     kind INTEGER NOT NULL,          -- GaugeKind
     value INTEGER NOT NULL
 );
+-- JSON-RPC requests and what became of them, from the side of the process that answered, or of a server that asks its client.
+CREATE TABLE calls (
+    id INTEGER PRIMARY KEY,
+    process INTEGER NOT NULL REFERENCES processes,
+    session INTEGER NOT NULL,       -- whose IDs are shared
+    caller INTEGER NOT NULL,        -- Side
+    method INTEGER NOT NULL REFERENCES strings,
+    name INTEGER REFERENCES strings,    -- tool, prompt or resource
+    trace_parent INTEGER REFERENCES strings,
+    start_ns INTEGER NOT NULL,
+    request_end_ns INTEGER NOT NULL,
+    response_ns INTEGER,
+    end_ns INTEGER NOT NULL,
+    request_thread INTEGER NOT NULL,    -- thread ID on the host; 0: not known
+    response_thread INTEGER NOT NULL,
+    request_bytes INTEGER NOT NULL,
+    response_bytes INTEGER NOT NULL,
+    requests INTEGER NOT NULL,      -- more than one: it was asked for input
+    input_wait_ns INTEGER NOT NULL,
+    outcome INTEGER NOT NULL,       -- Ended
+    error_code INTEGER,
+    error_message INTEGER REFERENCES strings
+);
+-- What was seen of JSON-RPC besides calls: messages, lines that are none, responses to nothing...
+CREATE TABLE messages (name TEXT PRIMARY KEY, count INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE losses (cause TEXT PRIMARY KEY, count INTEGER NOT NULL) WITHOUT ROWID;

@@ -99,7 +99,7 @@ fn knows_unfinished_recordings() {
 fn reads_the_first_version() {
     let (_folder, path) = scratch();
     write(&path).finish(9, "").unwrap();
-    let older = "DROP TABLE unwinding; ALTER TABLE processes DROP COLUMN project; PRAGMA user_version = 1";
+    let older = "DROP TABLE unwinding; DROP TABLE calls; DROP TABLE messages; ALTER TABLE processes DROP COLUMN project; PRAGMA user_version = 1";
     Connection::open(&path).unwrap().execute_batch(older).unwrap();
     let recording = read(&path).unwrap();
     assert_eq!((&recording.processes[0].project, &recording.processes[0].unwinding), (&None, &None));
@@ -128,7 +128,7 @@ fn leaves_other_files_alone() {
 #[test]
 fn refuses_what_it_cannot_trust() {
     let broken = [
-        "PRAGMA user_version = 3",
+        "PRAGMA user_version = 4",
         "UPDATE samples SET stack = 99",
         "UPDATE samples SET thread = 0",
         "UPDATE samples SET weight_ns = -1",
@@ -152,7 +152,7 @@ fn refuses_what_it_cannot_trust() {
         write(&path).finish(9, "").unwrap();
         Connection::open(&path).unwrap().execute_batch(&format!("PRAGMA foreign_keys = off; {sql}")).unwrap();
         match read(&path) {
-            Err(Error::Newer { found: 3, .. } | Error::Damaged { .. }) => {}
+            Err(Error::Newer { found: 4, .. } | Error::Damaged { .. }) => {}
             other => panic!("{sql}: {other:?}"),
         }
         // A newer recording is still one of ours: it can be replaced.

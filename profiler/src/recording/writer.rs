@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, params};
 
+use crate::wire::calls::{Call, Ended};
+
 use super::model::{FrameKind, GaugeKind, Meta, Runtime, StackEnd, Unwinding};
 use super::{APPLICATION_ID, Error, SAMPLE_ON_CPU, SCHEMA, SCHEMA_VERSION, files_of};
 
@@ -33,6 +35,7 @@ pub struct Writer {
     frames: HashMap<(RowId, u64), FrameId>,
     stacks: HashMap<(Option<StackId>, FrameId), StackId>,
     losses: HashMap<String, u64>,
+    messages: HashMap<&'static str, u64>,
     next: NextIds,
 }
 
@@ -73,6 +76,7 @@ impl Writer {
             frames: HashMap::new(),
             stacks: HashMap::new(),
             losses: HashMap::new(),
+            messages: HashMap::new(),
             next: NextIds::default(),
         };
         writer.run(|connection| {
@@ -265,6 +269,42 @@ impl Writer {
         )
     }
 
+    /// A call that has ended.
+    pub fn call(&mut self, process: ProcessId, call: &Call) -> Result<(), Error> {
+        let method = self.string(&call.method)?;
+        let name = call.name.as_deref().map(|name| self.string(name)).transpose()?;
+        let trace_parent = call.trace_parent.as_deref().map(|trace| self.string(trace)).transpose()?;
+        let (code, message) = match &call.ended {
+            Ended::Error { code, message } => (*code, message.as_deref()),
+            _ => (None, None),
+        };
+        let message = message.map(|message| self.string(message)).transpose()?;
+        self.insert(
+            "INSERT INTO calls VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            params![
+                process,
+                call.session as i64,
+                call.caller as u8,
+                method,
+                name,
+                trace_parent,
+                call.start_ns as i64,
+                call.request_end_ns as i64,
+                call.response_ns.map(|time| time as i64),
+                call.end_ns as i64,
+                call.request_thread,
+                call.response_thread,
+                call.request_bytes as i64,
+                call.response_bytes as i64,
+                call.requests,
+                call.input_wait_ns as i64,
+                call.ended.number(),
+                code,
+                message,
+            ],
+        )
+    }
+
     /// A figure that the kernel keeps for a process.
     pub fn gauge(
         &self,
@@ -286,6 +326,14 @@ impl Writer {
         }
         self.losses.insert(cause.to_owned(), count);
         self.insert("INSERT OR REPLACE INTO losses VALUES (?, ?)", params![cause, count as i64])
+    }
+
+    /// How many messages, lines... of a name there were so far; zero is not written.
+    pub fn messages(&mut self, name: &'static str, count: u64) -> Result<(), Error> {
+        if self.messages.insert(name, count).unwrap_or(0) == count {
+            return Ok(());
+        }
+        self.insert("INSERT OR REPLACE INTO messages VALUES (?, ?)", params![name, count as i64])
     }
 
     /// Makes everything so far durable, with the time until which the recording is complete.

@@ -1,6 +1,7 @@
 //! Benchmarks of what the profiler costs. `docs/benchmarks.md` says how each one measures, and what came out.
 
 mod attach;
+mod calls;
 mod footprint;
 mod kernel_time;
 mod machine;
@@ -42,6 +43,16 @@ enum Benchmark {
         seconds: f64,
         /// Rounds; each one has a slice of every profiler. 20 give an interval that is good for 1%.
         #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        rounds: u32,
+    },
+    /// The calls a second that mcp-stress gets while each call is recorded, beside `strace -c` and `perf trace -s`, and the
+    /// kernel time of a message.
+    Calls {
+        /// Seconds that are measured of each slice; one tool runs in a slice, or none.
+        #[arg(long, default_value_t = 4.0, value_parser = seconds)]
+        seconds: f64,
+        /// Rounds; each one has a slice of every tool.
+        #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
         rounds: u32,
     },
     /// Nanoseconds that each kernel program takes for an event, and all of them for a sample.
@@ -118,6 +129,7 @@ pub(crate) fn bench(options: &Options) -> Result<()> {
             };
             overhead::run(&profiler, &server, language, seconds, rounds)
         }
+        Benchmark::Calls { seconds, rounds } => calls::run(&profiler, &servers, &server, seconds, rounds),
         Benchmark::KernelTime { seconds, rounds } => kernel_time::run(&profiler, &server, seconds, rounds),
         Benchmark::Unwind { seconds, rounds } => unwind::measure(&profiler, seconds, rounds),
         Benchmark::Memory { seconds, rounds } => footprint::memory(&profiler, &server, seconds, rounds),

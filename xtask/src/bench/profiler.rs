@@ -125,7 +125,7 @@ pub(super) struct Running {
 }
 
 impl Running {
-    fn start(command: &mut Command) -> Result<Self> {
+    pub(super) fn start(command: &mut Command) -> Result<Self> {
         let name = command.get_program().display().to_string();
         // A file and not a pipe: nobody reads while it runs.
         let messages = tempfile::tempfile()?;

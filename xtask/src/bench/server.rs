@@ -3,6 +3,7 @@
 //! The client has its own loop instead of a load tester: it takes about a tenth of the CPU time that the server
 //! does, so the server is what limits the calls a second, and what a profiler takes from it shows.
 
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -61,6 +62,11 @@ impl Server {
     pub(super) fn python(servers: &Path) -> Result<Self> {
         let program = installed(servers.join(SERVER_TIME))?;
         Ok(Self { name: "mcp-server-time", program, arguments: Vec::new(), load: TIME })
+    }
+
+    /// The words of the command that starts it.
+    pub(super) fn command(&self) -> impl Iterator<Item = &OsStr> {
+        std::iter::once(self.program.as_os_str()).chain(self.arguments.iter().map(|word| word.as_os_str()))
     }
 
     /// Starts it, and calls a tool of it without a pause. Returns when it is warm.

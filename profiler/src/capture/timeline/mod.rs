@@ -19,6 +19,7 @@ use super::gauges::Reading;
 use super::mappings::{AddressSpace, Mapped, MappingEvent};
 use super::python::Pythons;
 use super::unwinding;
+use super::wire::Wire;
 use crate::recording::{Error, GaugeKind, ProcessId, RowId, Runtime, ThreadId, Unwinding, Writer};
 use crate::symbol::{ModuleId, Modules};
 use crate::target::process::command_line;
@@ -39,6 +40,7 @@ pub(super) struct Timeline {
     writer: Writer,
     code: Code,
     pythons: Pythons,
+    wire: Wire,
     modules: Modules,
     module_rows: HashMap<ModuleId, RowId>,
     naming: NamingBudget,
@@ -123,6 +125,7 @@ impl Timeline {
         mut writer: Writer,
         code: Code,
         pythons: Pythons,
+        wire: Wire,
         period_ns: u64,
         is_asking: bool,
     ) -> Result<Self, Error> {
@@ -132,6 +135,7 @@ impl Timeline {
             writer,
             code,
             pythons,
+            wire,
             modules: Modules::default(),
             module_rows: HashMap::new(),
             naming: NamingBudget::default(),
@@ -281,9 +285,16 @@ impl Timeline {
             Event::Sample { sample, kernel, user } => self.sample(&sample, &kernel, &user),
             Event::Fork { timestamp_ns, parent, child } => self.fork(timestamp_ns, parent, child),
             Event::Exec { pid, .. } => self.exec(pid),
+            Event::Wire { wire, bytes } => {
+                self.wire.take(&wire, &bytes);
+                Ok(())
+            }
             Event::Exit { timestamp_ns, pid } => match self.processes.get(&pid) {
                 Some(process) => {
                     self.writer.process_exit(process.id, timestamp_ns)?;
+                    for call in self.wire.process_ended(pid, timestamp_ns) {
+                        self.writer.call(process.id, &call)?;
+                    }
                     self.forget_jit(pid)?;
                     self.forget(pid);
                     Ok(())
@@ -358,11 +369,22 @@ impl Timeline {
         self.undecodable += count;
     }
 
+    /// Writes the calls that have ended.
+    fn calls(&mut self) -> Result<(), Error> {
+        for (pid, call) in self.wire.take_calls() {
+            if let Some(process) = self.processes.get(&pid) {
+                self.writer.call(process.id, &call)?;
+            }
+        }
+        self.wire.counts().try_for_each(|(name, count)| self.writer.messages(name, count))
+    }
+
     /// Makes the batch durable, with all losses so far.
     pub(super) fn commit(&mut self, now_ns: u64, kernel_losses: &[(&'static str, u64)]) -> Result<(), Error> {
         for (cause, count) in self.losses(kernel_losses) {
             self.writer.loss(cause, count)?;
         }
+        self.calls()?;
         self.writer.commit_until(now_ns)
     }
 
@@ -384,7 +406,9 @@ impl Timeline {
         kernel_losses.iter().copied().chain(own)
     }
 
-    pub(super) fn finish(self, now_ns: u64, reason: &str) -> Result<(), Error> {
+    pub(super) fn finish(mut self, now_ns: u64, reason: &str) -> Result<(), Error> {
+        self.wire.finish(now_ns);
+        self.calls()?;
         self.writer.finish(now_ns, reason)
     }
 }

@@ -1,0 +1,86 @@
+//! Bytes that watched processes read and write on streams that speak MCP.
+
+use crate::event::EventHeader;
+
+/// Most bytes of one [`WireEvent`].
+pub const MAX_WIRE_BYTES: usize = 8192;
+/// Streams that are known at once; the one that was not used for longest makes room.
+pub const MAX_STREAMS: u32 = 16384;
+/// Most buffers of one `readv`, `writev`, `sendmsg` or `recvmsg` that are looked at.
+pub const MAX_VECTORS: u32 = 64;
+
+/// A part of what one system call moved; its bytes follow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
+#[repr(C)]
+pub struct WireEvent {
+    /// Common start; the time is that of the call's return.
+    pub header: EventHeader,
+    /// Inode number of the pipe or socket.
+    pub stream: u64,
+    /// Thread ID in the initial PID namespace.
+    pub tid: u32,
+    /// All that the call moved, in bytes.
+    pub total: u32,
+    /// Where in that these bytes are.
+    pub offset: u32,
+    /// How many follow.
+    pub length: u32,
+    /// A [`WireFlag`] set.
+    pub flags: u32,
+    /// File descriptor that was used.
+    pub descriptor: u32,
+}
+
+/// Bits of [`WireEvent::flags`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum WireFlag {
+    /// It was written by the process, else read.
+    Written = 1,
+    /// The stream is a socket, else a pipe.
+    Socket = 2,
+    /// No more events come of this call.
+    Last = 4,
+    /// Some of its buffers could not be read, or were too many.
+    Unreadable = 8,
+    /// Nothing was moved: the peer has closed the stream.
+    Ended = 16,
+    /// Before this, in the same direction of the same stream, something did not fit into the ring buffer.
+    Lost = 32,
+}
+
+/// What is done with a stream: the value of its entry in the map of streams.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
+#[repr(C)]
+pub struct StreamRule {
+    /// A [`StreamVerdict`].
+    pub verdict: u32,
+    /// Calls that were looked at before the verdict.
+    pub looked_at: u32,
+    /// Calls that move up to so many bytes are taken whole; of longer ones the first and the last
+    /// [`MAX_WIRE_BYTES`] / 2.
+    pub whole_bytes: u32,
+    /// Not zero when something that was read did not fit into the ring buffer, and nobody was told yet.
+    pub lost_read: u32,
+    /// The same for what was written.
+    pub lost_written: u32,
+}
+
+/// Whether a stream is of interest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u32)]
+pub enum StreamVerdict {
+    /// Not known yet.
+    #[default]
+    Unknown = 0,
+    /// It speaks JSON-RPC or HTTP, as far as its first bytes tell.
+    Captured = 1,
+    /// It does not.
+    Ignored = 2,
+}
+
+// SAFETY: `repr(C)`, five `u32` and no padding: every bit pattern is valid.
+#[cfg(feature = "user")]
+unsafe impl aya::Pod for StreamRule {}

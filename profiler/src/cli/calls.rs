@@ -1,0 +1,137 @@
+//! `calls`: the calls of a recording, one by one. `trace`: one of them, with its time and its stacks.
+
+use std::time::Duration;
+
+use anyhow::bail;
+use clap::{Args, ValueEnum};
+
+use super::call_tree;
+use super::record::parse_duration;
+use super::recording::Source;
+use super::terminal::{Format, print, style};
+use crate::analysis::attribution::Attribution;
+use crate::analysis::call_list::{ListedCall, Outcome, Selection, activity, select};
+use crate::output::calls::{write_call, write_calls};
+use crate::output::json;
+
+/// Options of `calls`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  mcp-profiler calls server.mcpprof                         the slowest calls
+  mcp-profiler calls server.mcpprof --tool read_file --outcome error
+  mcp-profiler calls server.mcpprof --min-time 100ms --from 30s --to 40s --in-order
+  sudo mcp-profiler calls --mcp filesystem --duration 30s
+
+The number of a call in the first column is what `trace` asks for.")]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    source: Source,
+    /// Only calls that ended so
+    #[arg(long, value_enum, value_name = "OUTCOME")]
+    outcome: Option<OutcomeArgument>,
+    /// Only calls that took at least this long
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    min_time: Option<Duration>,
+    /// Only calls that were in flight after this time since the recording's start
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    from: Option<Duration>,
+    /// Only calls that started before this time since the recording's start
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    to: Option<Duration>,
+    /// In the order of their starts, not the slowest first
+    #[arg(long)]
+    in_order: bool,
+    /// Calls to show
+    #[arg(long, value_name = "N", default_value_t = 30)]
+    limit: usize,
+    /// How to print them
+    #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
+    format: Format,
+}
+
+/// How a call ended.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum OutcomeArgument {
+    /// With a result
+    Ok,
+    /// With an error of JSON-RPC or of the tool
+    Error,
+    /// Without an answer
+    Unfinished,
+}
+
+/// Options of `trace`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  mcp-profiler calls server.mcpprof        shows which calls there are
+  mcp-profiler trace 4711 server.mcpprof   shows one of them")]
+pub(super) struct TraceArguments {
+    /// The call's number, as `calls` shows it
+    #[arg(value_name = "CALL")]
+    call: u64,
+    #[command(flatten)]
+    source: Source,
+    /// How to print it
+    #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
+    format: Format,
+}
+
+pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let recorded = arguments.source.open_whole()?;
+    let recording = &recorded.recording;
+    let nanoseconds = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+    let selection = Selection {
+        tools: arguments.source.tools(recording)?,
+        outcome: arguments.outcome.map(|outcome| match outcome {
+            OutcomeArgument::Ok => Outcome::Ok,
+            OutcomeArgument::Error => Outcome::Error,
+            OutcomeArgument::Unfinished => Outcome::Unfinished,
+        }),
+        at_least_ns: arguments.min_time.map(nanoseconds),
+        from_ns: arguments.from.map(nanoseconds),
+        to_ns: arguments.to.map(nanoseconds),
+        in_order: arguments.in_order,
+    };
+    let attribution = Attribution::new(recording);
+    let selected = select(recording, &selection);
+    let shown = &selected[..selected.len().min(arguments.limit)];
+    let calls: Vec<ListedCall> =
+        shown.iter().filter_map(|index| ListedCall::new(recording, &attribution, *index)).collect();
+    print(|out| match arguments.format {
+        Format::Json => json::write_json(out, &calls),
+        Format::Text => write_calls(out, &calls, selected.len() - shown.len(), style()),
+    })
+}
+
+pub(super) fn trace(arguments: &TraceArguments) -> anyhow::Result<()> {
+    let recorded = arguments.source.open_whole()?;
+    let recording = &recorded.recording;
+    let attribution = Attribution::new(recording);
+    let index = usize::try_from(arguments.call).unwrap_or(usize::MAX).wrapping_sub(1);
+    let Some(call) = ListedCall::new(recording, &attribution, index) else {
+        bail!(
+            "there is no call {}: {} has calls 1 to {}; `mcp-profiler calls` lists them",
+            arguments.call,
+            recorded.path.display(),
+            recording.calls.len()
+        );
+    };
+    print(|out| match arguments.format {
+        Format::Json => json::write_json(out, &call),
+        Format::Text => {
+            let style = style();
+            write_call(&mut *out, &call, &activity(recording, &attribution, index, style.columns()), style)?;
+            let own = attribution.only(recording, |other| other == index);
+            if own.samples.is_empty() {
+                return writeln!(
+                    out,
+                    "\nNo sample was charged to it: it was on a CPU for less than the time between two."
+                );
+            }
+            writeln!(out)?;
+            call_tree::write(out, &own, Default::default(), Default::default())
+        }
+    })
+}

@@ -1,0 +1,573 @@
+//! HTTP/1.1 as a server sees it: requests on what it reads, responses on what it writes. Bodies are JSON, or events.
+//!
+//! Heads are parsed by `httparse`. Bodies end by their length, by their last chunk, or with the connection
+//! (RFC 9112, section 6). After bytes whose meaning nobody knows, it goes on at the next head that a system call starts with.
+
+use super::json::{Outcome, Scanner};
+use super::sse::Events;
+use super::{Message, Piece, Received};
+
+/// Longest head that is waited for, in bytes.
+const MAX_HEAD: usize = 32 << 10;
+/// Most header fields that are read.
+const MAX_FIELDS: usize = 96;
+/// Longest line with a chunk's size.
+const MAX_SIZE_LINE: usize = 64;
+
+/// Which direction of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// From the client to the server.
+    Requests,
+    /// From the server to the client.
+    Responses,
+}
+
+/// What came on one direction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A head has been read.
+    Head(Head),
+    /// A message of its body.
+    Message(Received),
+    /// Its body is over.
+    End {
+        /// When its last byte was there.
+        timestamp_ns: u64,
+    },
+}
+
+/// What is kept of a request's or response's head.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Head {
+    /// When its first byte was there.
+    pub first_ns: u64,
+    /// `POST`, `GET`... of a request.
+    pub verb: Option<Box<str>>,
+    /// Path of a request, without its query.
+    pub path: Option<Box<str>>,
+    /// Status of a response.
+    pub status: Option<u16>,
+    /// `Mcp-Session-Id`.
+    pub session: Option<Box<str>>,
+    /// `Mcp-Method`: the request's own method, also where its body can't be read.
+    pub mcp_method: Option<Box<str>>,
+    /// `Mcp-Name`: tool, prompt or resource.
+    pub mcp_name: Option<Box<str>>,
+    /// The body is a stream of events.
+    pub is_event_stream: bool,
+    /// The body is JSON.
+    pub is_json: bool,
+}
+
+/// One direction of a connection.
+#[derive(Clone, Debug)]
+pub struct Half {
+    direction: Direction,
+    state: State,
+    head: Vec<u8>,
+    first_ns: Option<u64>,
+    body: Body,
+    /// Bodies and heads that could not be understood.
+    pub unreadable: u64,
+    /// Messages that were too long to be taken whole, and whose rest does not tell what they were.
+    pub cut: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Head,
+    /// So many bytes of the body are left.
+    Length(u64),
+    /// Before or in a line with a chunk's size.
+    Size,
+    /// So many bytes of the chunk are left, and its line end.
+    InChunk(u64),
+    /// Behind the last chunk: fields, up to an empty line.
+    Trailer,
+    UntilClose,
+    /// Until a system call starts with a head.
+    Lost,
+    /// The same, or with a chunk of a stream of events.
+    LostChunk,
+}
+
+#[derive(Clone, Debug)]
+enum Body {
+    Json { scanner: Box<Scanner>, first_ns: Option<u64>, bytes: u64, cut: u64 },
+    Events(Box<Events>),
+    Other,
+}
+
+impl Half {
+    /// A direction that may be joined anywhere.
+    pub fn new(direction: Direction) -> Self {
+        Self {
+            direction,
+            state: State::Lost,
+            head: Vec::new(),
+            first_ns: None,
+            body: Body::Other,
+            unreadable: 0,
+            cut: 0,
+        }
+    }
+
+    /// Whether bytes look like the start of HTTP in this direction.
+    pub fn starts(direction: Direction, bytes: &[u8]) -> bool {
+        const VERBS: [&[u8]; 7] =
+            [b"POST /", b"GET /", b"DELETE /", b"OPTIONS /", b"HEAD /", b"PUT /", b"PATCH /"];
+        match direction {
+            Direction::Requests => VERBS.iter().any(|verb| bytes.starts_with(verb)),
+            Direction::Responses => bytes.starts_with(b"HTTP/1."),
+        }
+    }
+
+    /// Takes what was read or written next, with its time on `CLOCK_MONOTONIC` in nanoseconds.
+    pub fn feed(&mut self, timestamp_ns: u64, piece: Piece<'_>) -> Vec<Event> {
+        let mut out = Vec::new();
+        match piece {
+            Piece::Bytes(bytes) => {
+                let is_lost = matches!(self.state, State::Lost | State::LostChunk);
+                if is_lost && Self::starts(self.direction, bytes) {
+                    (self.state, self.body) = (State::Head, Body::Other);
+                } else if self.state == State::LostChunk && starts_chunk(bytes) {
+                    self.state = State::Size;
+                }
+                self.bytes(bytes, timestamp_ns, &mut out);
+            }
+            Piece::Gap(missing) => self.gap(missing, timestamp_ns, &mut out),
+        }
+        out
+    }
+
+    /// Nobody knows what was moved before the next piece. Streams of events may live for long: they are taken up again.
+    pub fn lost(&mut self) {
+        let is_stream = matches!(self.body, Body::Events(_));
+        let state = match self.state {
+            State::Size | State::InChunk(_) | State::Trailer | State::LostChunk if is_stream => {
+                State::LostChunk
+            }
+            State::UntilClose if is_stream => State::UntilClose,
+            _ => State::Lost,
+        };
+        self.head.clear();
+        self.first_ns = None;
+        self.cut += self.body.cut();
+        self.body = if state == State::Lost { Body::Other } else { Body::Events(Box::default()) };
+        self.state = state;
+    }
+
+    /// The connection is closed.
+    pub fn close(&mut self, timestamp_ns: u64) -> Vec<Event> {
+        let mut out = Vec::new();
+        if self.state == State::UntilClose {
+            self.end(timestamp_ns, &mut out);
+        }
+        out
+    }
+
+    fn bytes(&mut self, mut bytes: &[u8], now_ns: u64, out: &mut Vec<Event>) {
+        while !bytes.is_empty() {
+            bytes = match self.state {
+                State::Lost | State::LostChunk => return,
+                State::Head => self.head(bytes, now_ns, out),
+                State::Length(left) | State::InChunk(left) => {
+                    let length = bytes.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+                    let (part, rest) = bytes.split_at(length);
+                    self.body.feed(Piece::Bytes(part), now_ns, out);
+                    self.advance(length as u64, now_ns, out);
+                    rest
+                }
+                State::Size | State::Trailer => self.line(bytes, now_ns, out),
+                State::UntilClose => {
+                    self.body.feed(Piece::Bytes(bytes), now_ns, out);
+                    return;
+                }
+            };
+        }
+    }
+
+    fn gap(&mut self, missing: u64, now_ns: u64, out: &mut Vec<Event>) {
+        match self.state {
+            State::Length(left) | State::InChunk(left) if missing <= left => {
+                self.body.feed(Piece::Gap(missing), now_ns, out);
+                self.advance(missing, now_ns, out);
+            }
+            State::UntilClose => self.body.feed(Piece::Gap(missing), now_ns, out),
+            State::Lost | State::LostChunk => {}
+            _ => self.lose(),
+        }
+    }
+
+    /// That many bytes of the body or of the chunk are behind us.
+    fn advance(&mut self, length: u64, now_ns: u64, out: &mut Vec<Event>) {
+        match &mut self.state {
+            State::Length(left) | State::InChunk(left) => *left -= length,
+            _ => return,
+        }
+        match self.state {
+            State::Length(0) => self.end(now_ns, out),
+            State::InChunk(0) => self.state = State::Size,
+            _ => {}
+        }
+    }
+
+    fn lose(&mut self) {
+        self.unreadable += 1;
+        self.state = State::Lost;
+        self.head.clear();
+        self.first_ns = None;
+        self.body = Body::Other;
+    }
+
+    fn end(&mut self, now_ns: u64, out: &mut Vec<Event>) {
+        self.body.end(now_ns, out);
+        self.cut += self.body.cut();
+        self.body = Body::Other;
+        self.state = State::Head;
+        self.first_ns = None;
+        out.push(Event::End { timestamp_ns: now_ns });
+    }
+
+    fn head<'bytes>(&mut self, bytes: &'bytes [u8], now_ns: u64, out: &mut Vec<Event>) -> &'bytes [u8] {
+        self.first_ns.get_or_insert(now_ns);
+        let before = self.head.len();
+        let room = MAX_HEAD - before;
+        self.head.extend_from_slice(&bytes[..bytes.len().min(room)]);
+        let head = std::mem::take(&mut self.head);
+        match parse(self.direction, &head) {
+            Ok(Some((mut parsed, framing, length))) => {
+                parsed.first_ns = self.first_ns.unwrap_or(now_ns);
+                // An interim response is followed by the real one.
+                let is_interim = parsed.status.is_some_and(|status| (100..200).contains(&status));
+                self.body = Body::of(&parsed);
+                self.state = framing;
+                if !is_interim {
+                    out.push(Event::Head(parsed));
+                }
+                if framing == State::Length(0) {
+                    self.body = Body::Other;
+                    self.state = State::Head;
+                    self.first_ns = None;
+                    if !is_interim {
+                        out.push(Event::End { timestamp_ns: now_ns });
+                    }
+                }
+                &bytes[length.saturating_sub(before).min(bytes.len())..]
+            }
+            Ok(None) if head.len() < MAX_HEAD => {
+                self.head = head;
+                &[]
+            }
+            Ok(None) | Err(()) => {
+                self.lose();
+                &[]
+            }
+        }
+    }
+
+    /// A line of the chunked coding. The line end behind a chunk's data is an empty line here.
+    fn line<'bytes>(&mut self, bytes: &'bytes [u8], now_ns: u64, out: &mut Vec<Event>) -> &'bytes [u8] {
+        let Some(end) = memchr::memchr(b'\n', bytes) else {
+            self.head.extend_from_slice(&bytes[..bytes.len().min(MAX_SIZE_LINE)]);
+            if self.head.len() > MAX_HEAD {
+                self.lose();
+            }
+            return &[];
+        };
+        self.head.extend_from_slice(&bytes[..end.min(MAX_SIZE_LINE)]);
+        let line = std::mem::take(&mut self.head);
+        let line = line.trim_ascii();
+        if self.state == State::Trailer {
+            if line.is_empty() {
+                self.end(now_ns, out);
+            }
+        } else if !line.is_empty() {
+            // A size may be followed by extensions.
+            let digits = line.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
+            let size =
+                std::str::from_utf8(digits).ok().and_then(|digits| u64::from_str_radix(digits, 16).ok());
+            match size {
+                Some(0) => self.state = State::Trailer,
+                Some(size) => self.state = State::InChunk(size),
+                None => {
+                    self.lose();
+                    return &[];
+                }
+            }
+        }
+        &bytes[end + 1..]
+    }
+}
+
+impl Body {
+    fn of(head: &Head) -> Self {
+        if head.is_event_stream {
+            Self::Events(Box::default())
+        } else if head.is_json {
+            Self::Json { scanner: Box::default(), first_ns: None, bytes: 0, cut: 0 }
+        } else {
+            Self::Other
+        }
+    }
+
+    fn feed(&mut self, piece: Piece<'_>, now_ns: u64, out: &mut Vec<Event>) {
+        match self {
+            Self::Json { scanner, first_ns, bytes, .. } => {
+                first_ns.get_or_insert(now_ns);
+                match piece {
+                    Piece::Bytes(part) => {
+                        *bytes += part.len() as u64;
+                        scanner.feed(part);
+                    }
+                    Piece::Gap(missing) => {
+                        *bytes = bytes.saturating_add(missing);
+                        scanner.gap();
+                    }
+                }
+            }
+            Self::Events(events) => {
+                events.feed(piece, now_ns, |messages, first_ns, length| {
+                    push(messages, first_ns, now_ns, length, out);
+                });
+            }
+            Self::Other => {}
+        }
+    }
+
+    fn end(&mut self, now_ns: u64, out: &mut Vec<Event>) {
+        if let Self::Json { scanner, first_ns, bytes, cut } = self {
+            let had_gap = scanner.has_gap();
+            match scanner.finish() {
+                Outcome::Messages(messages) => {
+                    push(messages, first_ns.unwrap_or(now_ns), now_ns, *bytes, out);
+                }
+                Outcome::NotRpc => *cut += u64::from(had_gap),
+                Outcome::Empty => {}
+            }
+        }
+    }
+
+    /// Messages of it that were cut, and can't be told.
+    fn cut(&self) -> u64 {
+        match self {
+            Self::Json { cut, .. } => *cut,
+            Self::Events(events) => events.cut,
+            Self::Other => 0,
+        }
+    }
+}
+
+/// Whether bytes look like a chunk: a line with its size.
+fn starts_chunk(bytes: &[u8]) -> bool {
+    let line = bytes.iter().position(|byte| *byte == b'\r').filter(|end| (1..=16).contains(end));
+    line.is_some_and(|end| {
+        bytes[..end].iter().all(u8::is_ascii_hexdigit) && bytes.get(end + 1).is_none_or(|byte| *byte == b'\n')
+    })
+}
+
+/// The length counts once, on the first message.
+fn push(messages: Vec<Message>, first_ns: u64, last_ns: u64, mut bytes: u64, out: &mut Vec<Event>) {
+    out.extend(messages.into_iter().map(|message| {
+        Event::Message(Received { message, first_ns, last_ns, thread: 0, bytes: std::mem::take(&mut bytes) })
+    }));
+}
+
+/// A head, how its body is framed, and its length; `None` while it is not whole.
+fn parse(direction: Direction, bytes: &[u8]) -> Result<Option<(Head, State, usize)>, ()> {
+    let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
+    let mut head = Head::default();
+    let status = match direction {
+        Direction::Requests => {
+            let mut request = httparse::Request::new(&mut fields);
+            let status = request.parse(bytes).map_err(|_| ())?;
+            head.verb = request.method.map(Into::into);
+            head.path = request.path.and_then(|path| path.split('?').next()).map(Into::into);
+            status
+        }
+        Direction::Responses => {
+            let mut response = httparse::Response::new(&mut fields);
+            let status = response.parse(bytes).map_err(|_| ())?;
+            head.status = response.code;
+            status
+        }
+    };
+    let httparse::Status::Complete(length) = status else { return Ok(None) };
+    let is_request = direction == Direction::Requests;
+    let has_no_body = head.status.is_some_and(|status| status < 200 || status == 204 || status == 304);
+    let mut is_encoded = false;
+    let mut framing = if is_request { State::Length(0) } else { State::UntilClose };
+    for field in fields.iter().filter(|field| !field.name.is_empty()) {
+        let value = std::str::from_utf8(field.value).unwrap_or_default().trim();
+        let is = |name: &str| field.name.eq_ignore_ascii_case(name);
+        if is("content-length") && framing != State::Size {
+            framing = State::Length(value.parse().map_err(|_| ())?);
+        } else if is("transfer-encoding") && value.to_ascii_lowercase().ends_with("chunked") {
+            framing = State::Size;
+        } else if is("content-type") {
+            let media = value.split(';').next().unwrap_or_default().trim();
+            head.is_event_stream = media.eq_ignore_ascii_case("text/event-stream");
+            head.is_json = media.eq_ignore_ascii_case("application/json");
+        } else if is("content-encoding") {
+            is_encoded = !value.eq_ignore_ascii_case("identity");
+        } else if is("mcp-session-id") {
+            head.session = Some(value.into());
+        } else if is("mcp-method") {
+            head.mcp_method = Some(value.into());
+        } else if is("mcp-name") {
+            head.mcp_name = Some(value.into());
+        }
+    }
+    if is_encoded {
+        // Compressed: nobody reads it.
+        (head.is_event_stream, head.is_json) = (false, false);
+    }
+    Ok(Some((head, if has_no_body { State::Length(0) } else { framing }, length)))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::wire::Id;
+
+    const REQUESTS: &str = "POST /mcp?x=1 HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nMcp-Name: echo\r\n\
+        Content-Length: 41\r\n\r\n{\"jsonrpc\":\"2.0\",\"id\":1,\n\"method\":\"ping\"}GET /mcp HTTP/1.1\r\n\
+        Accept: text/event-stream\r\n\r\nPOST /mcp HTTP/1.1\r\nTransfer-Encoding: chunked\r\nContent-Type: application/json; charset=utf-8\r\n\r\n\
+        10;x=y\r\n{\"jsonrpc\":\"2.0\"\r\n1a\r\n,\"id\":2,\"method\":\"tools/x\"\r\n1\r\n}\r\n0\r\nT: u\r\n\r\n";
+    const RESPONSES: &str = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\
+        Mcp-Session-Id: s\r\n\r\n2d\r\nevent: message\ndata: {\"jsonrpc\":\"2.0\",\"id\":1,\r\n20\r\n\"result\":{\"isError\":true}}\n\ndata\r\n0\r\n\r\n\
+        HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\nHTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n\
+        {\"jsonrpc\":\"2.0\",\"id\":2,\"result\":{}}";
+
+    fn all(direction: Direction, pieces: &[&[u8]]) -> Vec<Event> {
+        let mut half = Half::new(direction);
+        let mut events: Vec<Event> = Vec::new();
+        for piece in pieces {
+            events.extend(half.feed(5, Piece::Bytes(piece)));
+        }
+        events.extend(half.close(5));
+        assert_eq!(half.unreadable, 0);
+        events
+    }
+
+    fn message(event: &Event) -> &Message {
+        match event {
+            Event::Message(received) => &received.message,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Requests that follow each other on a connection are told apart.
+    #[test]
+    fn reads_requests() {
+        let events = all(Direction::Requests, &[REQUESTS.as_bytes()]);
+        let [
+            Event::Head(post),
+            first,
+            Event::End { .. },
+            Event::Head(get),
+            Event::End { .. },
+            Event::Head(_),
+            second,
+            Event::End { .. },
+        ] = &events[..]
+        else {
+            panic!("{events:?}")
+        };
+        assert_eq!((post.path.as_deref(), post.mcp_name.as_deref()), (Some("/mcp"), Some("echo")));
+        assert_eq!(get.verb.as_deref(), Some("GET"));
+        assert_eq!(message(first).method.as_deref(), Some("ping"));
+        assert_eq!(message(second).method.as_deref(), Some("tools/x"));
+    }
+
+    /// Events, empty answers and JSON up to the end of the connection.
+    #[test]
+    fn reads_responses() {
+        let events = all(Direction::Responses, &[RESPONSES.as_bytes()]);
+        let [
+            Event::Head(first),
+            one,
+            Event::End { .. },
+            Event::Head(empty),
+            Event::End { .. },
+            Event::Head(_),
+            two,
+            Event::End { .. },
+        ] = &events[..]
+        else {
+            panic!("{events:?}")
+        };
+        assert!(first.is_event_stream && first.session.as_deref() == Some("s"));
+        assert!(message(one).is_tool_error);
+        assert_eq!(empty.status, Some(202));
+        assert_eq!(message(two).id, Some(Id::Number("2".into())));
+    }
+
+    /// Cut at any byte, a connection gives the same events.
+    #[test]
+    fn cuts_do_not_matter() {
+        for (direction, text) in [(Direction::Requests, REQUESTS), (Direction::Responses, RESPONSES)] {
+            let expected = all(direction, &[text.as_bytes()]);
+            for cut in 7..text.len() {
+                let (first, second) = text.as_bytes().split_at(cut);
+                assert_eq!(all(direction, &[first, second]), expected, "cut at {cut}");
+            }
+        }
+    }
+
+    /// A gap within a body is bridged; one that hides a head costs what is before the next head.
+    #[test]
+    fn goes_on_behind_gaps() {
+        let mut half = Half::new(Direction::Responses);
+        let head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n{\"result\":{\"a\":\"";
+        let tail = b"\"},\"jsonrpc\":\"2.0\",\"id\":4}";
+        let mut events = half.feed(1, Piece::Bytes(head));
+        events.extend(half.feed(1, Piece::Gap(1000 - 16 - tail.len() as u64)));
+        events.extend(half.feed(1, Piece::Bytes(tail)));
+        assert!(matches!(&events[..], [Event::Head(_), Event::Message(_), Event::End { .. }]), "{events:?}");
+        half.feed(1, Piece::Bytes(b"HTTP/1.1 200 OK\r\n"));
+        half.feed(1, Piece::Gap(100));
+        assert!(half.feed(2, Piece::Bytes(b"rest")).is_empty());
+        let events = half.feed(3, Piece::Bytes(b"HTTP/1.1 204 No Content\r\n\r\n"));
+        assert!(matches!(&events[..], [Event::Head(_), Event::End { .. }]));
+        assert_eq!(half.unreadable, 1);
+    }
+
+    /// After a loss, the next head that a system call starts with is read; a stream of events is taken up at its next chunk.
+    #[test]
+    fn goes_on_after_a_loss() {
+        let mut half = Half::new(Direction::Responses);
+        let feed = |half: &mut Half, text: &str| half.feed(5, Piece::Bytes(text.as_bytes()));
+        let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n";
+        feed(&mut half, head);
+        feed(&mut half, "28\r\ndata: {\"jsonrpc\":\"2.0\",\"id\":1,");
+        half.lost();
+        assert!(feed(&mut half, "\"result\":{}}\n\n\r\n").is_empty());
+        let events = feed(&mut half, "2d\r\ndata: {\"jsonrpc\":\"2.0\",\"id\":2,\"result\":{}}\n\n\r\n");
+        assert_eq!(message(&events[0]).id, Some(Id::Number("2".into())));
+        feed(&mut half, "28\r\ndata: {");
+        half.lost();
+        assert!(matches!(feed(&mut half, head)[..], [Event::Head(_)]));
+        let mut half = Half::new(Direction::Responses);
+        feed(&mut half, "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{");
+        half.lost();
+        assert!(feed(&mut half, "\"id\":3}").is_empty());
+        assert!(matches!(feed(&mut half, head)[..], [Event::Head(_)]));
+    }
+
+    proptest! {
+        /// No bytes make the parser panic.
+        #[test]
+        fn survives_any_bytes(text in "(POST / HTTP/1.1\r\n|HTTP/1.1 200 OK\r\n)?(Content-Length: [0-9]{1,20}\r\n|Transfer-Encoding: chunked\r\n)?(\r\n)?[0-9a-f]{0,18}\r\n.{0,40}", gap in any::<u64>()) {
+            for direction in [Direction::Requests, Direction::Responses] {
+                let mut half = Half::new(direction);
+                half.feed(0, Piece::Bytes(text.as_bytes()));
+                half.feed(0, Piece::Gap(gap));
+                half.feed(0, Piece::Bytes(text.as_bytes()));
+            }
+        }
+    }
+}

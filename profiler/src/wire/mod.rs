@@ -1,0 +1,23 @@
+//! From bytes on the wire to JSON-RPC messages to calls: sans-io state machines with bounded memory.
+//!
+//! [`stdio`] and [`http`] know how messages are framed, [`json`] what a message says, [`calls`] which response answers
+//! which request. All of them take bytes as they were read or written, in pieces, and some of them missing.
+
+pub mod calls;
+pub mod http;
+pub mod json;
+mod message;
+pub mod sse;
+pub mod stdio;
+pub mod streams;
+
+pub use message::{Id, Kind, Message, Received};
+
+/// What came next on a stream.
+#[derive(Clone, Copy, Debug)]
+pub enum Piece<'bytes> {
+    /// Bytes as they were moved.
+    Bytes(&'bytes [u8]),
+    /// That many bytes are missing.
+    Gap(u64),
+}

@@ -1,0 +1,581 @@
+//! The streams of one process: which of them speak MCP, how, and what is said on them.
+
+use std::collections::{HashMap, VecDeque};
+
+use super::calls::{Calls, Ended, ResponseTimes, Session, Side};
+use super::http::{Direction, Event, Half, Head};
+use super::stdio::Lines;
+use super::{Id, Kind, Message, Piece, Received};
+
+/// Streams of one process that are followed; the one that was silent for longest makes room.
+const MAX_STREAMS: usize = 4096;
+/// Lines, or HTTP bodies, without any message after which a stream is given up.
+const MAX_SILENT: u64 = 256;
+/// HTTP requests on a connection that wait for their responses; the oldest is forgotten.
+const MAX_EXCHANGES: usize = 256;
+/// All stdio streams of a process are one session: requests come by one pipe and responses go by another.
+const STDIO: Session = 0;
+
+/// What a process reads and writes.
+#[derive(Clone, Debug, Default)]
+pub struct Streams {
+    streams: HashMap<u64, Stream>,
+    /// The calls that are made of it.
+    pub calls: Calls,
+    /// Counts of streams that were dropped.
+    ended: Counts,
+}
+
+/// What was seen besides calls.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// JSON-RPC messages.
+    pub messages: u64,
+    /// Lines between them that were none.
+    pub skipped_lines: u64,
+    /// HTTP heads and bodies that could not be understood.
+    pub unreadable_http: u64,
+    /// Messages too long to be taken whole, whose rest does not tell what they were.
+    pub cut_messages: u64,
+    /// Stretches of streams that were lost, each with nobody knows how many messages.
+    pub lost_stretches: u64,
+    /// JSON-RPC notifications, other than cancellations.
+    pub notifications: u64,
+    /// Responses to no request that was seen: those to requests from before the start are among them.
+    pub unmatched_responses: u64,
+    /// Requests with the ID of one that still waited.
+    pub repeated_ids: u64,
+    /// Requests that were not waited for any longer, as too many did.
+    pub given_up: u64,
+}
+
+#[derive(Clone, Debug)]
+struct Stream {
+    protocol: Protocol,
+    last_ns: u64,
+    messages: u64,
+    /// HTTP bodies, with and without messages.
+    bodies: u64,
+    /// What the process is there, as far as its messages tell.
+    role: Option<Side>,
+    lost_stretches: u64,
+    /// HTTP requests whose responses have not ended, the oldest first: the IDs of what each asks.
+    exchanges: VecDeque<Vec<Id>>,
+    /// Of the HTTP response that is being written: its head, and an error in it that names no request.
+    response: Option<Head>,
+    error: Option<Ended>,
+}
+
+#[derive(Clone, Debug)]
+enum Protocol {
+    /// A message a line, in both directions where it is a socket.
+    Stdio { read: Box<Lines>, written: Box<Lines> },
+    /// The process is the HTTP server.
+    Http { requests: Box<Half>, responses: Box<Half> },
+}
+
+/// Where and when bytes were moved.
+#[derive(Clone, Copy, Debug)]
+pub struct Moved {
+    /// The stream: inode number of its pipe or socket.
+    pub stream: u64,
+    /// The process wrote, else it read.
+    pub is_written: bool,
+    /// `CLOCK_MONOTONIC`, in nanoseconds.
+    pub timestamp_ns: u64,
+    /// The thread that did it.
+    pub thread: u32,
+}
+
+/// Whether a stream is still of interest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interest {
+    /// It is, or may become so.
+    Yes,
+    /// It does not speak MCP.
+    No,
+}
+
+impl Streams {
+    /// Takes what the process read from a stream or wrote to it.
+    pub fn moved(&mut self, moved: Moved, piece: Piece<'_>) -> Interest {
+        let Moved { stream, is_written, timestamp_ns, thread } = moved;
+        if !self.streams.contains_key(&stream) {
+            let Some(protocol) = Protocol::of(piece, is_written) else { return Interest::No };
+            self.make_room();
+            self.streams.insert(stream, Stream { last_ns: timestamp_ns, ..Stream::new(protocol) });
+        }
+        let Some(state) = self.streams.get_mut(&stream) else { return Interest::No };
+        state.last_ns = timestamp_ns;
+        let sender = if is_written { Side::Server } else { Side::Client };
+        match &mut state.protocol {
+            Protocol::Stdio { read, written } => {
+                let lines = if is_written { written } else { read };
+                for received in lines.feed(timestamp_ns, piece) {
+                    state.messages += 1;
+                    if is_own(&mut state.role, sender, &received.message, &self.calls) {
+                        self.calls.message(STDIO, sender, Received { thread, ..received });
+                    }
+                }
+            }
+            Protocol::Http { requests, responses } => {
+                let half = if is_written { responses } else { requests };
+                for event in half.feed(timestamp_ns, piece) {
+                    state.http(moved, sender, event, &mut self.calls);
+                }
+            }
+        }
+        if state.messages == 0 && state.silent() > MAX_SILENT {
+            self.drop_stream(stream);
+            return Interest::No;
+        }
+        Interest::Yes
+    }
+
+    /// Whether a stream is followed.
+    pub fn knows(&self, stream: u64) -> bool {
+        self.streams.contains_key(&stream)
+    }
+
+    /// Nobody knows what was moved before the next piece. `is_start`: that one is the start of what a system call moved.
+    pub fn lost(&mut self, moved: Moved, is_start: bool) {
+        let sender = if moved.is_written { Side::Server } else { Side::Client };
+        let Some(state) = self.streams.get_mut(&moved.stream) else {
+            // It may have been the first of its stream.
+            self.ended.lost_stretches += 1;
+            return self.calls.lost(None, sender, moved.timestamp_ns);
+        };
+        state.lost_stretches += 1;
+        let session = match &mut state.protocol {
+            Protocol::Stdio { read, written } => {
+                (if moved.is_written { written } else { read }).lost(is_start);
+                STDIO
+            }
+            Protocol::Http { requests, responses } => {
+                (if moved.is_written { responses } else { requests }).lost();
+                state.exchanges.clear();
+                (state.response, state.error) = (None, None);
+                moved.stream
+            }
+        };
+        self.calls.lost(Some(session), sender, moved.timestamp_ns);
+    }
+
+    /// A stream has ended.
+    pub fn closed(&mut self, stream: u64, timestamp_ns: u64) {
+        if let Some(mut state) = self.streams.remove(&stream) {
+            if let Protocol::Http { responses, .. } = &mut state.protocol {
+                let moved = Moved { stream, is_written: true, timestamp_ns, thread: 0 };
+                for event in responses.close(timestamp_ns) {
+                    state.http(moved, Side::Server, event, &mut self.calls);
+                }
+                self.calls.close(stream, timestamp_ns);
+            }
+            self.ended.add(state.counts());
+        }
+    }
+
+    /// What was seen besides calls so far.
+    pub fn counts(&self) -> Counts {
+        let mut counts = self.ended;
+        self.streams.values().for_each(|stream| counts.add(stream.counts()));
+        counts.notifications += self.calls.notifications;
+        counts.unmatched_responses += self.calls.unexpected;
+        counts.repeated_ids += self.calls.repeated_ids;
+        counts.given_up += self.calls.given_up;
+        counts
+    }
+
+    fn drop_stream(&mut self, stream: u64) {
+        if let Some(state) = self.streams.remove(&stream) {
+            self.ended.add(state.counts());
+        }
+    }
+
+    fn make_room(&mut self) {
+        if self.streams.len() >= MAX_STREAMS
+            && let Some((oldest, last_ns)) = self
+                .streams
+                .iter()
+                .map(|(id, stream)| (*id, stream.last_ns))
+                .min_by_key(|(_, last_ns)| *last_ns)
+        {
+            self.closed(oldest, last_ns);
+        }
+    }
+}
+
+impl Protocol {
+    /// Told by a stream's first bytes; `None` when it is no MCP server's.
+    fn of(piece: Piece<'_>, is_written: bool) -> Option<Self> {
+        let Piece::Bytes(bytes) = piece else { return Some(Self::stdio()) };
+        let requests = Half::starts(Direction::Requests, bytes);
+        let responses = Half::starts(Direction::Responses, bytes);
+        match (requests, responses, is_written) {
+            (true, _, false) | (_, true, true) => Some(Self::Http {
+                requests: Box::new(Half::new(Direction::Requests)),
+                responses: Box::new(Half::new(Direction::Responses)),
+            }),
+            // The process is a client there: whom it asks counts the calls.
+            (true, _, true) | (_, true, false) => None,
+            (false, false, _) => Some(Self::stdio()),
+        }
+    }
+
+    fn stdio() -> Self {
+        Self::Stdio { read: Box::default(), written: Box::default() }
+    }
+}
+
+/// Methods that only clients call, in every revision of the protocol so far.
+const OF_CLIENTS: [&str; 14] = [
+    "initialize",
+    "server/discover",
+    "tools/call",
+    "tools/list",
+    "prompts/get",
+    "prompts/list",
+    "resources/read",
+    "resources/list",
+    "resources/templates/list",
+    "resources/subscribe",
+    "resources/unsubscribe",
+    "completion/complete",
+    "logging/setLevel",
+    "subscriptions/listen",
+];
+/// Methods that only servers call.
+const OF_SERVERS: [&str; 3] = ["sampling/createMessage", "roots/list", "elicitation/create"];
+
+/// Whether a message belongs to the calls of the process. A process may be the client of others too, over pipes to them:
+/// those calls are theirs.
+fn is_own(role: &mut Option<Side>, sender: Side, message: &Message, calls: &Calls) -> bool {
+    // As a server, the process is whom clients' methods are sent to.
+    let server = match message.method.as_deref() {
+        Some(method) if OF_CLIENTS.contains(&method) => Some(sender == Side::Client),
+        Some(method) if OF_SERVERS.contains(&method) => Some(sender == Side::Server),
+        _ => None,
+    };
+    if let Some(is_server) = server {
+        *role = Some(if is_server { Side::Server } else { Side::Client });
+    }
+    match *role {
+        Some(Side::Server) => true,
+        Some(Side::Client) => false,
+        // What a client reads from its server: answers to what this process did not ask as a server.
+        None if sender == Side::Client && matches!(message.kind, Kind::Result | Kind::Error) => {
+            message.id.as_ref().is_some_and(|id| calls.is_open(STDIO, Side::Server, id))
+        }
+        None => true,
+    }
+}
+
+impl Stream {
+    fn new(protocol: Protocol) -> Self {
+        Self {
+            protocol,
+            last_ns: 0,
+            messages: 0,
+            bodies: 0,
+            role: None,
+            lost_stretches: 0,
+            exchanges: VecDeque::new(),
+            response: None,
+            error: None,
+        }
+    }
+
+    fn http(&mut self, moved: Moved, sender: Side, event: Event, calls: &mut Calls) {
+        match event {
+            Event::Message(received) => {
+                self.messages += 1;
+                let message = &received.message;
+                match (sender, message.kind, message.id.clone()) {
+                    (Side::Client, Kind::Request, Some(id)) => {
+                        self.exchanges.back_mut().into_iter().for_each(|exchange| exchange.push(id.clone()));
+                    }
+                    (Side::Server, Kind::Error, None) => {
+                        let (code, message) = (message.error_code, message.error_message.clone());
+                        self.error = Some(Ended::Error { code, message });
+                        return;
+                    }
+                    _ => {}
+                }
+                let asked =
+                    (sender == Side::Server && message.kind == Kind::Request).then(|| message.id.clone());
+                calls.message(moved.stream, sender, Received { thread: moved.thread, ..received });
+                // The client answers by a request of its own.
+                if let Some(id) = asked.flatten() {
+                    calls.detach(moved.stream, Side::Server, id);
+                }
+            }
+            Event::Head(_) if sender == Side::Client => {
+                if self.exchanges.len() >= MAX_EXCHANGES {
+                    self.exchanges.pop_front();
+                }
+                self.exchanges.push_back(Vec::new());
+            }
+            Event::Head(head) => self.response = Some(head),
+            Event::End { timestamp_ns } => {
+                self.bodies += 1;
+                if sender == Side::Server {
+                    self.response_over(moved, timestamp_ns, calls);
+                }
+            }
+        }
+    }
+
+    /// What was asked by the oldest request is answered, or never will be on this connection.
+    fn response_over(&mut self, moved: Moved, last_ns: u64, calls: &mut Calls) {
+        let ids = self.exchanges.pop_front().unwrap_or_default();
+        let (response, error) = (self.response.take(), self.error.take());
+        let Some(response) = response else { return };
+        let times = ResponseTimes { first_ns: response.first_ns, last_ns, thread: moved.thread };
+        for id in ids {
+            let ended = match (&error, response.status) {
+                (Some(error), _) => error.clone(),
+                (None, Some(status @ 400..)) => {
+                    Ended::Error { code: None, message: Some(format!("HTTP status {status}").into()) }
+                }
+                // "Accepted": if there is an answer, it comes by the connection for messages to the client. So does one whose
+                // stream of events has ended before it.
+                (None, Some(202)) => {
+                    calls.detach(moved.stream, Side::Client, id);
+                    continue;
+                }
+                _ if response.is_event_stream => {
+                    calls.detach(moved.stream, Side::Client, id);
+                    continue;
+                }
+                // Compressed, or something else that can't be read.
+                _ => Ended::Lost,
+            };
+            calls.response_over(moved.stream, id, ended, times);
+        }
+    }
+
+    fn silent(&self) -> u64 {
+        let foreign = match &self.protocol {
+            Protocol::Stdio { read, written } if read.is_foreign() || written.is_foreign() => MAX_SILENT + 1,
+            _ => 0,
+        };
+        self.bodies + self.skipped_lines() + foreign
+    }
+
+    fn counts(&self) -> Counts {
+        let mut counts =
+            Counts { messages: self.messages, lost_stretches: self.lost_stretches, ..Counts::default() };
+        // Streams of something else have lines too.
+        if self.messages == 0 {
+            return counts;
+        }
+        counts.skipped_lines = self.skipped_lines();
+        match &self.protocol {
+            Protocol::Stdio { read, written } => counts.cut_messages = read.cut + written.cut,
+            Protocol::Http { requests, responses } => {
+                counts.unreadable_http = requests.unreadable + responses.unreadable;
+                counts.cut_messages = requests.cut + responses.cut;
+            }
+        }
+        counts
+    }
+
+    fn skipped_lines(&self) -> u64 {
+        match &self.protocol {
+            Protocol::Stdio { read, written } => read.skipped + written.skipped,
+            Protocol::Http { .. } => 0,
+        }
+    }
+}
+
+impl Counts {
+    /// Adds those of another.
+    pub fn add(&mut self, other: Self) {
+        let Self {
+            messages,
+            skipped_lines,
+            unreadable_http,
+            cut_messages,
+            lost_stretches,
+            notifications,
+            unmatched_responses,
+            repeated_ids,
+            given_up,
+        } = self;
+        *messages += other.messages;
+        *skipped_lines += other.skipped_lines;
+        *unreadable_http += other.unreadable_http;
+        *cut_messages += other.cut_messages;
+        *lost_stretches += other.lost_stretches;
+        *notifications += other.notifications;
+        *unmatched_responses += other.unmatched_responses;
+        *repeated_ids += other.repeated_ids;
+        *given_up += other.given_up;
+    }
+
+    /// Each count with the name that recordings and reports use.
+    pub fn named(self) -> [(&'static str, u64); 9] {
+        [
+            ("messages", self.messages),
+            ("notifications", self.notifications),
+            ("skipped_lines", self.skipped_lines),
+            ("unreadable_http", self.unreadable_http),
+            ("cut_messages", self.cut_messages),
+            ("lost_stretches", self.lost_stretches),
+            ("unmatched_responses", self.unmatched_responses),
+            ("repeated_ids", self.repeated_ids),
+            ("given_up", self.given_up),
+        ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::wire::calls::Ended;
+
+    fn at(stream: u64, is_written: bool, timestamp_ns: u64) -> Moved {
+        Moved { stream, is_written, timestamp_ns, thread: 1 }
+    }
+
+    fn http(head: &str, body: &str) -> String {
+        format!("{head}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+    }
+
+    const ASK: &str = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"echo"}}"#;
+    const ANSWER: &str = r#"{"jsonrpc":"2.0","id":1,"result":{}}"#;
+
+    /// The two pipes of a stdio server are one session; standard error with other text is given up.
+    #[test]
+    fn stdio_is_two_pipes() {
+        let mut streams = Streams::default();
+        streams.moved(at(10, false, 1), Piece::Bytes(format!("{ASK}\n").as_bytes()));
+        streams.moved(at(11, true, 5), Piece::Bytes(format!("{ANSWER}\n").as_bytes()));
+        let log = "[a log line]\n".repeat(300);
+        assert_eq!(streams.moved(at(12, true, 6), Piece::Bytes(log.as_bytes())), Interest::No);
+        let calls = streams.calls.take_ended();
+        assert_eq!((calls.len(), calls[0].end_ns - calls[0].start_ns, &calls[0].ended), (1, 4, &Ended::Ok));
+        assert_eq!(streams.counts().messages, 2);
+    }
+
+    /// What a process asks another one as its client is a call of that one.
+    #[test]
+    fn calls_of_others_are_not_its_own() {
+        let mut streams = Streams::default();
+        let (ask, answer) = (format!("{ASK}\n"), format!("{ANSWER}\n"));
+        streams.moved(at(10, false, 1), Piece::Bytes(ask.as_bytes()));
+        for child in [20, 30] {
+            streams.moved(at(child, true, 2), Piece::Bytes(ask.as_bytes()));
+            streams.moved(at(child + 1, false, 3), Piece::Bytes(answer.as_bytes()));
+        }
+        streams.moved(at(11, true, 9), Piece::Bytes(answer.as_bytes()));
+        let calls = streams.calls.take_ended();
+        assert_eq!(calls.iter().map(|call| (call.start_ns, call.end_ns)).collect::<Vec<_>>(), [(1, 9)]);
+        assert_eq!((streams.calls.in_flight(), streams.counts().unmatched_responses), (0, 0));
+    }
+
+    /// A line without an end that is no message does not cost for ever; nor is anything said of calls then.
+    #[test]
+    fn foreign_lines_are_given_up() {
+        let mut streams = Streams::default();
+        let part = "{\"a\":1}".repeat(1 << 14);
+        let interests: Vec<Interest> =
+            (0..20).map(|time| streams.moved(at(10, true, time), Piece::Bytes(part.as_bytes()))).collect();
+        assert!(interests.contains(&Interest::No));
+    }
+
+    /// Each HTTP connection has its own IDs; what the process asks others as a client is not its own.
+    #[test]
+    fn connections_have_own_ids() {
+        let mut streams = Streams::default();
+        let (ask, answer) = (http("POST /mcp HTTP/1.1", ASK), http("HTTP/1.1 200 OK", ANSWER));
+        for stream in [20, 21] {
+            streams.moved(at(stream, false, stream), Piece::Bytes(ask.as_bytes()));
+        }
+        for stream in [20, 21] {
+            streams.moved(at(stream, true, stream + 100), Piece::Bytes(answer.as_bytes()));
+        }
+        assert_eq!(streams.moved(at(30, true, 1), Piece::Bytes(ask.as_bytes())), Interest::No);
+        let times: Vec<u64> =
+            streams.calls.take_ended().iter().map(|call| call.end_ns - call.start_ns).collect();
+        assert_eq!(times, [100, 100]);
+    }
+
+    proptest! {
+        /// Whatever comes in whatever order, nothing panics, and each request is a call once.
+        #[test]
+        fn survives_anything(steps in proptest::collection::vec((0..4_u64, any::<bool>(), 0..9_usize, 0..80_usize), 0..60)) {
+            let (ask, answer) = (http("POST /mcp HTTP/1.1", ASK), http("HTTP/1.1 200 OK", ANSWER));
+            let texts = [ask, answer, format!("{ASK}\n"), format!("{ANSWER}\n"), "data: {\n\n".into(), "4\r\n".into()];
+            let (mut streams, mut ended) = (Streams::default(), 0);
+            for (time, (stream, is_written, what, cut)) in steps.into_iter().enumerate() {
+                let moved = at(stream, is_written, time as u64);
+                match texts.get(what) {
+                    Some(text) => {
+                        streams.moved(moved, Piece::Bytes(&text.as_bytes()[text.len().min(cut) / 4..]));
+                    }
+                    None if what == 6 => {
+                        streams.moved(moved, Piece::Gap(cut as u64));
+                    }
+                    None if what == 7 => streams.lost(moved, cut > 40),
+                    None => streams.closed(stream, time as u64),
+                }
+                ended += streams.calls.take_ended().len();
+            }
+            let open = streams.calls.in_flight();
+            streams.calls.finish(1000);
+            ended += streams.calls.take_ended().len();
+            prop_assert!(open <= ended && ended as u64 <= streams.counts().messages);
+            prop_assert_eq!(streams.calls.in_flight(), 0);
+        }
+    }
+
+    /// An HTTP response without an answer is one: refusals are errors, and what can't be read is not made up.
+    #[test]
+    fn responses_without_an_answer() {
+        let unknown = r#"{"jsonrpc":"2.0","error":{"code":-32000,"message":"no session"},"id":null}"#;
+        let plain =
+            "HTTP/1.1 500 Internal Server Error\r\nContent-Type: text/plain\r\nContent-Length: 4\r\n\r\noops";
+        let zipped = "HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\nabc";
+        let error = |code, message: &str| Ended::Error { code, message: Some(message.into()) };
+        for (answer, expected) in [
+            (http("HTTP/1.1 404 Not Found", unknown), error(Some(-32000), "no session")),
+            (plain.to_owned(), error(None, "HTTP status 500")),
+            (zipped.to_owned(), Ended::Lost),
+        ] {
+            let mut streams = Streams::default();
+            let ask = http("POST /mcp HTTP/1.1", ASK);
+            streams.moved(at(50, false, 1), Piece::Bytes(ask.as_bytes()));
+            // Another one follows without waiting.
+            streams.moved(at(50, false, 2), Piece::Bytes(ask.replace("\"id\":1", "\"id\":2").as_bytes()));
+            streams.moved(at(50, true, 5), Piece::Bytes(answer.as_bytes()));
+            let calls = streams.calls.take_ended();
+            assert_eq!(
+                (calls.len(), calls[0].start_ns, calls[0].end_ns, &calls[0].ended),
+                (1, 1, 5, &expected)
+            );
+            assert_eq!((streams.calls.in_flight(), streams.calls.unexpected), (1, 0));
+        }
+    }
+
+    /// In the older transport, the answer comes by another connection; a connection that ends cuts its calls off.
+    #[test]
+    fn answers_by_another_connection() {
+        let mut streams = Streams::default();
+        streams.moved(
+            at(40, true, 1),
+            Piece::Bytes(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"),
+        );
+        streams.moved(at(41, false, 2), Piece::Bytes(http("POST /messages HTTP/1.1", ASK).as_bytes()));
+        streams.moved(at(41, true, 3), Piece::Bytes(b"HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n"));
+        streams.closed(41, 4);
+        streams.moved(at(40, true, 9), Piece::Bytes(format!("data: {ANSWER}\n\n").as_bytes()));
+        let calls = streams.calls.take_ended();
+        assert_eq!((calls.len(), calls[0].end_ns, &calls[0].ended), (1, 9, &Ended::Ok));
+        streams.moved(at(42, false, 2), Piece::Bytes(http("POST /messages HTTP/1.1", ASK).as_bytes()));
+        streams.closed(42, 4);
+        assert_eq!(streams.calls.take_ended()[0].ended, Ended::CutOff);
+    }
+}
