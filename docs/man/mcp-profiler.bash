@@ -139,7 +139,7 @@ _mcp__profiler() {
             return 0
             ;;
         mcp__subcmd__profiler__subcmd__call__subcmd__tree)
-            opts="-h --mcp --pid --config --launch --duration --frequency --passive --tool --recording --min-share --max-depth --fold-by --async-stacks --help"
+            opts="-h --mcp --pid --config --launch --duration --frequency --passive --no-calls --tool --recording --min-share --max-depth --fold-by --async-stacks --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -193,7 +193,7 @@ _mcp__profiler() {
             return 0
             ;;
         mcp__subcmd__profiler__subcmd__calls)
-            opts="-h --mcp --pid --config --launch --duration --frequency --passive --tool --recording --outcome --min-time --from --to --in-order --limit --format --help"
+            opts="-h --mcp --pid --config --launch --duration --frequency --passive --no-calls --tool --recording --outcome --min-time --from --to --in-order --limit --format --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -259,7 +259,7 @@ _mcp__profiler() {
             return 0
             ;;
         mcp__subcmd__profiler__subcmd__cpu)
-            opts="-h --mcp --pid --config --launch --duration --frequency --passive --tool --recording --top-functions --call-tree --flame-graph --hot-path-threshold --format --help"
+            opts="-h --mcp --pid --config --launch --duration --frequency --passive --no-calls --tool --recording --top-functions --call-tree --flame-graph --hot-path-threshold --format --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -395,7 +395,7 @@ _mcp__profiler() {
             return 0
             ;;
         mcp__subcmd__profiler__subcmd__export)
-            opts="-o -h --mcp --pid --config --launch --duration --frequency --passive --tool --recording --format --output --fold-by --async-stacks --help"
+            opts="-o -h --mcp --pid --config --launch --duration --frequency --passive --no-calls --tool --recording --format --output --fold-by --async-stacks --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -453,7 +453,7 @@ _mcp__profiler() {
             return 0
             ;;
         mcp__subcmd__profiler__subcmd__flame__subcmd__graph)
-            opts="-o -h --mcp --pid --config --launch --duration --frequency --passive --tool --recording --output --diff --baseline --current --fold-by --async-stacks --help"
+            opts="-o -h --mcp --pid --config --launch --duration --frequency --passive --no-calls --tool --recording --output --diff --baseline --current --fold-by --async-stacks --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -789,7 +789,7 @@ _mcp__profiler() {
             return 0
             ;;
         mcp__subcmd__profiler__subcmd__profile)
-            opts="-o -h --mcp --pid --config --launch --duration --frequency --passive --output --recording --format --top-functions --hot-path-threshold --help"
+            opts="-o -h --mcp --pid --config --launch --duration --frequency --passive --no-calls --output --recording --format --top-functions --hot-path-threshold --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -847,7 +847,7 @@ _mcp__profiler() {
             return 0
             ;;
         mcp__subcmd__profiler__subcmd__record)
-            opts="-o -h --mcp --pid --config --launch --duration --frequency --passive --output --state --help"
+            opts="-o -h --mcp --pid --config --launch --duration --frequency --passive --no-calls --output --state --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -893,7 +893,7 @@ _mcp__profiler() {
             return 0
             ;;
         mcp__subcmd__profiler__subcmd__report)
-            opts="-h --mcp --pid --config --launch --duration --frequency --passive --tool --recording --format --top-functions --hot-path-threshold --help"
+            opts="-h --mcp --pid --config --launch --duration --frequency --passive --no-calls --tool --recording --format --top-functions --hot-path-threshold --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -947,7 +947,7 @@ _mcp__profiler() {
             return 0
             ;;
         mcp__subcmd__profiler__subcmd__start)
-            opts="-o -h --mcp --pid --config --launch --duration --frequency --passive --output --help"
+            opts="-o -h --mcp --pid --config --launch --duration --frequency --passive --no-calls --output --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1029,7 +1029,7 @@ _mcp__profiler() {
             return 0
             ;;
         mcp__subcmd__profiler__subcmd__trace)
-            opts="-h --mcp --pid --config --launch --duration --frequency --passive --tool --recording --format --help"
+            opts="-h --mcp --pid --config --launch --duration --frequency --passive --no-calls --tool --recording --format --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

@@ -52,6 +52,7 @@ complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand record" -s o -
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand record" -l state -d 'Tells `status` how far the recording is' -r -F
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand record" -l launch -d 'Start the server if it is not running'
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand record" -l passive -d 'Only watch: do not ask runtimes for names of methods. Java servers are asked by the JVM\'s attach mechanism (SIGQUIT, and files in their /tmp), .NET servers by their diagnostics socket'
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand record" -l no-calls -d 'Do not look at calls: nothing that the server reads and writes is read, and its system calls cost nothing'
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand record" -s h -l help -d 'Print help'
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand profile" -l mcp -d 'Server of this name: from the configuration of your MCP client, or as `list` shows it' -r
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand profile" -l pid -d 'Process with this ID, and its children' -r
@@ -65,6 +66,7 @@ complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand profile" -l to
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand profile" -l hot-path-threshold -d 'Share of the time that makes a call path hot' -r
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand profile" -l launch -d 'Start the server if it is not running'
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand profile" -l passive -d 'Only watch: do not ask runtimes for names of methods. Java servers are asked by the JVM\'s attach mechanism (SIGQUIT, and files in their /tmp), .NET servers by their diagnostics socket'
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand profile" -l no-calls -d 'Do not look at calls: nothing that the server reads and writes is read, and its system calls cost nothing'
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand profile" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand start" -l mcp -d 'Server of this name: from the configuration of your MCP client, or as `list` shows it' -r
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand start" -l pid -d 'Process with this ID, and its children' -r
@@ -74,6 +76,7 @@ complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand start" -l freq
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand start" -s o -l output -d 'File to write [default: NAME-PID-TIME.mcpprof in the current folder]' -r -F
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand start" -l launch -d 'Start the server if it is not running'
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand start" -l passive -d 'Only watch: do not ask runtimes for names of methods. Java servers are asked by the JVM\'s attach mechanism (SIGQUIT, and files in their /tmp), .NET servers by their diagnostics socket'
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand start" -l no-calls -d 'Do not look at calls: nothing that the server reads and writes is read, and its system calls cost nothing'
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand start" -s h -l help -d 'Print help'
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand status" -l format -d 'How to print it' -r -f -a "text\t'For people'
 json\t'One JSON object, for programs'"
@@ -96,6 +99,7 @@ complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand cpu" -l format
 json\t'One JSON object, for programs'"
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand cpu" -l launch -d 'Start the server if it is not running'
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand cpu" -l passive -d 'Only watch: do not ask runtimes for names of methods. Java servers are asked by the JVM\'s attach mechanism (SIGQUIT, and files in their /tmp), .NET servers by their diagnostics socket'
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand cpu" -l no-calls -d 'Do not look at calls: nothing that the server reads and writes is read, and its system calls cost nothing'
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand cpu" -l call-tree -d 'Also show the call tree'
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand cpu" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand report" -l mcp -d 'Server of this name: from the configuration of your MCP client, or as `list` shows it' -r
@@ -111,6 +115,7 @@ complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand report" -l top
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand report" -l hot-path-threshold -d 'Share of the time that makes a call path hot' -r
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand report" -l launch -d 'Start the server if it is not running'
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand report" -l passive -d 'Only watch: do not ask runtimes for names of methods. Java servers are asked by the JVM\'s attach mechanism (SIGQUIT, and files in their /tmp), .NET servers by their diagnostics socket'
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand report" -l no-calls -d 'Do not look at calls: nothing that the server reads and writes is read, and its system calls cost nothing'
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand report" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand calls" -l mcp -d 'Server of this name: from the configuration of your MCP client, or as `list` shows it' -r
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand calls" -l pid -d 'Process with this ID, and its children' -r
@@ -130,6 +135,7 @@ complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand calls" -l form
 json\t'One JSON object, for programs'"
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand calls" -l launch -d 'Start the server if it is not running'
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand calls" -l passive -d 'Only watch: do not ask runtimes for names of methods. Java servers are asked by the JVM\'s attach mechanism (SIGQUIT, and files in their /tmp), .NET servers by their diagnostics socket'
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand calls" -l no-calls -d 'Do not look at calls: nothing that the server reads and writes is read, and its system calls cost nothing'
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand calls" -l in-order -d 'In the order of their starts, not the slowest first'
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand calls" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand trace" -l mcp -d 'Server of this name: from the configuration of your MCP client, or as `list` shows it' -r
@@ -143,6 +149,7 @@ complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand trace" -l form
 json\t'One JSON object, for programs'"
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand trace" -l launch -d 'Start the server if it is not running'
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand trace" -l passive -d 'Only watch: do not ask runtimes for names of methods. Java servers are asked by the JVM\'s attach mechanism (SIGQUIT, and files in their /tmp), .NET servers by their diagnostics socket'
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand trace" -l no-calls -d 'Do not look at calls: nothing that the server reads and writes is read, and its system calls cost nothing'
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand trace" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand call-tree" -l mcp -d 'Server of this name: from the configuration of your MCP client, or as `list` shows it' -r
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand call-tree" -l pid -d 'Process with this ID, and its children' -r
@@ -157,6 +164,7 @@ complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand call-tree" -l 
 package\t'A package: node_modules/x, site-packages/y, a crate, a library, a file of the project'"
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand call-tree" -l launch -d 'Start the server if it is not running'
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand call-tree" -l passive -d 'Only watch: do not ask runtimes for names of methods. Java servers are asked by the JVM\'s attach mechanism (SIGQUIT, and files in their /tmp), .NET servers by their diagnostics socket'
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand call-tree" -l no-calls -d 'Do not look at calls: nothing that the server reads and writes is read, and its system calls cost nothing'
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand call-tree" -l async-stacks -d 'Start the stacks of coroutines where the event loop runs them, without the loop\'s own callers (Python\'s asyncio)'
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand call-tree" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand flame-graph" -l mcp -d 'Server of this name: from the configuration of your MCP client, or as `list` shows it' -r
@@ -173,6 +181,7 @@ complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand flame-graph" -
 package\t'A package: node_modules/x, site-packages/y, a crate, a library, a file of the project'"
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand flame-graph" -l launch -d 'Start the server if it is not running'
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand flame-graph" -l passive -d 'Only watch: do not ask runtimes for names of methods. Java servers are asked by the JVM\'s attach mechanism (SIGQUIT, and files in their /tmp), .NET servers by their diagnostics socket'
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand flame-graph" -l no-calls -d 'Do not look at calls: nothing that the server reads and writes is read, and its system calls cost nothing'
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand flame-graph" -l diff -d 'Draw the difference between --baseline and --current'
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand flame-graph" -l async-stacks -d 'Start the stacks of coroutines where the event loop runs them, without the loop\'s own callers (Python\'s asyncio)'
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand flame-graph" -s h -l help -d 'Print help (see more with \'--help\')'
@@ -191,6 +200,7 @@ complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand export" -l fol
 package\t'A package: node_modules/x, site-packages/y, a crate, a library, a file of the project'"
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand export" -l launch -d 'Start the server if it is not running'
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand export" -l passive -d 'Only watch: do not ask runtimes for names of methods. Java servers are asked by the JVM\'s attach mechanism (SIGQUIT, and files in their /tmp), .NET servers by their diagnostics socket'
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand export" -l no-calls -d 'Do not look at calls: nothing that the server reads and writes is read, and its system calls cost nothing'
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand export" -l async-stacks -d 'Start the stacks of coroutines where the event loop runs them, without the loop\'s own callers (Python\'s asyncio)'
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand export" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand list" -l config -d 'Also read this client configuration (JSON, of any client\'s shape)' -r -F

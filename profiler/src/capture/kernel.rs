@@ -103,14 +103,18 @@ impl Kernel {
     }
 
     /// Has the kernel verify the sampling program, which takes its time: attaching it later does not.
-    pub(super) fn load_probes(&mut self) -> Result<(), Error> {
-        program::<RawTracePoint>(&mut self.ebpf, WIRE.0)?.load()?;
+    pub(super) fn load_probes(&mut self, is_reading_calls: bool) -> Result<(), Error> {
+        if is_reading_calls {
+            program::<RawTracePoint>(&mut self.ebpf, WIRE.0)?.load()?;
+        }
         Ok(program::<PerfEvent>(&mut self.ebpf, "cpu_sample")?.load()?)
     }
 
     /// Samples every CPU, and reads the wire.
-    pub(super) fn attach_probes(&mut self, sampling: &Sampling) -> Result<(), Error> {
-        program::<RawTracePoint>(&mut self.ebpf, WIRE.0)?.attach(WIRE.1)?;
+    pub(super) fn attach_probes(&mut self, sampling: &Sampling, is_reading_calls: bool) -> Result<(), Error> {
+        if is_reading_calls {
+            program::<RawTracePoint>(&mut self.ebpf, WIRE.0)?.attach(WIRE.1)?;
+        }
         sampling.attach(program(&mut self.ebpf, "cpu_sample")?)
     }
 

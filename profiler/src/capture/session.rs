@@ -45,6 +45,8 @@ pub struct Options {
     pub frequency_hz: u64,
     /// Whether runtimes may be asked for the names of their code, where they give them only when asked.
     pub is_asking: bool,
+    /// Whether calls are looked for in what the processes read and write.
+    pub is_reading_calls: bool,
     /// Whether it is a command that waits for its start, without code of its own yet.
     pub is_launched: bool,
     /// The file to write.
@@ -173,19 +175,19 @@ impl Session {
             output: options.output.clone(),
         };
         // While the recorder loads the unwind tables of what is mapped by now, for the first sample to find.
-        session.kernel.load_probes()?;
+        session.kernel.load_probes(options.is_reading_calls)?;
         if ready.recv().is_err() {
             return Err(session.recorder_error());
         }
-        session.begin(&sampling)?;
+        session.begin(&sampling, options.is_reading_calls)?;
         Ok(session)
     }
 
-    fn begin(&mut self, sampling: &Sampling) -> Result<(), Error> {
+    fn begin(&mut self, sampling: &Sampling, is_reading_calls: bool) -> Result<(), Error> {
         self.start_ns = now_ns();
         let (now_ns, readings) = (self.start_ns, self.readings());
         let first = Box::new(Batch { now_ns, readings, is_first: true, ..Batch::default() });
-        self.kernel.attach_probes(sampling)?;
+        self.kernel.attach_probes(sampling, is_reading_calls)?;
         drop_capabilities();
         match &self.recorder {
             Some((sender, _)) if sender.send(first).is_ok() => Ok(()),

@@ -56,6 +56,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
             pids: vec![pid],
             frequency_hz: arguments.frequency,
             is_asking: false,
+            is_reading_calls: true,
             is_launched: false,
             output: RECORDING.into(),
         };

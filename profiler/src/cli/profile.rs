@@ -35,6 +35,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         duration: arguments.sampling.duration,
         frequency_hz: arguments.sampling.frequency,
         is_asking: !arguments.sampling.passive,
+        is_reading_calls: !arguments.sampling.no_calls,
         output: arguments.recording.clone(),
         state: None,
     })?;

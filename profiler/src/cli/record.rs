@@ -76,6 +76,9 @@ pub(crate) struct SamplingArguments {
     /// in their /tmp), .NET servers by their diagnostics socket
     #[arg(long, help_heading = "Recording")]
     pub(crate) passive: bool,
+    /// Do not look at calls: nothing that the server reads and writes is read, and its system calls cost nothing
+    #[arg(long, help_heading = "Recording")]
+    pub(crate) no_calls: bool,
 }
 
 /// A duration of at least a millisecond and at most ten years.
@@ -121,6 +124,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         duration: arguments.sampling.duration,
         frequency_hz: arguments.sampling.frequency,
         is_asking: !arguments.sampling.passive,
+        is_reading_calls: !arguments.sampling.no_calls,
         output: arguments.output.clone(),
         state: arguments.state.clone(),
     };
@@ -145,6 +149,7 @@ pub(super) struct Plan {
     pub(super) duration: Option<Duration>,
     pub(super) frequency_hz: u64,
     pub(super) is_asking: bool,
+    pub(super) is_reading_calls: bool,
     pub(super) output: Option<PathBuf>,
     pub(super) state: Option<PathBuf>,
 }
@@ -176,6 +181,7 @@ pub(super) fn record(plan: &Plan) -> anyhow::Result<Recorded> {
         pids,
         frequency_hz: plan.frequency_hz,
         is_asking: plan.is_asking,
+        is_reading_calls: plan.is_reading_calls,
         is_launched: launched.is_some(),
         output: output.clone(),
     };

@@ -79,6 +79,7 @@ impl Source {
                 duration: self.sampling.duration,
                 frequency_hz: self.sampling.frequency,
                 is_asking: !self.sampling.passive,
+                is_reading_calls: !self.sampling.no_calls,
                 output: self.recording.clone(),
                 state: None,
             }),

@@ -61,7 +61,7 @@ impl Tool {
         };
         match self {
             Self::Nothing => Ok(None),
-            Self::McpProfiler => profiler.record(pid, HERTZ, None, output).map(Some),
+            Self::McpProfiler => profiler.record_calls(pid, HERTZ, output).map(Some),
             Self::Strace => command("strace", &["-f", "-c"]),
             Self::PerfTrace => command("perf", &["trace", "-s"]),
         }
@@ -201,7 +201,7 @@ fn kernel_time(profiler: &Profiler, load: &Stress, seconds: f64) -> Result<()> {
 /// Runs of the program that reads the wire while a process is recorded, and the calls that the server answered meanwhile.
 fn runs(profiler: &Profiler, pid: u32, load: &Stress, seconds: f64) -> Result<(Runs, u64)> {
     let folder = tempfile::tempdir()?;
-    let mut running = profiler.record(pid, HERTZ, None, &folder.path().join("recording"))?;
+    let mut running = profiler.record_calls(pid, HERTZ, &folder.path().join("recording"))?;
     std::thread::sleep(SETTLE);
     running.check()?;
     let of_wire = || -> Result<Runs> {

@@ -43,7 +43,7 @@ impl Profiler {
         Ok(Self { program })
     }
 
-    /// `mcp-profiler record` until it is interrupted, or for `seconds`.
+    /// `mcp-profiler record --no-calls` until it is interrupted, or for `seconds`: stacks alone.
     pub(super) fn record(
         &self,
         pid: u32,
@@ -53,7 +53,15 @@ impl Profiler {
     ) -> Result<Running> {
         let duration = seconds.map_or("10h".to_owned(), |seconds| format!("{:.0}ms", seconds * 1e3));
         let mut command = Command::new(&self.program);
-        command.args(["record", "--pid", &pid.to_string(), "--duration", &duration]);
+        command.args(["record", "--no-calls", "--pid", &pid.to_string(), "--duration", &duration]);
+        command.args(["--frequency", &frequency.to_string(), "-o"]).arg(output);
+        Running::start(&mut command)
+    }
+
+    /// `mcp-profiler record` until it is interrupted: stacks and calls.
+    pub(super) fn record_calls(&self, pid: u32, frequency: u32, output: &Path) -> Result<Running> {
+        let mut command = Command::new(&self.program);
+        command.args(["record", "--pid", &pid.to_string(), "--duration", "10h"]);
         command.args(["--frequency", &frequency.to_string(), "-o"]).arg(output);
         Running::start(&mut command)
     }
