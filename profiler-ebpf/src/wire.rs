@@ -128,7 +128,9 @@ pub(crate) fn returned(context: &RawTracePointContext) {
     if !set_buffers(&mut scratch.transfer, buffers, buffer, count) {
         return;
     }
-    let is_ended = is_reset || (moved == 0 && !is_write && count > 0);
+    // The third argument of `recvmsg` is no length.
+    let is_wanted = count > 0 || buffers == Buffers::Message;
+    let is_ended = is_reset || (moved == 0 && !is_write && is_wanted);
     if moved <= 0 && !is_ended {
         return;
     }

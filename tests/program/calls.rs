@@ -1,14 +1,14 @@
 //! Calls: what a client asked and what came of it, seen from outside, and whose CPU time it was.
 
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use tests::{
-    Client, HttpClient, Profiler, Report, demo_server, everything, everything_over_http, python_program,
-    python_time, script, stress, tool_call, under_load, wait_until,
+    Client, HttpClient, Process, Profiler, Report, demo_server, everything, everything_over_http, python,
+    python_program, python_time, script, stress, tool_call, under_load, wait_until,
 };
 
 /// A recording of a process while something is done.
@@ -394,6 +394,42 @@ fn hostile_output() -> Result<()> {
     let report = profiler.report("recording.mcpprof")?;
     assert_eq!(tool(&report, "echo")?["count"], 100);
     assert_eq!(tool(&report, "echo")?.get("unfinished"), None);
+    Ok(())
+}
+
+/// More lines than can be read in time: what waits is bounded, and the rest is counted.
+#[test]
+fn flood() -> Result<()> {
+    let script = "
+import os
+line = b'{\"jsonrpc\":\"2.0\",\"method\":\"notifications/x\",\"params\":{\"text\":\"' + b'x' * 16000 + b'\"}}\\n'
+os.write(2, b'ready\\n')
+while True:
+    os.write(1, line)
+";
+    let mut drain = Command::new("cat");
+    let mut drain = drain.stdin(Stdio::piped()).stdout(Stdio::null()).spawn()?;
+    let pipe = drain.stdin.take().context("stdin is a pipe")?;
+    let target = Process::start(python(script)?.stdout(pipe))?;
+    let profiler = Profiler::new()?;
+    let pid = target.pid().to_string();
+    let running =
+        profiler.start(&["record", "--pid", &pid, "--duration", "100s", "-o", "recording.mcpprof"])?;
+    wait_until("the recording starts", Duration::from_secs(60), || {
+        running.stderr().ok()?.contains("recording ").then_some(())
+    })?;
+    std::thread::sleep(Duration::from_secs(4));
+    let status = std::fs::read_to_string(format!("/proc/{}/status", running.pid()))?;
+    running.signal(Signal::SIGINT)?;
+    let outcome = running.finish()?;
+    ensure!(outcome.code == Some(0), "{outcome:#?}");
+    drop(target);
+    drain.wait()?;
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM")?;
+    let peak_kib: u64 = peak.trim().trim_end_matches(" kB").parse()?;
+    assert!(peak_kib < 256 << 10, "{peak_kib} KiB");
+    let report = profiler.report("recording.mcpprof")?;
+    assert!(report.json["calls"]["total"].as_u64() == Some(0), "{:#}", report.json["calls"]);
     Ok(())
 }
 

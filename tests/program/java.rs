@@ -98,7 +98,7 @@ fn machine_without_signals_lives_on() -> Result<()> {
     let mut java = Java::start(&["-Xrs", "-XX:+PreserveFramePointer"])?;
     assert!(java.socket().exists(), "with -Xrs it listens from its start");
     let (report, _) = java.record(4, &[])?;
-    report.function("Split.three()")?;
+    report.function("Split.work(long)")?;
     java.assert_unharmed()
 }
 

@@ -54,6 +54,14 @@ impl Event {
         }
     }
 
+    /// Length of what was read or written; zero for other events.
+    pub(super) fn message_bytes(&self) -> u64 {
+        match self {
+            Self::Wire { bytes, .. } => (bytes.len() + size_of::<WireEvent>()) as u64,
+            _ => 0,
+        }
+    }
+
     /// `None` when the bytes are not a record of this version of the kernel half.
     pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
         let header: EventHeader = read(bytes)?;

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -26,6 +27,8 @@ use crate::target::{Process, ProcessTable};
 
 /// Batches that may wait for a slow disk or a large symbol table. Behind that, events wait in the ring.
 const WAITING_BATCHES: usize = 64;
+/// Bytes of messages that may wait in batches. Behind that they stay in their ring, where what does not fit is counted.
+const WAITING_MESSAGE_BYTES: u64 = 16 << 20;
 /// An event may be in a ring this long after its timestamp was taken. Later ones wait for the next batch, so that
 /// no mapping overtakes a sample.
 const SETTLE_NS: u64 = 25_000_000;
@@ -91,6 +94,8 @@ pub struct Session {
     progress: Arc<Mutex<Progress>>,
     waiting: Option<Box<Batch>>,
     held_events: Vec<Event>,
+    /// Bytes of messages in batches that were not written yet.
+    message_bytes: Arc<AtomicU64>,
     held_mappings: Vec<MappingEvent>,
     start_ns: u64,
     last_losses: Instant,
@@ -112,6 +117,8 @@ struct Batch {
     mappings: Vec<MappingEvent>,
     /// Mappings that came in just now, and will be among `mappings` of a later batch.
     announced: Vec<MappingEvent>,
+    /// Length of the messages among the events.
+    message_bytes: u64,
     now_ns: u64,
     /// Nothing from before this moment comes any more.
     settled_ns: u64,
@@ -144,7 +151,9 @@ impl Session {
         let progress = Arc::new(Mutex::new(Progress::default()));
         let (sender, receiver) = sync_channel(WAITING_BATCHES);
         let (ready_sender, ready) = sync_channel(1);
+        let message_bytes = Arc::new(AtomicU64::new(0));
         let recorder = Recorder {
+            message_bytes: Arc::clone(&message_bytes),
             writer,
             code: kernel.take_code()?,
             pythons: kernel.take_pythons()?,
@@ -169,6 +178,7 @@ impl Session {
             progress,
             waiting: None,
             held_events: Vec::new(),
+            message_bytes,
             held_mappings: Vec::new(),
             start_ns: now_ns(),
             last_losses: Instant::now(),
@@ -294,13 +304,20 @@ impl Session {
         };
         let mut events = std::mem::take(&mut self.held_events);
         let mut undecodable = 0;
-        for ring in [&mut self.kernel.events, &mut self.kernel.messages] {
-            while let Some(record) = ring.next() {
-                match Event::decode(&record) {
-                    Some(event) => events.push(event),
-                    None => undecodable += 1,
-                }
-            }
+        let mut take = |record: &[u8]| match Event::decode(record) {
+            Some(event) => events.push(event),
+            None => undecodable += 1,
+        };
+        while let Some(record) = self.kernel.events.next() {
+            take(&record);
+        }
+        let waiting = self.message_bytes.load(Ordering::Relaxed);
+        let mut room = if is_last { u64::MAX } else { WAITING_MESSAGE_BYTES.saturating_sub(waiting) };
+        while room > 0
+            && let Some(record) = self.kernel.messages.next()
+        {
+            room = room.saturating_sub(record.len() as u64);
+            take(&record);
         }
         let mut mappings = Vec::new();
         undecodable += self.mapping_records.drain(&mut mappings);
@@ -309,6 +326,8 @@ impl Session {
         self.held_events = events.extract_if(.., |event| event.timestamp_ns() > settled_ns).collect();
         self.held_mappings = mappings.extract_if(.., |mapping| mapping.timestamp_ns() > settled_ns).collect();
 
+        let message_bytes = events.iter().map(Event::message_bytes).sum();
+        self.message_bytes.fetch_add(message_bytes, Ordering::Relaxed);
         let (mut losses, mut readings) = (Vec::new(), Vec::new());
         if is_last || self.last_losses.elapsed() >= COMMIT_INTERVAL {
             self.last_losses = Instant::now();
@@ -322,6 +341,7 @@ impl Session {
             events,
             mappings,
             announced,
+            message_bytes,
             now_ns,
             settled_ns,
             losses,
@@ -389,6 +409,8 @@ fn meta(options: &Options, sampling: &Sampling, start_ns: u64) -> Meta {
 
 /// What the recorder thread starts from.
 struct Recorder {
+    /// Shared with whoever sends batches.
+    message_bytes: Arc<AtomicU64>,
     writer: Writer,
     code: Code,
     pythons: Pythons,
@@ -430,6 +452,7 @@ impl Recorder {
                 timeline.begin(batch.now_ns)?;
             }
             timeline.apply(batch.events, batch.mappings, batch.settled_ns)?;
+            self.message_bytes.fetch_sub(batch.message_bytes, Ordering::Relaxed);
             timeline.announce(&batch.announced);
             timeline.gauges(batch.now_ns, &batch.readings)?;
             timeline.count_undecodable(batch.undecodable);

@@ -14,6 +14,10 @@ use crate::analysis::calls::{Calls, Latency};
 /// # Errors
 /// Those of the writer.
 pub fn write_tools(mut out: impl Write, calls: &Calls, style: Style) -> io::Result<()> {
+    if calls.tools.is_empty() {
+        let text = "Calls: none. Messages were seen, but no request.";
+        return writeln!(out, "{}", style.paint(Paint::Heading, text));
+    }
     let title = format!(
         "Calls: {}, {}, at most {} in flight",
         count(calls.total),

@@ -9,6 +9,8 @@ mod sample;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use profiler_common::WireEvent;
+
 use mapped::{FEW_MAPPINGS, FIRST_READING_REST};
 use naming::{NamingBudget, Unnamed};
 
@@ -29,6 +31,7 @@ use crate::target::{Process, project_folder, runtime};
 const CODE_REFUSED: &str = "code_tables_full";
 const UNDECODABLE: &str = "undecodable_records";
 const MAPPING_RECORDS_LOST: &str = "mapping_records_lost";
+const MESSAGES_TOO_LATE: &str = "messages_too_late";
 const MODULE_UNREADABLE: &str = "module_unreadable";
 const PYTHON_LAYOUT_UNKNOWN: &str = "python_layout_unknown";
 const PYTHON_NAMES_UNREADABLE: &str = "python_names_unreadable";
@@ -57,6 +60,7 @@ pub(super) struct Timeline {
     /// What was read of running processes, each at its moment.
     read: Vec<MappingEvent>,
     mapping_records_lost: u64,
+    messages_too_late: u64,
     undecodable: u64,
     /// Samples written.
     pub(super) samples: u64,
@@ -149,6 +153,7 @@ impl Timeline {
             v8_mapped: Vec::new(),
             read: Vec::new(),
             mapping_records_lost: 0,
+            messages_too_late: 0,
             undecodable: 0,
             samples: 0,
             whole_stacks: 0,
@@ -285,10 +290,7 @@ impl Timeline {
             Event::Sample { sample, kernel, user } => self.sample(&sample, &kernel, &user),
             Event::Fork { timestamp_ns, parent, child } => self.fork(timestamp_ns, parent, child),
             Event::Exec { pid, .. } => self.exec(pid),
-            Event::Wire { wire, bytes } => {
-                self.wire.take(&wire, &bytes);
-                Ok(())
-            }
+            Event::Wire { wire, bytes } => self.message(&wire, &bytes),
             Event::Exit { timestamp_ns, pid } => match self.processes.get(&pid) {
                 Some(process) => {
                     self.writer.process_exit(process.id, timestamp_ns)?;
@@ -369,6 +371,21 @@ impl Timeline {
         self.undecodable += count;
     }
 
+    fn message(&mut self, wire: &WireEvent, bytes: &[u8]) -> Result<(), Error> {
+        let pid = wire.header.pid;
+        if !self.processes.contains_key(&pid) {
+            // Its fork event was lost, or it has ended.
+            if Process::open(pid).is_err() {
+                self.messages_too_late += 1;
+                return Ok(());
+            }
+            self.adopt(pid, None, wire.header.timestamp_ns)?;
+            self.read_mappings(pid);
+        }
+        self.wire.take(wire, bytes);
+        Ok(())
+    }
+
     /// Writes the calls that have ended.
     fn calls(&mut self) -> Result<(), Error> {
         for (pid, call) in self.wire.take_calls() {
@@ -397,6 +414,7 @@ impl Timeline {
             (UNDECODABLE, self.undecodable),
             (CODE_REFUSED, self.code.refused),
             (MAPPING_RECORDS_LOST, self.mapping_records_lost),
+            (MESSAGES_TOO_LATE, self.messages_too_late),
             (MODULE_UNREADABLE, self.modules.unreadable()),
             (PYTHON_LAYOUT_UNKNOWN, self.pythons.unknown_layouts),
             (PYTHON_NAMES_UNREADABLE, self.pythons.unreadable_names),
