@@ -7,8 +7,8 @@ use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use tests::{
-    Client, HttpClient, Process, Profiler, Report, demo_server, everything, everything_over_http, python,
-    python_program, python_time, script, stress, tool_call, under_load, wait_until,
+    Client, HttpClient, Process, Profiler, Report, Running, demo_server, everything, everything_over_http,
+    python, python_program, python_time, script, stress, tool_call, under_load, wait_until,
 };
 
 /// A recording of a process while something is done.
@@ -327,17 +327,29 @@ fn assert_parts_add_up(report: &Report) -> Result<()> {
     Ok(())
 }
 
+/// A recording that goes on until it is interrupted, once it has started.
+fn recording(profiler: &Profiler, pid: u32) -> Result<Running> {
+    let options = ["record", "--pid", &pid.to_string(), "--duration", "100s", "-o", "recording.mcpprof"];
+    let running = profiler.start(&options)?;
+    wait_until("the recording starts", Duration::from_secs(60), || {
+        running.stderr().ok()?.contains("recording ").then_some(())
+    })?;
+    Ok(running)
+}
+
+/// The most memory that a process has had, in KiB.
+fn peak_kib(pid: u32) -> Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM")?;
+    Ok(peak.trim().trim_end_matches(" kB").parse()?)
+}
+
 /// A profiler that can't keep up says so, blames nobody for it, and goes on when it can.
 #[test]
 fn more_than_can_be_taken() -> Result<()> {
     let mut client = by_hand()?;
     let profiler = Profiler::new()?;
-    let pid = client.pid().to_string();
-    let running =
-        profiler.start(&["record", "--pid", &pid, "--duration", "100s", "-o", "recording.mcpprof"])?;
-    wait_until("the recording starts", Duration::from_secs(60), || {
-        running.stderr().ok()?.contains("recording ").then_some(())
-    })?;
+    let running = recording(&profiler, client.pid())?;
     let text = json!({"text": "much ".repeat(3000)});
     client.call_often(50, 4, "echo", |_| text.clone())?;
     // Nobody empties the ring.
@@ -373,23 +385,16 @@ fn more_than_can_be_taken() -> Result<()> {
 fn hostile_output() -> Result<()> {
     let mut client = by_hand()?;
     let profiler = Profiler::new()?;
-    let pid = client.pid().to_string();
-    let running =
-        profiler.start(&["record", "--pid", &pid, "--duration", "100s", "-o", "recording.mcpprof"])?;
-    wait_until("the recording starts", Duration::from_secs(60), || {
-        running.stderr().ok()?.contains("recording ").then_some(())
-    })?;
+    let running = recording(&profiler, client.pid())?;
     client.send(&tool_call(&json!("hostile"), "hostile", &json!({"size": 1 << 28})))?;
     let answer = client.receive()?;
     ensure!(answer["id"] == "hostile", "{answer}");
     client.call_often(100, 4, "echo", |_| json!({"text": "after"}))?;
-    let status = std::fs::read_to_string(format!("/proc/{}/status", running.pid()))?;
+    let peak_kib = peak_kib(running.pid())?;
     running.signal(Signal::SIGINT)?;
     let outcome = running.finish()?;
     outcome.assert_clean();
     ensure!(outcome.code == Some(0), "{outcome:#?}");
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM")?;
-    let peak_kib: u64 = peak.trim().trim_end_matches(" kB").parse()?;
     assert!(peak_kib < 256 << 10, "{peak_kib} KiB");
     let report = profiler.report("recording.mcpprof")?;
     assert_eq!(tool(&report, "echo")?["count"], 100);
@@ -403,7 +408,6 @@ fn flood() -> Result<()> {
     let script = "
 import os
 line = b'{\"jsonrpc\":\"2.0\",\"method\":\"notifications/x\",\"params\":{\"text\":\"' + b'x' * 16000 + b'\"}}\\n'
-os.write(2, b'ready\\n')
 while True:
     os.write(1, line)
 ";
@@ -412,21 +416,14 @@ while True:
     let pipe = drain.stdin.take().context("stdin is a pipe")?;
     let target = Process::start(python(script)?.stdout(pipe))?;
     let profiler = Profiler::new()?;
-    let pid = target.pid().to_string();
-    let running =
-        profiler.start(&["record", "--pid", &pid, "--duration", "100s", "-o", "recording.mcpprof"])?;
-    wait_until("the recording starts", Duration::from_secs(60), || {
-        running.stderr().ok()?.contains("recording ").then_some(())
-    })?;
+    let running = recording(&profiler, target.pid())?;
     std::thread::sleep(Duration::from_secs(4));
-    let status = std::fs::read_to_string(format!("/proc/{}/status", running.pid()))?;
+    let peak_kib = peak_kib(running.pid())?;
     running.signal(Signal::SIGINT)?;
     let outcome = running.finish()?;
     ensure!(outcome.code == Some(0), "{outcome:#?}");
     drop(target);
     drain.wait()?;
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM")?;
-    let peak_kib: u64 = peak.trim().trim_end_matches(" kB").parse()?;
     assert!(peak_kib < 256 << 10, "{peak_kib} KiB");
     let report = profiler.report("recording.mcpprof")?;
     assert!(report.json["calls"]["total"].as_u64() == Some(0), "{:#}", report.json["calls"]);

@@ -52,16 +52,17 @@ impl Profiler {
         output: &Path,
     ) -> Result<Running> {
         let duration = seconds.map_or("10h".to_owned(), |seconds| format!("{:.0}ms", seconds * 1e3));
-        let mut command = Command::new(&self.program);
-        command.args(["record", "--no-calls", "--pid", &pid.to_string(), "--duration", &duration]);
-        command.args(["--frequency", &frequency.to_string(), "-o"]).arg(output);
-        Running::start(&mut command)
+        self.start_record(pid, frequency, output, &["--no-calls", "--duration", &duration])
     }
 
     /// `mcp-profiler record` until it is interrupted: stacks and calls.
     pub(super) fn record_calls(&self, pid: u32, frequency: u32, output: &Path) -> Result<Running> {
+        self.start_record(pid, frequency, output, &["--duration", "10h"])
+    }
+
+    fn start_record(&self, pid: u32, frequency: u32, output: &Path, options: &[&str]) -> Result<Running> {
         let mut command = Command::new(&self.program);
-        command.args(["record", "--pid", &pid.to_string(), "--duration", "10h"]);
+        command.args(["record", "--pid", &pid.to_string()]).args(options);
         command.args(["--frequency", &frequency.to_string(), "-o"]).arg(output);
         Running::start(&mut command)
     }
