@@ -20,21 +20,7 @@ struct Recorded<T> {
 
 fn while_recording<T>(pid: u32, frequency: u32, work: impl FnOnce() -> Result<T>) -> Result<Recorded<T>> {
     let profiler = Profiler::new()?;
-    let (pid, frequency) = (pid.to_string(), frequency.to_string());
-    let running = profiler.start(&[
-        "record",
-        "--pid",
-        &pid,
-        "--duration",
-        "100s",
-        "--frequency",
-        &frequency,
-        "-o",
-        "recording.mcpprof",
-    ])?;
-    wait_until("the recording starts", Duration::from_secs(60), || {
-        running.stderr().ok()?.contains("recording ").then_some(())
-    })?;
+    let running = recording(&profiler, pid, frequency)?;
     let done = work()?;
     running.signal(Signal::SIGINT)?;
     let outcome = running.finish()?;
@@ -328,9 +314,10 @@ fn assert_parts_add_up(report: &Report) -> Result<()> {
 }
 
 /// A recording that goes on until it is interrupted, once it has started.
-fn recording(profiler: &Profiler, pid: u32) -> Result<Running> {
-    let options = ["record", "--pid", &pid.to_string(), "--duration", "100s", "-o", "recording.mcpprof"];
-    let running = profiler.start(&options)?;
+fn recording(profiler: &Profiler, pid: u32, frequency: u32) -> Result<Running> {
+    let (pid, frequency) = (pid.to_string(), frequency.to_string());
+    let options = ["record", "--pid", &pid, "--duration", "100s", "--frequency", &frequency];
+    let running = profiler.start(&[&options[..], &["-o", "recording.mcpprof"]].concat())?;
     wait_until("the recording starts", Duration::from_secs(60), || {
         running.stderr().ok()?.contains("recording ").then_some(())
     })?;
@@ -349,7 +336,7 @@ fn peak_kib(pid: u32) -> Result<u64> {
 fn more_than_can_be_taken() -> Result<()> {
     let mut client = by_hand()?;
     let profiler = Profiler::new()?;
-    let running = recording(&profiler, client.pid())?;
+    let running = recording(&profiler, client.pid(), 99)?;
     let text = json!({"text": "much ".repeat(3000)});
     client.call_often(50, 4, "echo", |_| text.clone())?;
     // Nobody empties the ring.
@@ -385,7 +372,7 @@ fn more_than_can_be_taken() -> Result<()> {
 fn hostile_output() -> Result<()> {
     let mut client = by_hand()?;
     let profiler = Profiler::new()?;
-    let running = recording(&profiler, client.pid())?;
+    let running = recording(&profiler, client.pid(), 99)?;
     client.send(&tool_call(&json!("hostile"), "hostile", &json!({"size": 1 << 28})))?;
     let answer = client.receive()?;
     ensure!(answer["id"] == "hostile", "{answer}");
@@ -416,7 +403,7 @@ while True:
     let pipe = drain.stdin.take().context("stdin is a pipe")?;
     let target = Process::start(python(script)?.stdout(pipe))?;
     let profiler = Profiler::new()?;
-    let running = recording(&profiler, target.pid())?;
+    let running = recording(&profiler, target.pid(), 99)?;
     std::thread::sleep(Duration::from_secs(4));
     let peak_kib = peak_kib(running.pid())?;
     running.signal(Signal::SIGINT)?;
