@@ -12,7 +12,7 @@ use core::ffi::c_void;
 use aya_ebpf::bindings::pt_regs;
 use aya_ebpf::helpers::{bpf_get_current_task_btf, bpf_loop, bpf_probe_read_user, bpf_task_pt_regs};
 use profiler_common::{
-    CodeMapping, Interpreter, MAX_FRAME_WORDS, MAX_KERNEL_FRAMES, MAX_USER_FRAMES, MAX_USER_WORDS, StackEnd,
+    CodeMapping, FrameTag, Interpreter, MAX_FRAME_WORDS, MAX_KERNEL_FRAMES, MAX_USER_FRAMES, MAX_USER_WORDS, StackEnd,
 };
 
 use crate::cpu::Scratch;
@@ -190,7 +190,8 @@ impl Walker {
         // User space looks callers up one byte before their return addresses. Where a signal interrupted, the address is
         // that of an instruction that did not run yet, perhaps a function's first one: one more makes up for it.
         let is_interrupted = 1 - (self.is_return | self.is_innermost) & 1;
-        self.instruction_pointer.wrapping_add(is_interrupted)
+        // What was taken for a return address may be anything: it must not look like a frame of another kind.
+        FrameTag::Native.word(self.instruction_pointer.wrapping_add(is_interrupted))
     }
 
     /// Goes to the caller: its frame address, its frame pointer, and where it is called from.
