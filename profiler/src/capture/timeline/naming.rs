@@ -8,7 +8,7 @@ use crate::asking::remove_perf_map;
 use crate::capture::asking::{Answer, Asked};
 use crate::capture::unwinding;
 use crate::recording::{Error, FrameId, Writer};
-use crate::symbol::{ElfImage, Image, Module, ModuleId, Name, Namer, jit_names};
+use crate::symbol::{ElfImage, Image, Module, ModuleId, Name, Namer, jit_name, jit_names};
 use crate::target::Process;
 
 /// Frames that have no name yet, with their addresses, by where names come from.
@@ -126,8 +126,9 @@ impl Timeline {
         }
         let mut outcome = Ok(());
         frames.retain(|&(frame, address)| match names.get(&address) {
-            Some(name) if outcome.is_ok() => {
-                outcome = self.writer.line(frame, 0, name, None, None);
+            Some(text) if outcome.is_ok() => {
+                let name = jit_name(text);
+                outcome = self.writer.line(frame, 0, &name.function, name.file.as_deref(), name.line);
                 false
             }
             _ => true,
