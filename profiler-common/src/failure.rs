@@ -14,21 +14,18 @@ pub enum Failure {
     ForkUnreadable = 3,
     /// The kernel stack of a sample could not be taken; the sample was kept without it.
     KernelStackUnreadable = 4,
-    /// The Python functions of a sample could not be told, or not all: the interpreter's own frames stand in their place.
-    PythonFramesUnreadable = 5,
     /// What a process read or wrote did not fit into the ring buffer.
-    WireRingFull = 6,
+    WireRingFull = 5,
 }
 
 impl Failure {
     /// Every cause, in the order of their counters.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 6] = [
         Self::SampleRingFull,
         Self::LifecycleRingFull,
         Self::TargetSetFull,
         Self::ForkUnreadable,
         Self::KernelStackUnreadable,
-        Self::PythonFramesUnreadable,
         Self::WireRingFull,
     ];
 
@@ -40,7 +37,6 @@ impl Failure {
             Self::TargetSetFull => "target_set_full",
             Self::ForkUnreadable => "fork_unreadable",
             Self::KernelStackUnreadable => "kernel_stack_unreadable",
-            Self::PythonFramesUnreadable => "python_frames_unreadable",
             Self::WireRingFull => "wire_ring_full",
         }
     }

@@ -1,5 +1,6 @@
 //! What the whole-program tests share: the profiler as a user runs it, servers, load and workloads.
 
+mod footprint;
 mod http;
 mod mcp;
 mod process;
@@ -7,9 +8,11 @@ mod profiler;
 mod pythons;
 mod report;
 mod servers;
+mod shares;
 mod tools;
 mod workload;
 
+pub use footprint::Footprint;
 pub use http::HttpClient;
 pub use mcp::{Client, Load, tool_call};
 pub use process::{Process, wait_until};
@@ -20,5 +23,6 @@ pub use servers::{
     HttpServer, azure, demo_server, everything, everything_over_http, go_time, python, python_program,
     python_time, stress, under_load,
 };
+pub use shares::{assert_share, together, tolerance};
 pub use tools::{go, node, node_package, node_program, require, require_root, speedscope_import};
 pub use workload::{Workload, script};

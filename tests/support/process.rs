@@ -78,6 +78,17 @@ impl Process {
         list.split_whitespace().map(|pid| Ok(pid.parse()?)).collect()
     }
 
+    /// User and system time that it has used, as the kernel counts it.
+    pub fn cpu_seconds(&self) -> Result<f64> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid()))?;
+        let fields = stat.rsplit_once(')').context("no name in stat")?.1;
+        let ticks = |index: usize| -> Result<f64> {
+            Ok(fields.split_whitespace().nth(index).context("short stat")?.parse()?)
+        };
+        // Fields 14 and 15 of proc(5), in ticks of 10 ms.
+        Ok((ticks(11)? + ticks(12)?) / 100.0)
+    }
+
     fn kill(&mut self) {
         // It may have ended already, and then there is nothing to kill.
         let _ = killpg(self.group(), Signal::SIGKILL);

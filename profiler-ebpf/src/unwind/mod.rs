@@ -102,7 +102,13 @@ pub(crate) fn user_stack(scratch: &mut Scratch, first: u32, owner: u32) -> Walk 
     if words > MAX_USER_WORDS as u64 {
         return NOTHING;
     }
-    Walk { words: words as u32, end: walker.end as u32 }
+    let is_whole = walker.end == StackEnd::Outermost as u64 || walker.end == StackEnd::ChainEnd as u64;
+    let end = if is_whole && walker.chain.is_lost() {
+        StackEnd::PythonFramesUnreadable as u32
+    } else {
+        walker.end as u32
+    };
+    Walk { words: words as u32, end }
 }
 
 /// One frame. Returns [`STOP`] to stop.

@@ -8,12 +8,11 @@ use aya_ebpf::helpers::{bpf_get_current_task_btf, bpf_probe_read_kernel, generat
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::HashMap;
 use profiler_common::{
-    Failure, FrameTag, MAX_PYTHON_PROCESSES, PythonEntry, PythonLayout, StackEnd, code_fingerprint,
+    FrameTag, MAX_PYTHON_PROCESSES, PythonEntry, PythonLayout, StackEnd, code_fingerprint,
 };
 
 use super::{Walker, emit, read};
 use crate::cpu::Scratch;
-use crate::output::count;
 use crate::targets::KERNEL_OFFSETS;
 
 /// By the process whose code mappings they belong to.
@@ -94,6 +93,12 @@ impl Chain {
         }
     }
 
+    /// Whether functions of the thread were there, and could not be told, or not all.
+    #[inline(always)]
+    pub(super) fn is_lost(&self) -> bool {
+        self.knowledge == Knowledge::Lost as u64
+    }
+
     /// The walk has taken a step in machine code.
     #[inline(always)]
     pub(super) fn leave(&mut self) {
@@ -140,7 +145,6 @@ pub(super) fn enter(walker: &mut Walker, native_word: u64) -> bool {
 #[inline(always)]
 fn give_up(chain: &mut Chain) {
     chain.knowledge = Knowledge::Lost as u64;
-    count(Failure::PythonFramesUnreadable);
 }
 
 /// Finds the innermost frame of the current thread.

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use aya::maps::{HashMap as BpfHashMap, Map, MapData, MapError};
-use profiler_common::PythonLayout;
+use profiler_common::{MAX_PYTHON_PROCESSES, PythonLayout};
 
 use super::mappings::Mapped;
 use crate::recording::{Error, FrameId, FrameKind, RowId, Writer};
@@ -31,8 +31,10 @@ pub(super) struct Pythons {
     files: HashMap<String, RowId>,
     /// Processes whose frames were found, or given up, since that was last asked for.
     decided: Vec<u32>,
-    /// Processes whose CPython is none that we know, or that found no room.
+    /// Processes whose CPython is none that we know.
     pub(super) unknown_layouts: u64,
+    /// Processes that found no room among those whose functions are read.
+    pub(super) without_room: u64,
     /// Frames whose function could not be read.
     pub(super) unreadable_names: u64,
 }
@@ -63,8 +65,10 @@ enum Stage {
     /// The interpreter has no thread yet.
     Starting,
     Known(Box<Layout>),
-    /// Its frames can't be read.
-    Refused,
+    /// Its frames can't be read: it is laid out in a way that is not known.
+    UnknownLayout,
+    /// Its frames are not read: others have all the room that there is.
+    NoRoom(Box<Layout>),
 }
 
 impl Python {
@@ -88,6 +92,7 @@ impl Pythons {
             files: HashMap::new(),
             decided: Vec::new(),
             unknown_layouts: 0,
+            without_room: 0,
             unreadable_names: 0,
         })
     }
@@ -126,20 +131,29 @@ impl Pythons {
         let (image, bias) = (Arc::clone(&python.image), python.bias);
         // It may have ended.
         let Some(memory) = python.memory(pid) else { return };
-        let stage = match image.layout(bias, memory) {
-            Ok(layout) if self.layouts.insert(pid, layout.kernel, 0).is_ok() => {
-                Stage::Known(Box::new(layout))
+        let layout = image.layout(bias, memory).map(Box::new);
+        let stage = self.stage(pid, layout);
+        if let Some(python) = self.processes.get_mut(&pid) {
+            python.stage = stage;
+        }
+    }
+
+    /// Has the functions of a process read, if its layout is known and there is room.
+    fn stage(&mut self, pid: u32, layout: Result<Box<Layout>, Refusal>) -> Stage {
+        let stage = match layout {
+            Ok(layout) if self.layouts.insert(pid, layout.kernel, 0).is_ok() => Stage::Known(layout),
+            Ok(layout) => {
+                self.without_room += 1;
+                Stage::NoRoom(layout)
             }
-            Err(Refusal::NotStarted) => Stage::Starting,
-            Ok(_) | Err(Refusal::UnknownLayout) => {
+            Err(Refusal::NotStarted) => return Stage::Starting,
+            Err(Refusal::UnknownLayout) => {
                 self.unknown_layouts += 1;
-                Stage::Refused
+                Stage::UnknownLayout
             }
         };
-        if !matches!(stage, Stage::Starting) {
-            self.decided.push(pid);
-        }
-        python.stage = stage;
+        self.decided.push(pid);
+        stage
     }
 
     /// What has become known since the last time: how the functions of a process are had, and what to do if they are not.
@@ -147,15 +161,22 @@ impl Pythons {
         let news = |pid| {
             let python = self.processes.get(&pid)?;
             let version = python.image.minor.map_or(String::new(), |minor| format!(" 3.{minor}"));
+            let not_shown =
+                |why: String| format!("Python functions of this CPython{version} are not shown: {why}");
             Some(match python.stage {
-                Stage::Known(_) => (pid, format!("CPython{version} functions, read in the kernel"), None),
-                _ => {
-                    let language = format!(
-                        "Python functions are not shown: this CPython{version} is laid out in a way that is not known"
-                    );
+                Stage::Known(_) | Stage::Starting => {
+                    (pid, format!("CPython{version} functions, read in the kernel"), None)
+                }
+                Stage::UnknownLayout => {
+                    let language = not_shown("it is laid out in a way that is not known".to_owned());
                     let advice =
                         "run it with a release of CPython from 3.9 to 3.14, or look for a newer mcp-profiler";
                     (pid, language, Some(advice.to_owned()))
+                }
+                Stage::NoRoom(_) => {
+                    let why =
+                        format!("those of {MAX_PYTHON_PROCESSES} processes are read at most at one time");
+                    (pid, not_shown(why), Some("record a part of the processes".to_owned()))
                 }
             })
         };
@@ -166,17 +187,13 @@ impl Pythons {
     pub(super) fn fork(&mut self, parent: u32, child: u32) {
         self.forget(child);
         let Some(origin) = self.processes.get(&parent) else { return };
-        let stage = match &origin.stage {
-            Stage::Known(layout) if self.layouts.insert(child, layout.kernel, 0).is_ok() => {
-                Stage::Known(layout.clone())
-            }
-            Stage::Starting => Stage::Starting,
-            Stage::Known(_) | Stage::Refused => {
-                self.unknown_layouts += 1;
-                Stage::Refused
-            }
-        };
         let (image, bias, family) = (Arc::clone(&origin.image), origin.bias, origin.family);
+        let layout = match &origin.stage {
+            Stage::Known(layout) | Stage::NoRoom(layout) => Ok(layout.clone()),
+            Stage::Starting => Err(Refusal::NotStarted),
+            Stage::UnknownLayout => Err(Refusal::UnknownLayout),
+        };
+        let stage = self.stage(child, layout);
         self.families.entry(family).or_default().members.push(child);
         self.processes.insert(child, Python { image, bias, stage, memory: None, family });
     }

@@ -61,8 +61,6 @@ pub struct Options {
 pub struct Progress {
     /// Samples written.
     pub samples: u64,
-    /// Samples whose stack was walked to the end of its chain.
-    pub whole_stacks: u64,
     /// Everything lost, by cause; without causes that did not happen.
     pub losses: Vec<(&'static str, u64)>,
 }
@@ -468,7 +466,6 @@ impl Recorder {
             }
             if let Ok(mut progress) = shared.lock() {
                 progress.samples = timeline.samples;
-                progress.whole_stacks = timeline.whole_stacks;
                 progress.losses = timeline.losses(&losses).filter(|(_, count)| *count > 0).collect();
             }
             if let Some(reason) = batch.end {

@@ -9,7 +9,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use object::read::{Object, ObjectSegment, ReadCache};
+use object::read::{Object, ObjectSection, ObjectSegment, ReadCache};
 use profiler_common::Interpreter;
 
 use super::go;
@@ -68,7 +68,12 @@ pub struct ElfImage {
     pub(crate) python: Option<Arc<PythonImage>>,
     /// The V8 in it.
     v8: Option<V8>,
+    /// Start and end of each linkage table, in the file's own address space.
+    linkage: Vec<(u64, u64)>,
 }
+
+/// Linkage tables of one file that are known: compilers make three at most.
+const MAX_LINKAGE_TABLES: usize = 16;
 
 /// Code in which an interpreter runs, in its file's own address space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,6 +118,13 @@ impl ElfImage {
         let debug_file = build_id.as_deref().and_then(|id| find_debug_file(id, pid));
         let python = PythonImage::read(&object, path).map(Arc::new);
         let v8 = V8::read(&object);
+        let is_linkage = |name: &str| name == ".plt" || name.starts_with(".plt.");
+        let linkage = object
+            .sections()
+            .filter(|section| section.name().is_ok_and(is_linkage))
+            .map(|section| (section.address(), section.address().saturating_add(section.size())))
+            .take(MAX_LINKAGE_TABLES)
+            .collect();
         drop(object);
         let builtins = v8.as_ref().filter(|v8| v8.layout.is_some() && !v8.builtins.is_empty());
         let builtins = builtins.map(|v8| (v8.builtins.start, v8.builtins.end, Interpreter::V8));
@@ -128,6 +140,7 @@ impl ElfImage {
             interpreters,
             python,
             v8,
+            linkage,
             debug_file,
             segments,
             build_id: build_id.as_deref().map(hex),
@@ -152,6 +165,11 @@ impl ElfImage {
     /// For each address in the file's own address space its functions, outermost first, when it is a Go program.
     pub(super) fn go_names(&self, addresses: &[u64]) -> Vec<Vec<Name>> {
         go::names(&self.file, addresses)
+    }
+
+    /// Whether an address in the file's own address space is in a stub that leads to a function of another file.
+    pub(super) fn is_linkage(&self, address: u64) -> bool {
+        self.linkage.iter().any(|(start, end)| (*start..*end).contains(&address))
     }
 
     /// Where the functions start that addresses belong to, for code without names.

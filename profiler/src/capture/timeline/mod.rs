@@ -34,6 +34,7 @@ const MAPPING_RECORDS_LOST: &str = "mapping_records_lost";
 const MESSAGES_TOO_LATE: &str = "messages_too_late";
 const MODULE_UNREADABLE: &str = "module_unreadable";
 const PYTHON_LAYOUT_UNKNOWN: &str = "python_layout_unknown";
+const PYTHON_PROCESSES_FULL: &str = "python_processes_full";
 const PYTHON_NAMES_UNREADABLE: &str = "python_names_unreadable";
 const JAVASCRIPT_UNREAD: &str = "javascript_unread";
 const V8_UNKNOWN: &str = "v8_unknown";
@@ -64,8 +65,6 @@ pub(super) struct Timeline {
     undecodable: u64,
     /// Samples written.
     pub(super) samples: u64,
-    /// Samples whose stack was walked to its end.
-    pub(super) whole_stacks: u64,
 }
 
 struct ProcessState {
@@ -156,7 +155,6 @@ impl Timeline {
             messages_too_late: 0,
             undecodable: 0,
             samples: 0,
-            whole_stacks: 0,
         })
     }
 
@@ -417,6 +415,7 @@ impl Timeline {
             (MESSAGES_TOO_LATE, self.messages_too_late),
             (MODULE_UNREADABLE, self.modules.unreadable()),
             (PYTHON_LAYOUT_UNKNOWN, self.pythons.unknown_layouts),
+            (PYTHON_PROCESSES_FULL, self.pythons.without_room),
             (PYTHON_NAMES_UNREADABLE, self.pythons.unreadable_names),
             (JAVASCRIPT_UNREAD, self.code.v8.unread),
             (V8_UNKNOWN, self.code.v8.unknown_layouts),

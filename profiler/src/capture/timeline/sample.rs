@@ -76,7 +76,6 @@ impl Timeline {
             process.met_unknown_code = true;
         }
         self.samples += 1;
-        self.whole_stacks += u64::from(matches!(stack_end, StackEnd::Outermost | StackEnd::ChainEnd));
         Ok(())
     }
 
