@@ -1,6 +1,6 @@
 //! What is attached, from its start to its end.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
@@ -131,6 +131,19 @@ struct Batch {
     end: Option<String>,
 }
 
+impl Batch {
+    /// Whether it tells nothing but what time it is.
+    fn is_empty(&self) -> bool {
+        self.events.is_empty()
+            && self.mappings.is_empty()
+            && self.announced.is_empty()
+            && self.losses.is_empty()
+            && self.undecodable == 0
+            && !self.is_first
+            && self.end.is_none()
+    }
+}
+
 impl Session {
     /// Attaches to running processes and starts recording.
     ///
@@ -139,7 +152,7 @@ impl Session {
     pub fn start(options: &Options) -> Result<Self, Error> {
         raise_file_limit();
         let sampling = Sampling::best(options.frequency_hz)?;
-        let mut kernel = Kernel::load(sampling.ring_bytes())?;
+        let mut kernel = Kernel::load(sampling.ring_bytes(), options.is_reading_calls)?;
         crate::memory::give_back();
         let mapping_records = MappingRecords::open(&sampling.cpus).map_err(Error::Mappings)?;
         let pids = watch(&mut kernel, options)?;
@@ -221,7 +234,8 @@ impl Session {
         if self.waiting.is_none() {
             let batch = self.drain(if is_woken { Drain::Woken } else { Drain::Tick })?;
             has_new_code = !batch.announced.is_empty();
-            self.waiting = Some(batch);
+            // Strangers wake us for nothing: the recorder need not hear of it.
+            self.waiting = if is_woken && batch.is_empty() { None } else { Some(batch) };
         }
         let Some((sender, _)) = &self.recorder else { return Ok(false) };
         match self.waiting.take().map(|batch| sender.try_send(batch)) {
@@ -281,8 +295,12 @@ impl Session {
 
     /// Those that are of watched processes.
     fn of_targets(&self, mappings: &[MappingEvent]) -> Vec<MappingEvent> {
-        let is_target = |event: &&MappingEvent| event.pid().is_some_and(|pid| self.kernel.is_watched(pid));
-        mappings.iter().filter(is_target).cloned().collect()
+        // Most are of strangers, each of whom maps many files: a look-up is a system call.
+        let mut known: HashMap<u32, bool> = HashMap::new();
+        let mut is_target = |event: &&MappingEvent| {
+            event.pid().is_some_and(|pid| *known.entry(pid).or_insert_with(|| self.kernel.is_watched(pid)))
+        };
+        mappings.iter().filter(|event| is_target(event)).cloned().collect()
     }
 
     fn recorder_error(&mut self) -> Error {

@@ -272,7 +272,9 @@ impl Recorder {
                 }
                 is_tick = async { tokio::select! { _ = tick.tick() => true, () = wakeups.next() => false } } => {
                     match self.session.tick(!is_tick) {
-                        Ok(has_new_code) => wakeups.rest(!is_tick && !has_new_code),
+                        Ok(has_new_code) if !is_tick => wakeups.rest(has_new_code),
+                        Ok(true) => wakeups.attend(),
+                        Ok(false) => {}
                         Err(error) => {
                             progress.clear();
                             let last = self.session.progress();

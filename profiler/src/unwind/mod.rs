@@ -2,6 +2,7 @@
 
 mod builtins;
 mod cache;
+mod elf;
 mod frames;
 mod functions;
 mod go;
