@@ -10,6 +10,7 @@ mod program {
     mod interruptions;
     mod java;
     mod known_answers;
+    mod memory;
     mod namespaces;
     mod native;
     mod node;

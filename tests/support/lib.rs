@@ -12,7 +12,7 @@ mod shares;
 mod tools;
 mod workload;
 
-pub use footprint::Footprint;
+pub use footprint::{Footprint, map_bytes};
 pub use http::HttpClient;
 pub use mcp::{Client, Load, tool_call};
 pub use process::{Process, wait_until};

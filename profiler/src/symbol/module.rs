@@ -380,6 +380,7 @@ mod tests {
             interpreters: Vec::new(),
             python: None,
             v8: None,
+            linkage: vec![(0x1020, 0x1060)],
             file,
             debug_file: None,
             segments,
@@ -389,6 +390,7 @@ mod tests {
         assert_eq!(image.address(0xca10), Some(0xda10));
         assert_eq!(image.address(0xbfff), None);
         assert_eq!(image.address(0x1_5000), None);
+        assert_eq!([0x101f, 0x1020, 0x1060].map(|at| image.is_linkage(at)), [false, true, false]);
     }
 
     /// The vDSO is an ELF file in memory, and its functions can be named.
