@@ -18,11 +18,13 @@ pub enum Failure {
     PythonFramesUnreadable = 5,
     /// What a process read or wrote did not fit into the ring buffer.
     WireRingFull = 6,
+    /// It could not be told, or not to the end, who waits for the asyncio task of a sample.
+    PythonTasksUnreadable = 7,
 }
 
 impl Failure {
     /// Every cause, in the order of their counters.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::SampleRingFull,
         Self::LifecycleRingFull,
         Self::TargetSetFull,
@@ -30,6 +32,7 @@ impl Failure {
         Self::KernelStackUnreadable,
         Self::PythonFramesUnreadable,
         Self::WireRingFull,
+        Self::PythonTasksUnreadable,
     ];
 
     /// The name that recordings and reports use.
@@ -42,6 +45,7 @@ impl Failure {
             Self::KernelStackUnreadable => "kernel_stack_unreadable",
             Self::PythonFramesUnreadable => "python_frames_unreadable",
             Self::WireRingFull => "wire_ring_full",
+            Self::PythonTasksUnreadable => "python_tasks_unreadable",
         }
     }
 }

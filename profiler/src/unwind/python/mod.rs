@@ -9,7 +9,7 @@ use std::path::Path;
 
 use object::read::{Object, ObjectSegment, ObjectSymbol};
 
-pub(crate) use layout::{Layout, LineTableKind, StringLayout};
+pub(crate) use layout::{AsyncioOffsets, Layout, LineTableKind, StringLayout};
 
 use crate::target::TargetMemory;
 use crate::target::runtime::python_in_path;
