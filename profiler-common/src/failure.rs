@@ -16,17 +16,20 @@ pub enum Failure {
     KernelStackUnreadable = 4,
     /// What a process read or wrote did not fit into the ring buffer.
     WireRingFull = 5,
+    /// It could not be told, or not to the end, who waits for the asyncio task of a sample.
+    PythonTasksUnreadable = 6,
 }
 
 impl Failure {
     /// Every cause, in the order of their counters.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::SampleRingFull,
         Self::LifecycleRingFull,
         Self::TargetSetFull,
         Self::ForkUnreadable,
         Self::KernelStackUnreadable,
         Self::WireRingFull,
+        Self::PythonTasksUnreadable,
     ];
 
     /// The name that recordings and reports use.
@@ -38,6 +41,7 @@ impl Failure {
             Self::ForkUnreadable => "fork_unreadable",
             Self::KernelStackUnreadable => "kernel_stack_unreadable",
             Self::WireRingFull => "wire_ring_full",
+            Self::PythonTasksUnreadable => "python_tasks_unreadable",
         }
     }
 }

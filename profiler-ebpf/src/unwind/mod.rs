@@ -5,6 +5,7 @@ mod code;
 mod frame_pointer;
 mod python;
 mod rows;
+mod tasks;
 mod v8;
 
 use core::ffi::c_void;
@@ -56,8 +57,8 @@ pub(crate) struct Walker {
 const PYTHON: u32 = Interpreter::Python as u32;
 const V8: u32 = Interpreter::V8 as u32;
 
-/// A frame takes one turn, and the evaluation of Python functions up to three more.
-const MAX_TURNS: u32 = 4 * MAX_USER_FRAMES as u32;
+/// A frame takes one turn, and the evaluation of Python functions up to three more. So does who waits for them, once.
+const MAX_TURNS: u32 = 4 * MAX_USER_FRAMES as u32 + tasks::MAX_TURNS as u32;
 
 /// Returned by a loop's step: no further step.
 const STOP: i64 = 1;
@@ -130,6 +131,10 @@ unsafe extern "C" fn step(_index: u64, context: *mut *mut Scratch) -> i64 {
         }
         python::State::Left => {
             python::check(scratch);
+            return 0;
+        }
+        python::State::Entered | python::State::Awaited | python::State::Holding | python::State::Waiting => {
+            tasks::step(scratch);
             return 0;
         }
         python::State::Leaving => {}

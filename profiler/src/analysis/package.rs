@@ -59,7 +59,7 @@ impl Projects {
         };
         match kind {
             FrameKind::Kernel => "[kernel]".to_owned(),
-            FrameKind::Python | FrameKind::JavaScript => {
+            FrameKind::Python | FrameKind::PythonWaiting | FrameKind::JavaScript => {
                 let path = file.unwrap_or(module);
                 of_source(path).unwrap_or_else(|| self.own(path))
             }

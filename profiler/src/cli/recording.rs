@@ -10,7 +10,8 @@ use crate::analysis::call_list::{is_of, names};
 use crate::recording::Recording;
 
 use super::record::{Plan, Recorded, SamplingArguments, TargetArguments, record};
-use crate::analysis::functions::Folding;
+use super::terminal::note;
+use crate::analysis::functions::{Folding, Functions};
 
 /// Where a view takes its recording from.
 #[derive(Args, Debug)]
@@ -103,7 +104,7 @@ pub(super) struct FoldArguments {
     /// What a frame stands for; functions of a package that call each other are one frame of that package
     #[arg(long, value_enum, default_value_t, value_name = "WHAT")]
     fold_by: FoldBy,
-    /// Start the stacks of coroutines where the event loop runs them, without the loop's own callers (Python's asyncio)
+    /// Show who waits for a task of Python's asyncio below it, and leave out the event loop's own callers; no effect on others
     #[arg(long, conflicts_with = "fold_by")]
     async_stacks: bool,
 }
@@ -116,6 +117,17 @@ impl FoldArguments {
             FoldBy::Package => Folding::Package,
         }
     }
+}
+
+/// What the frames of a recording stand for. Says so when `--async-stacks` has nothing to change.
+pub(super) fn folded(recording: &Recording, folding: Folding) -> Functions {
+    let functions = Functions::folded(recording, folding);
+    if folding == Folding::Task && !functions.has_tasks() {
+        note(
+            "--async-stacks changes nothing here: it is for tasks of Python's asyncio, and none was sampled",
+        );
+    }
+    functions
 }
 
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]

@@ -132,12 +132,15 @@ pub enum FrameKind {
     Python = 4,
     /// A function of V8.
     JavaScript = 5,
+    /// A coroutine of CPython that waits for the asyncio task whose frames stand on it. It was not on the thread's stack: only views by
+    /// tasks show it.
+    PythonWaiting = 6,
 }
 
 impl FrameKind {
     /// The kind with this number.
     pub fn from_number(number: u8) -> Option<Self> {
-        [Self::Native, Self::Kernel, Self::Jit, Self::Python, Self::JavaScript]
+        [Self::Native, Self::Kernel, Self::Jit, Self::Python, Self::JavaScript, Self::PythonWaiting]
             .into_iter()
             .find(|kind| *kind as u8 == number)
     }

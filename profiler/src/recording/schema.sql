@@ -30,7 +30,7 @@ CREATE TABLE threads (
 CREATE TABLE modules (id INTEGER PRIMARY KEY, path TEXT NOT NULL, build_id TEXT);
 CREATE TABLE frames (
     id INTEGER PRIMARY KEY,
-    kind INTEGER NOT NULL,          -- FrameKind
+    kind INTEGER NOT NULL,          -- FrameKind; 6 since version 4
     module INTEGER NOT NULL REFERENCES modules,
     offset INTEGER NOT NULL
 );

@@ -17,7 +17,7 @@ use super::namer::Name;
 use crate::capture::FileIdentity;
 use crate::target::Process;
 use crate::unwind::v8::V8;
-use crate::unwind::{Cache, PythonImage, Table, function_starts, read_table_with};
+use crate::unwind::{AsyncioOffsets, Cache, PythonImage, Table, function_starts, read_table_with};
 
 /// Index of a [`Module`] in [`Modules`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -66,6 +66,8 @@ pub struct ElfImage {
     interpreters: Vec<InterpreterCode>,
     /// The CPython in it.
     pub(crate) python: Option<Arc<PythonImage>>,
+    /// What CPython's `_asyncio` says of itself, if it is in the file.
+    pub(crate) asyncio: Option<AsyncioOffsets>,
     /// The V8 in it.
     v8: Option<V8>,
     /// Start and end of each linkage table, in the file's own address space.
@@ -117,6 +119,7 @@ impl ElfImage {
         let build_id = object.build_id().ok().flatten().map(<[u8]>::to_vec);
         let debug_file = build_id.as_deref().and_then(|id| find_debug_file(id, pid));
         let python = PythonImage::read(&object, path).map(Arc::new);
+        let asyncio = AsyncioOffsets::read(&object);
         let v8 = V8::read(&object);
         let is_linkage = |name: &str| name == ".plt" || name.starts_with(".plt.");
         let linkage = object
@@ -139,6 +142,7 @@ impl ElfImage {
         Some(Self {
             interpreters,
             python,
+            asyncio,
             v8,
             linkage,
             debug_file,
@@ -379,6 +383,7 @@ mod tests {
         let image = ElfImage {
             interpreters: Vec::new(),
             python: None,
+            asyncio: None,
             v8: None,
             linkage: vec![(0x1020, 0x1060)],
             file,

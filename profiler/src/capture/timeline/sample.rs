@@ -38,9 +38,17 @@ impl Timeline {
                 }
                 UserFrame::Native(address) => V8Frame::Marked { frame_type: 0, address },
                 UserFrame::JavaScript(frame) => self.with_likely_call(pid, frame),
-                UserFrame::Python { code, instruction, fingerprint } => {
+                UserFrame::Python(frame) => {
                     if let Some(frame) =
-                        self.pythons.frame(&mut self.writer, pid, code, instruction, fingerprint)?
+                        self.pythons.frame(&mut self.writer, pid, FrameKind::Python, frame)?
+                    {
+                        stack = Some(self.writer.stack(stack, frame)?);
+                    }
+                    continue;
+                }
+                UserFrame::Waiting(frame) => {
+                    if let Some(frame) =
+                        self.pythons.frame(&mut self.writer, pid, FrameKind::PythonWaiting, frame)?
                     {
                         stack = Some(self.writer.stack(stack, frame)?);
                     }

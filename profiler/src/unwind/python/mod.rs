@@ -6,7 +6,7 @@ mod thread;
 
 use std::path::Path;
 
-pub(crate) use layout::{Layout, LineTableKind, StringLayout};
+pub(crate) use layout::{AsyncioOffsets, Layout, LineTableKind, StringLayout};
 
 use super::elf;
 use super::table::ElfFile;
