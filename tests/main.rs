@@ -10,6 +10,8 @@ mod program {
     mod interruptions;
     mod java;
     mod known_answers;
+    mod known_calls;
+    mod mcp_servers;
     mod memory;
     mod namespaces;
     mod native;

@@ -129,7 +129,7 @@ impl Calls {
             let by_server = call.caller == Side::Server;
             groups.entry((&call.method, call.name.as_deref(), by_server)).or_default().push(index);
         }
-        let sample_ns = 1_000_000_000 / recording.meta.frequency_hz.max(1);
+        let sample_ns = scaled_period_ns(recording);
         let answered = || recording.calls.iter().filter(|recorded| recorded.call.caller == Side::Client);
         let mut tools: Vec<Tool> = groups
             .into_iter()
@@ -229,6 +229,15 @@ impl Latency {
             max: milliseconds(max),
         })
     }
+}
+
+/// What a sample stands for in the mean, but at least the time between two.
+fn scaled_period_ns(recording: &Recording) -> u64 {
+    let period_ns = 1_000_000_000 / recording.meta.frequency_hz.max(1);
+    let scaled: u128 = recording.samples.iter().map(|sample| u128::from(sample.weight_ns)).sum();
+    let sampled: u128 = recording.sampled_ns.iter().map(|time| u128::from(*time)).sum();
+    let mean = (u128::from(period_ns) * scaled).checked_div(sampled).unwrap_or(0);
+    period_ns.max(u64::try_from(mean).unwrap_or(u64::MAX))
 }
 
 fn milliseconds(nanoseconds: u64) -> f64 {

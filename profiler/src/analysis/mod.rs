@@ -10,6 +10,7 @@ pub mod functions;
 pub mod hot_paths;
 mod package;
 pub mod report;
+pub mod scaling;
 #[cfg(test)]
 pub(crate) mod testing;
 

@@ -470,7 +470,7 @@ impl Recorder {
             timeline.apply(batch.events, batch.mappings, batch.settled_ns)?;
             self.message_bytes.fetch_sub(batch.message_bytes, Ordering::Relaxed);
             timeline.announce(&batch.announced);
-            timeline.gauges(batch.now_ns, &batch.readings)?;
+            timeline.gauges(&batch.readings)?;
             timeline.count_undecodable(batch.undecodable);
             if !batch.losses.is_empty() {
                 losses = batch.losses;

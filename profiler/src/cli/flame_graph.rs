@@ -47,8 +47,8 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let folding = arguments.fold.folding();
     if let (Some(baseline), Some(current)) = (&arguments.baseline, &arguments.current) {
         let output = arguments.output.clone().unwrap_or_else(|| current.with_extension("diff.svg"));
-        let baseline = crate::recording::read(baseline)?;
-        let current = crate::recording::read(current)?;
+        let baseline = super::recording::read(baseline)?;
+        let current = super::recording::read(current)?;
         files::write(&output, |out| {
             let before = folded(&baseline, folding);
             let after = folded(&current, folding);

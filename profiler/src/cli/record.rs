@@ -323,7 +323,7 @@ impl Recorder {
         if let Some(state) = &mut self.state {
             state.end(self.end, &summary.progress);
         }
-        let recording = crate::recording::read(&self.output)?;
+        let recording = super::recording::read(&self.output)?;
         let ended_early = self.end == "target ended";
         if ended_early {
             note(&format!("process {} ended after {}", self.pid, duration(summary.duration.as_secs_f64())));

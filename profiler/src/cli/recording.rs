@@ -1,12 +1,13 @@
 //! The recording that a view shows: a file, or one that is made first.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 
 use super::Usage;
 use crate::analysis::attribution::Attribution;
 use crate::analysis::call_list::{is_of, names};
+use crate::analysis::scaling::scale;
 use crate::recording::Recording;
 
 use super::record::{Plan, Recorded, SamplingArguments, TargetArguments, record};
@@ -29,6 +30,13 @@ pub(super) struct Source {
     /// Where to keep the recording [default: NAME-PID-TIME.mcpprof in the current folder]
     #[arg(long, value_name = "FILE", help_heading = "Recording")]
     recording: Option<PathBuf>,
+}
+
+/// Reads a recording, with sampled time brought to the kernel's count: what every view starts from.
+pub(super) fn read(path: &Path) -> Result<Recording, crate::recording::Error> {
+    let mut recording = crate::recording::read(path)?;
+    scale(&mut recording);
+    Ok(recording)
 }
 
 impl Source {
@@ -72,9 +80,7 @@ impl Source {
     /// Reads the file, or records the target.
     pub(super) fn open_whole(&self) -> anyhow::Result<Recorded> {
         match (&self.file, self.target.request()) {
-            (Some(path), None) => {
-                Ok(Recorded { path: path.clone(), recording: crate::recording::read(path)? })
-            }
+            (Some(path), None) => Ok(Recorded { path: path.clone(), recording: read(path)? }),
             (None, Some(request)) => record(&Plan {
                 request,
                 duration: self.sampling.duration,

@@ -144,10 +144,21 @@ fn fact(mut out: impl Write, style: Style, paint: Option<Paint>, key: &str, valu
 
 fn cpu_time(report: &Report) -> String {
     let cpu = &report.cpu;
-    let mut text = format!("{} sampled", duration(cpu.seconds));
-    if let Some(kernel) = cpu.kernel_seconds {
-        text.push_str(&format!(", {} counted by the kernel", duration(kernel)));
-    }
+    let sampled = duration(cpu.sampled_seconds.unwrap_or(cpu.seconds));
+    let mut text = match (cpu.kernel_seconds, cpu.sampled_seconds) {
+        (Some(kernel), None) => format!("{sampled} sampled, {} counted by the kernel", duration(kernel)),
+        (Some(kernel), Some(_)) => {
+            format!("{} counted by the kernel; {sampled} sampled, and scaled to that", duration(kernel))
+        }
+        // Not all processes lived long enough to be counted.
+        (None, Some(_)) => {
+            format!(
+                "{}; {sampled} sampled, and scaled to the kernel's count where there is one",
+                duration(cpu.seconds)
+            )
+        }
+        (None, None) => format!("{sampled} sampled"),
+    };
     if let Some(cores) = cpu.cores {
         text.push_str(&format!("; {} of one core", percent(cores)));
     }
@@ -195,19 +206,32 @@ fn warnings(report: &Report) -> Vec<String> {
         ));
     }
     if let Some(kernel) = report.cpu.kernel_seconds.filter(|kernel| *kernel > 0.0) {
-        let difference = (report.cpu.seconds - kernel).abs() / kernel;
+        let sampled = report.cpu.sampled_seconds.unwrap_or(report.cpu.seconds);
+        let difference = (sampled - kernel).abs() / kernel;
         // Three standard deviations of a count of independent samples.
         let chance = 3.0 / (stacks.samples as f64).sqrt();
         if difference > LARGE_DIFFERENCE && difference > chance {
-            warnings.push(
-                "Sampled time is far from what the kernel counted: trust shares, not seconds. \
-                 Look at what was lost. With cpu-clock, a server that sleeps and wakes very often \
-                 is sampled too rarely."
-                    .into(),
-            );
+            warnings.push(far_from_the_count(report, sampled < kernel));
         }
     }
     warnings
+}
+
+fn far_from_the_count(report: &Report, is_less: bool) -> String {
+    let mut text = "Sampled time is far from what the kernel counted.".to_owned();
+    text.push_str(match report.cpu.sampled_seconds {
+        Some(_) => " Times are scaled to that count, second by second: an estimate.",
+        None => " Trust shares, not seconds.",
+    });
+    if report.losses.by_cause.contains_key("sample_ring_full") {
+        text.push_str(" Samples were lost: see what to do about sample_ring_full in docs/numbers.md.");
+    } else if is_less && report.cpu.event == "cpu-clock" {
+        text.push_str(
+            " No sample was lost: cpu-clock misses ticks while a hypervisor has the CPU, and of a server \
+             that sleeps and wakes very often.",
+        );
+    }
+    text
 }
 
 fn no_samples(report: &Report) -> String {

@@ -373,9 +373,8 @@ mod tests {
         without frame pointers ended the chain (40 samples). Self times are right; total
         times and call paths are cut short.
 
-        Sampled time is far from what the kernel counted: trust shares, not seconds.
-        Look at what was lost. With cpu-clock, a server that sleeps and wakes very often
-        is sampled too rarely.
+        Sampled time is far from what the kernel counted. Trust shares, not seconds.
+        Samples were lost: see what to do about sample_ring_full in docs/numbers.md.
 
         Hot paths
             share      time  path

@@ -38,6 +38,9 @@ pub struct Recording {
     pub messages: BTreeMap<String, u64>,
     /// CPU time and memory of each process over time, as the kernel counts them.
     pub gauges: Vec<Gauge>,
+    /// For each process what was sampled, in nanoseconds, once the weights of [samples](Self::samples) were
+    /// [scaled](crate::analysis::scaling::scale) to the kernel's count; empty as it is read from a file.
+    pub sampled_ns: Vec<u64>,
 }
 
 /// How and when a recording was made.

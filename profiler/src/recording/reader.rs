@@ -113,6 +113,7 @@ impl Reader<'_> {
             calls: if version < CALLS_SINCE { Vec::new() } else { self.calls(processes.len())? },
             messages: if version < CALLS_SINCE { BTreeMap::new() } else { self.counts("messages", "name")? },
             gauges: self.gauges(processes.len())?,
+            sampled_ns: Vec::new(),
             losses: self.counts("losses", "cause")?,
             processes,
             threads,

@@ -431,6 +431,8 @@ impl Scanner {
                 }
                 // Of the fields within, this one stands at the end of results, and nowhere else.
                 (2, Key::IsError) => self.draft.take(&[Key::Result, key], &token),
+                // Some clients write a tool's arguments before its name.
+                (2, Key::Name) => self.draft.take(&[Key::Params, key], &token),
                 _ => {}
             }
         }
@@ -608,6 +610,12 @@ mod tests {
         let Outcome::Messages(messages) = scanner.finish() else { panic!() };
         assert_eq!(messages[0].id, Some(Id::Text("7".into())));
         assert_eq!(messages[0].name.as_deref(), Some("read_file"));
+        let mut scanner = Scanner::default();
+        scanner.feed(br#"{"id":7,"jsonrpc":"2.0","method":"tools/call","params":{"arguments":{"text":"x"#);
+        scanner.gap();
+        scanner.feed(br#"x","name":"no"},"name":"write_file"}}"#);
+        let Outcome::Messages(messages) = scanner.finish() else { panic!() };
+        assert_eq!(messages[0].name.as_deref(), Some("write_file"));
     }
 
     /// Nesting without end and strings without end cost no memory.

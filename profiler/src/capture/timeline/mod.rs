@@ -353,8 +353,9 @@ impl Timeline {
     }
 
     /// Notes what the kernel counted for processes at a moment.
-    pub(super) fn gauges(&self, now_ns: u64, readings: &[Reading]) -> Result<(), Error> {
+    pub(super) fn gauges(&self, readings: &[Reading]) -> Result<(), Error> {
         for reading in readings {
+            let now_ns = reading.timestamp_ns;
             let Some(process) = self.processes.get(&reading.pid) else { continue };
             if let Some(cpu_time_ns) = reading.cpu_time_ns {
                 self.writer.gauge(process.id, GaugeKind::CpuTimeNs, now_ns, cpu_time_ns)?;
