@@ -152,7 +152,7 @@ impl Attribution {
 }
 
 /// Equal parts that add up to the whole.
-fn parts(whole: u64, count: usize) -> impl Iterator<Item = u64> {
+pub(super) fn parts(whole: u64, count: usize) -> impl Iterator<Item = u64> {
     let count = (count as u64).max(1);
     let (part, rest) = (whole / count, whole % count);
     (0..count).map(move |index| part + u64::from(index < rest))

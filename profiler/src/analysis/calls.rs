@@ -113,16 +113,24 @@ pub fn is_error(ended: &Ended) -> bool {
     matches!(ended, Ended::Error { .. } | Ended::ToolError)
 }
 
+/// Whether calls may be missing, or their ends, by what was seen of messages and what was lost.
+pub(super) fn is_incomplete(messages: &BTreeMap<String, u64>, losses: &BTreeMap<String, u64>) -> bool {
+    ["lost_stretches", "cut_messages", "given_up"].iter().any(|name| has(messages, name))
+        || losses.contains_key("wire_ring_full")
+}
+
+fn has(messages: &BTreeMap<String, u64>, name: &str) -> bool {
+    messages.get(name).is_some_and(|count| *count > 0)
+}
+
 impl Calls {
     /// The calls of a recording; `None` when no JSON-RPC was seen.
     pub fn new(recording: &Recording, attribution: &Attribution) -> Option<Self> {
         let messages: BTreeMap<String, u64> = recording.messages.clone();
-        let has = |name: &&str| messages.get(*name).is_some_and(|count| *count > 0);
-        if recording.calls.is_empty() && !has(&"messages") {
+        if recording.calls.is_empty() && !has(&messages, "messages") {
             return None;
         }
-        let incomplete = ["lost_stretches", "cut_messages", "given_up"].iter().any(has)
-            || recording.losses.contains_key("wire_ring_full");
+        let incomplete = is_incomplete(&messages, &recording.losses);
         let mut groups: BTreeMap<(&str, Option<&str>, bool), Vec<CallIndex>> = BTreeMap::new();
         for (index, recorded) in recording.calls.iter().enumerate() {
             let call = &recorded.call;

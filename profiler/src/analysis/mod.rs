@@ -8,6 +8,7 @@ pub mod completeness;
 pub mod diff;
 pub mod functions;
 pub mod hot_paths;
+pub mod live;
 mod package;
 pub mod report;
 pub mod scaling;

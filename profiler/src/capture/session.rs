@@ -34,6 +34,8 @@ const WAITING_MESSAGE_BYTES: u64 = 16 << 20;
 const SETTLE_NS: u64 = 25_000_000;
 /// How often names are looked up and the recording is committed.
 const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
+/// How often what is older than is to be kept is left out.
+const FORGET_INTERVAL: Duration = Duration::from_secs(10);
 
 /// What is to be recorded, and where to.
 #[derive(Clone, Debug)]
@@ -54,6 +56,9 @@ pub struct Options {
     pub is_launched: bool,
     /// The file to write.
     pub output: PathBuf,
+    /// Only what is younger than this is kept, for whoever [follows](crate::recording::Follower) the recording; such a file
+    /// can't be read as a whole. `None`: everything is kept.
+    pub keep: Option<Duration>,
 }
 
 /// How far a recording is.
@@ -172,6 +177,7 @@ impl Session {
             pids,
             is_asking: options.is_asking,
             is_launched: options.is_launched,
+            keep: options.keep,
             watched_ns: meta.start_ns,
             period_ns: sampling.period_ns(),
             receiver,
@@ -435,6 +441,7 @@ struct Recorder {
     pids: Vec<(u32, Option<u32>)>,
     is_asking: bool,
     is_launched: bool,
+    keep: Option<Duration>,
     /// Since when they are watched.
     watched_ns: u64,
     period_ns: u64,
@@ -461,7 +468,7 @@ impl Recorder {
         crate::memory::give_back();
         // If nobody waits any more, there is nothing to receive either.
         let _ = self.ready.send(());
-        let mut last_commit = Instant::now();
+        let (mut last_commit, mut last_forgotten) = (Instant::now(), Instant::now());
         let mut losses = Vec::new();
         while let Ok(batch) = self.receiver.recv() {
             if batch.is_first {
@@ -481,6 +488,13 @@ impl Recorder {
                 timeline.name(batch.end.is_some())?;
                 timeline.commit(batch.now_ns, &losses)?;
                 last_commit = Instant::now();
+            }
+            if let Some(keep) = self.keep
+                && last_forgotten.elapsed() >= FORGET_INTERVAL
+            {
+                let keep_ns = u64::try_from(keep.as_nanos()).unwrap_or(u64::MAX);
+                timeline.forget_before(batch.now_ns.saturating_sub(keep_ns))?;
+                last_forgotten = Instant::now();
             }
             if let Ok(mut progress) = shared.lock() {
                 progress.samples = timeline.samples;

@@ -59,6 +59,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
             is_reading_calls: true,
             is_launched: false,
             output: RECORDING.into(),
+            keep: None,
         };
         let mut recorder = Recorder::start(&options, None, None)?;
         // The load is a task of its own: ending the recording early must not wait for it.

@@ -184,6 +184,7 @@ pub(super) fn record(plan: &Plan) -> anyhow::Result<Recorded> {
         is_reading_calls: plan.is_reading_calls,
         is_launched: launched.is_some(),
         output: output.clone(),
+        keep: None,
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let until = plan.duration;
@@ -202,11 +203,29 @@ pub(super) struct Recorder {
     output: PathBuf,
     pid: u32,
     end: &'static str,
+    shows_progress: bool,
 }
 
 impl Recorder {
-    /// Attaches, then lets a launched command go.
+    /// Attaches, then lets a launched command go, and says so.
     pub(super) fn start(
+        options: &Options,
+        launched: Option<Launched>,
+        state: Option<&Path>,
+    ) -> anyhow::Result<Self> {
+        let recorder = Self::begin(options, launched, state)?;
+        note(&format!(
+            "recording {} (process {}) at {} Hz into {}",
+            options.target_name,
+            options.pid,
+            options.frequency_hz,
+            options.output.display()
+        ));
+        Ok(Self { shows_progress: true, ..recorder })
+    }
+
+    /// Like [`Self::start`], and shows nothing as long as it records: the terminal is someone else's.
+    pub(super) fn begin(
         options: &Options,
         mut launched: Option<Launched>,
         state: Option<&Path>,
@@ -225,17 +244,24 @@ impl Recorder {
             return Err(error.into());
         }
         let state = state.map(|path| StateFile::create(path, options)).transpose()?;
-        note(&format!(
-            "recording {} (process {}) at {} Hz into {}",
-            options.target_name,
-            options.pid,
-            options.frequency_hz,
-            options.output.display()
-        ));
         if options.is_asking {
             options.pids.iter().for_each(|pid| announce_asking(*pid));
         }
-        Ok(Self { session, launched, state, output: options.output.clone(), pid: options.pid, end: "" })
+        let (output, pid) = (options.output.clone(), options.pid);
+        Ok(Self { session, launched, state, output, pid, end: "", shows_progress: false })
+    }
+
+    /// Why [`Self::run`] ended.
+    pub(super) fn end_reason(&self) -> &'static str {
+        self.end
+    }
+
+    /// Ends a recording that nobody wants.
+    pub(super) fn discard(self) {
+        drop(self.session);
+        if let Some(mut launched) = self.launched {
+            end_launched(&mut launched);
+        }
     }
 
     /// Records until `duration` is over, the targets have ended, the user or `done` ends it.
@@ -295,7 +321,9 @@ impl Recorder {
                             break "target ended";
                         }
                         let now = self.session.progress();
-                        progress.show(self.session.elapsed(), now.samples, now.lost());
+                        if self.shows_progress {
+                            progress.show(self.session.elapsed(), now.samples, now.lost());
+                        }
                         if let Some(state) = &mut self.state {
                             state.update(&now);
                         }

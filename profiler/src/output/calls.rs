@@ -223,7 +223,7 @@ fn outcome(call: &ListedCall) -> String {
     }
 }
 
-fn name(method: &str, tool: Option<&str>, asked_by_server: bool) -> String {
+pub(super) fn name(method: &str, tool: Option<&str>, asked_by_server: bool) -> String {
     let name = match tool {
         Some(tool) if method == "tools/call" => tool.to_owned(),
         Some(tool) => format!("{method} {tool}"),

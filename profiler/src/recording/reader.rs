@@ -40,7 +40,7 @@ pub fn read(path: &Path) -> Result<Recording, Error> {
     Ok(recording)
 }
 
-fn open(path: &Path) -> Result<Connection, Error> {
+pub(super) fn open(path: &Path) -> Result<Connection, Error> {
     let sqlite = |error| Error::from_sqlite(path, error);
     // SQLite gives `file:` and `:memory:` a meaning of their own.
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
@@ -108,9 +108,10 @@ impl Reader<'_> {
         let frames = self.frames()?;
         let stacks = self.stacks(frames.len())?;
         let samples = self.samples(threads.len(), stacks.len())?;
+        let meta = self.meta()?;
         Ok(Recording {
-            meta: self.meta()?,
-            calls: if version < CALLS_SINCE { Vec::new() } else { self.calls(processes.len())? },
+            calls: if version < CALLS_SINCE { Vec::new() } else { self.calls(processes.len(), &meta)? },
+            meta,
             messages: if version < CALLS_SINCE { BTreeMap::new() } else { self.counts("messages", "name")? },
             gauges: self.gauges(processes.len())?,
             sampled_ns: Vec::new(),
@@ -284,46 +285,29 @@ impl Reader<'_> {
         Ok(rows.into_iter().collect())
     }
 
-    fn calls(&self, processes: usize) -> Result<Vec<RecordedCall>, Error> {
+    /// Ended calls; of a recording without an end also those that were in flight at its last commit.
+    fn calls(&self, processes: usize, meta: &Meta) -> Result<Vec<RecordedCall>, Error> {
         let strings: Vec<Arc<str>> = self.strings()?;
-        let sql = "SELECT process, session, caller, method, name, trace_parent, start_ns, request_end_ns, \
-                   response_ns, end_ns, request_thread, response_thread, request_bytes, response_bytes, requests, \
-                   input_wait_ns, outcome, error_code, error_message FROM calls ORDER BY start_ns, id";
-        let rows = self.rows(sql, |row| {
-            let text = |column: usize| -> rusqlite::Result<Option<Box<str>>> {
-                let id: Option<i64> = row.get(column)?;
-                Ok(id.and_then(|id| strings.get(index(id))).map(|text| Box::from(&**text)))
+        let of = |table: &str| {
+            let sql = format!("SELECT {CALL_COLUMNS} FROM {table} ORDER BY start_ns, id");
+            let text = |id: i64| strings.get(index(id)).map(|text| Box::from(&**text));
+            let rows = self.rows(&sql, |row| call_of(row, text))?;
+            let calls: Option<Vec<(i64, Call)>> = rows.into_iter().collect();
+            match calls {
+                Some(calls) if calls.iter().all(|(process, _)| index(*process) < processes) => Ok(calls),
+                _ => damaged(self.path, "a call of no process, or of an unknown kind"),
+            }
+        };
+        let mut calls = of("calls")?;
+        if meta.end_reason.is_none() && has_in_flight(&self.connection) {
+            let cut = |(process, call): (i64, Call)| {
+                (process, Call { end_ns: meta.end_ns.max(call.request_end_ns), ..call })
             };
-            let caller = Side::from_number(row.get(2)?);
-            let ended = Ended::from_number(row.get(16)?, row.get(17)?, text(18)?);
-            let (Some(caller), Some(ended), Some(method)) = (caller, ended, text(3)?) else {
-                return Ok(None);
-            };
-            let call = Call {
-                session: row.get::<_, i64>(1)? as u64,
-                caller,
-                method,
-                name: text(4)?,
-                trace_parent: text(5)?,
-                start_ns: unsigned(row, 6)?,
-                request_end_ns: unsigned(row, 7)?,
-                response_ns: row.get::<_, Option<i64>>(8)?.and_then(|time| u64::try_from(time).ok()),
-                end_ns: unsigned(row, 9)?,
-                request_thread: row.get(10)?,
-                response_thread: row.get(11)?,
-                request_bytes: unsigned(row, 12)?,
-                response_bytes: unsigned(row, 13)?,
-                requests: row.get(14)?,
-                input_wait_ns: unsigned(row, 15)?,
-                ended,
-            };
-            Ok(Some(RecordedCall { process: index(row.get(0)?), call }))
-        })?;
-        let calls: Option<Vec<RecordedCall>> = rows.into_iter().collect();
-        match calls {
-            Some(calls) if calls.iter().all(|call| call.process < processes) => Ok(calls),
-            _ => damaged(self.path, "a call of no process, or of an unknown kind"),
+            calls.extend(of("in_flight")?.into_iter().map(cut));
+            calls.sort_by_key(|(_, call)| call.start_ns);
         }
+        let recorded = |(process, call)| RecordedCall { process: index(process), call };
+        Ok(calls.into_iter().map(recorded).collect())
     }
 
     fn strings(&self) -> Result<Vec<Arc<str>>, Error> {
@@ -361,12 +345,57 @@ impl Reader<'_> {
     }
 }
 
+/// What [`call_of`] reads, and the row's ID.
+pub(super) const CALL_COLUMNS: &str = "process, session, caller, method, name, trace_parent, start_ns, request_end_ns, \
+     response_ns, end_ns, request_thread, response_thread, request_bytes, response_bytes, requests, \
+     input_wait_ns, outcome, error_code, error_message, id";
+
+/// A call, and the row of its process. `None` where a number or a text has no meaning; `text` gives the text of a row.
+pub(super) fn call_of(
+    row: &Row<'_>,
+    mut text: impl FnMut(i64) -> Option<Box<str>>,
+) -> rusqlite::Result<Option<(i64, Call)>> {
+    let mut text_at = |column: usize| -> rusqlite::Result<Option<Box<str>>> {
+        Ok(row.get::<_, Option<i64>>(column)?.and_then(&mut text))
+    };
+    let caller = Side::from_number(row.get(2)?);
+    let ended = Ended::from_number(row.get(16)?, row.get(17)?, text_at(18)?);
+    let (Some(caller), Some(ended), Some(method)) = (caller, ended, text_at(3)?) else {
+        return Ok(None);
+    };
+    let call = Call {
+        session: row.get::<_, i64>(1)? as u64,
+        caller,
+        method,
+        name: text_at(4)?,
+        trace_parent: text_at(5)?,
+        start_ns: unsigned(row, 6)?,
+        request_end_ns: unsigned(row, 7)?,
+        response_ns: row.get::<_, Option<i64>>(8)?.and_then(|time| u64::try_from(time).ok()),
+        end_ns: unsigned(row, 9)?,
+        request_thread: row.get(10)?,
+        response_thread: row.get(11)?,
+        request_bytes: unsigned(row, 12)?,
+        response_bytes: unsigned(row, 13)?,
+        requests: row.get(14)?,
+        input_wait_ns: unsigned(row, 15)?,
+        ended,
+    };
+    Ok(Some((row.get(0)?, call)))
+}
+
+/// Whether a recording says which calls were in flight: older ones do not.
+pub(super) fn has_in_flight(connection: &Connection) -> bool {
+    let sql = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'in_flight'";
+    connection.query_row(sql, [], |_| Ok(())).is_ok()
+}
+
 /// The index of the row with this ID; an ID that can't be gives an index that no table has.
-fn index(id: i64) -> usize {
+pub(super) fn index(id: i64) -> usize {
     usize::try_from(id - 1).unwrap_or(usize::MAX)
 }
 
-fn unsigned(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
+pub(super) fn unsigned(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
     let value: i64 = row.get(column)?;
     u64::try_from(value).map_err(|_| rusqlite::Error::IntegralValueOutOfRange(column, value))
 }

@@ -10,7 +10,7 @@ use rusqlite::{Connection, params};
 use crate::wire::calls::{Call, Ended};
 
 use super::model::{FrameKind, GaugeKind, Meta, Runtime, StackEnd, Unwinding};
-use super::{APPLICATION_ID, Error, SAMPLE_ON_CPU, SCHEMA, SCHEMA_VERSION, files_of};
+use super::{APPLICATION_ID, Error, SAMPLE_ON_CPU, SCHEMA, SCHEMA_VERSION, files_of, retention};
 
 /// A row of some table.
 pub type RowId = i64;
@@ -26,6 +26,9 @@ pub type StackId = RowId;
 /// Distinct stack nodes, frames and strings that are remembered, of each. Behind that the memory is emptied, and rows
 /// may be written twice: readers merge them.
 const MAX_REMEMBERED: usize = 1 << 20;
+
+/// Room for each statement here: all stay prepared.
+const STATEMENTS: usize = 32;
 
 /// A recording that is being written.
 pub struct Writer {
@@ -80,6 +83,7 @@ impl Writer {
             next: NextIds::default(),
         };
         writer.run(|connection| {
+            connection.set_prepared_statement_cache_capacity(STATEMENTS);
             connection.pragma_update(None, "synchronous", "off")?;
             connection.pragma_update(None, "cache_size", -1024)?;
             // Into the file itself, so that it is known as ours also without its log.
@@ -271,6 +275,22 @@ impl Writer {
 
     /// A call that has ended.
     pub fn call(&mut self, process: ProcessId, call: &Call) -> Result<(), Error> {
+        self.call_into("calls", process, call)
+    }
+
+    /// The calls that have not ended yet, in place of those of the last time.
+    pub fn in_flight<'call>(
+        &mut self,
+        calls: impl Iterator<Item = (ProcessId, &'call Call)>,
+    ) -> Result<(), Error> {
+        self.insert("DELETE FROM in_flight", [])?;
+        for (process, call) in calls {
+            self.call_into("in_flight", process, call)?;
+        }
+        Ok(())
+    }
+
+    fn call_into(&mut self, table: &str, process: ProcessId, call: &Call) -> Result<(), Error> {
         let method = self.string(&call.method)?;
         let name = call.name.as_deref().map(|name| self.string(name)).transpose()?;
         let trace_parent = call.trace_parent.as_deref().map(|trace| self.string(trace)).transpose()?;
@@ -280,7 +300,9 @@ impl Writer {
         };
         let message = message.map(|message| self.string(message)).transpose()?;
         self.insert(
-            "INSERT INTO calls VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            &format!(
+                "INSERT INTO {table} VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+            ),
             params![
                 process,
                 call.session as i64,
@@ -334,6 +356,22 @@ impl Writer {
             return Ok(());
         }
         self.insert("INSERT OR REPLACE INTO messages VALUES (?, ?)", params![name, count as i64])
+    }
+
+    /// Leaves out what is over since before this moment, for a recording that is only followed: its rows have gaps then.
+    ///
+    /// What samples and calls refer to goes once there is much of it. Distinct code addresses and their names stay.
+    pub fn forget_before(&mut self, before_ns: u64) -> Result<(), Error> {
+        self.run(|connection| retention::forget_before(connection, before_ns as i64))?;
+        if self.stacks.len() > retention::MANY {
+            self.run(retention::sweep_stacks)?;
+            self.stacks.clear();
+        }
+        if self.strings.len() > retention::MANY {
+            self.run(retention::sweep_strings)?;
+            self.strings.clear();
+        }
+        Ok(())
     }
 
     /// Makes everything so far durable, with the time until which the recording is complete.

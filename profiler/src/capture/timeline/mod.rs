@@ -39,6 +39,9 @@ const PYTHON_NAMES_UNREADABLE: &str = "python_names_unreadable";
 const JAVASCRIPT_UNREAD: &str = "javascript_unread";
 const V8_UNKNOWN: &str = "v8_unknown";
 
+/// Most calls in flight that are written down at each commit.
+const MAX_IN_FLIGHT: usize = 4096;
+
 /// Writes events into a recording, with the names and mappings of the moment at which they happened.
 pub(super) struct Timeline {
     writer: Writer,
@@ -387,13 +390,16 @@ impl Timeline {
         Ok(())
     }
 
-    /// Writes the calls that have ended.
+    /// Writes the calls that have ended, and which have not.
     fn calls(&mut self) -> Result<(), Error> {
         for (pid, call) in self.wire.take_calls() {
             if let Some(process) = self.processes.get(&pid) {
                 self.writer.call(process.id, &call)?;
             }
         }
+        let open = self.wire.open_calls();
+        let open = open.filter_map(|(pid, call)| Some((self.processes.get(&pid)?.id, call)));
+        self.writer.in_flight(open.take(MAX_IN_FLIGHT))?;
         self.wire.counts().try_for_each(|(name, count)| self.writer.messages(name, count))
     }
 
@@ -404,6 +410,14 @@ impl Timeline {
         }
         self.calls()?;
         self.writer.commit_until(now_ns)
+    }
+
+    /// Leaves out of the recording what is over since before this moment.
+    pub(super) fn forget_before(&mut self, before_ns: u64) -> Result<(), Error> {
+        self.writer.forget_before(before_ns)?;
+        // Their rows may be gone.
+        self.processes.values_mut().for_each(|process| process.threads.clear());
+        Ok(())
     }
 
     /// All losses so far.
