@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, OpenFlags, Row};
 
+use crate::wire::Id;
 use crate::wire::calls::{Call, Ended, Side};
 
 use super::model::{
@@ -16,6 +17,8 @@ use super::{APPLICATION_ID, Error, LOG_SUFFIX, SAMPLE_ON_CPU, SCHEMA_VERSION, be
 
 /// Version of the schema in which calls came.
 const CALLS_SINCE: i64 = 3;
+/// Version in which IDs of requests, and contents, came.
+const CONTENTS_SINCE: i64 = 4;
 
 /// Reads a recording, also one that is still being written.
 ///
@@ -109,8 +112,8 @@ impl Reader<'_> {
         let stacks = self.stacks(frames.len())?;
         let samples = self.samples(threads.len(), stacks.len())?;
         Ok(Recording {
-            meta: self.meta()?,
-            calls: if version < CALLS_SINCE { Vec::new() } else { self.calls(processes.len())? },
+            meta: self.meta(version)?,
+            calls: if version < CALLS_SINCE { Vec::new() } else { self.calls(version, processes.len())? },
             messages: if version < CALLS_SINCE { BTreeMap::new() } else { self.counts("messages", "name")? },
             gauges: self.gauges(processes.len())?,
             losses: self.counts("losses", "cause")?,
@@ -122,7 +125,7 @@ impl Reader<'_> {
         })
     }
 
-    fn meta(&self) -> Result<Meta, Error> {
+    fn meta(&self, version: i64) -> Result<Meta, Error> {
         use rusqlite::types::Value;
         let mut values: BTreeMap<String, Value> = self
             .rows("SELECT key, value FROM meta", |row| Ok((row.get(0)?, row.get(1)?)))?
@@ -151,6 +154,11 @@ impl Reader<'_> {
             frequency_hz: unsigned("frequency_hz"),
             kernel_release: kernel_release.unwrap_or_default(),
             cpus: unsigned("cpus"),
+            has_calls: if version < CONTENTS_SINCE {
+                version >= CALLS_SINCE
+            } else {
+                number("has_calls") != 0
+            },
         })
     }
 
@@ -283,12 +291,19 @@ impl Reader<'_> {
         Ok(rows.into_iter().collect())
     }
 
-    fn calls(&self, processes: usize) -> Result<Vec<RecordedCall>, Error> {
+    fn calls(&self, version: i64, processes: usize) -> Result<Vec<RecordedCall>, Error> {
         let strings: Vec<Arc<str>> = self.strings()?;
-        let sql = "SELECT process, session, caller, method, name, trace_parent, start_ns, request_end_ns, \
+        let (contents, joined) = if version < CONTENTS_SINCE {
+            ("NULL, NULL, NULL", "")
+        } else {
+            ("request_id, arguments, result", "LEFT JOIN contents ON call = id")
+        };
+        let sql = format!(
+            "SELECT process, session, caller, method, name, trace_parent, start_ns, request_end_ns, \
                    response_ns, end_ns, request_thread, response_thread, request_bytes, response_bytes, requests, \
-                   input_wait_ns, outcome, error_code, error_message FROM calls ORDER BY start_ns, id";
-        let rows = self.rows(sql, |row| {
+                   input_wait_ns, outcome, error_code, error_message, {contents} FROM calls {joined} ORDER BY start_ns, id"
+        );
+        let rows = self.rows(&sql, |row| {
             let text = |column: usize| -> rusqlite::Result<Option<Box<str>>> {
                 let id: Option<i64> = row.get(column)?;
                 Ok(id.and_then(|id| strings.get(index(id))).map(|text| Box::from(&**text)))
@@ -303,7 +318,10 @@ impl Reader<'_> {
                 caller,
                 method,
                 name: text(4)?,
+                request_id: row.get::<_, Option<String>>(19)?.as_deref().and_then(Id::from_json),
                 trace_parent: text(5)?,
+                arguments: row.get::<_, Option<String>>(20)?.map(Into::into),
+                result: row.get::<_, Option<String>>(21)?.map(Into::into),
                 start_ns: unsigned(row, 6)?,
                 request_end_ns: unsigned(row, 7)?,
                 response_ns: row.get::<_, Option<i64>>(8)?.and_then(|time| u64::try_from(time).ok()),

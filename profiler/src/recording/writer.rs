@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, params};
 
-use crate::wire::calls::{Call, Ended};
+use crate::wire::Id;
+use crate::wire::calls::Call;
 
 use super::model::{FrameKind, GaugeKind, Meta, Runtime, StackEnd, Unwinding};
 use super::{APPLICATION_ID, Error, SAMPLE_ON_CPU, SCHEMA, SCHEMA_VERSION, files_of};
@@ -126,7 +127,8 @@ impl Writer {
         number("start_ns", meta.start_ns as i64)?;
         number("end_ns", meta.end_ns as i64)?;
         number("frequency_hz", meta.frequency_hz as i64)?;
-        number("cpus", meta.cpus as i64)
+        number("cpus", meta.cpus as i64)?;
+        number("has_calls", meta.has_calls.into())
     }
 
     /// Sampling starts now: time on `CLOCK_MONOTONIC` in nanoseconds, and of day in milliseconds since 1970.
@@ -274,13 +276,11 @@ impl Writer {
         let method = self.string(&call.method)?;
         let name = call.name.as_deref().map(|name| self.string(name)).transpose()?;
         let trace_parent = call.trace_parent.as_deref().map(|trace| self.string(trace)).transpose()?;
-        let (code, message) = match &call.ended {
-            Ended::Error { code, message } => (*code, message.as_deref()),
-            _ => (None, None),
-        };
+        let (code, message) = call.ended.error();
+        let request_id = call.request_id.as_ref().map(Id::json);
         let message = message.map(|message| self.string(message)).transpose()?;
         self.insert(
-            "INSERT INTO calls VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO calls VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             params![
                 process,
                 call.session as i64,
@@ -301,7 +301,15 @@ impl Writer {
                 call.ended.number(),
                 code,
                 message,
+                request_id,
             ],
+        )?;
+        if call.arguments.is_none() && call.result.is_none() {
+            return Ok(());
+        }
+        self.insert(
+            "INSERT INTO contents VALUES (last_insert_rowid(), ?, ?)",
+            params![call.arguments, call.result],
         )
     }
 
