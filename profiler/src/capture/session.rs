@@ -24,6 +24,7 @@ use super::wakeups::Wakeups;
 use super::wire::Wire;
 use crate::recording::{Meta, Writer};
 use crate::target::{Process, ProcessTable};
+use crate::wire::contents::Capture;
 
 /// Batches that may wait for a slow disk or a large symbol table. Behind that, events wait in the ring.
 const WAITING_BATCHES: usize = 64;
@@ -52,6 +53,10 @@ pub struct Options {
     pub is_asking: bool,
     /// Whether calls are looked for in what the processes read and write.
     pub is_reading_calls: bool,
+    /// What of their arguments and results is kept.
+    pub capture: Capture,
+    /// Tools or methods whose calls [`Progress`] counts; all, when it is empty.
+    pub counted: Vec<String>,
     /// Whether it is a command that waits for its start, without code of its own yet.
     pub is_launched: bool,
     /// The file to write.
@@ -66,6 +71,8 @@ pub struct Options {
 pub struct Progress {
     /// Samples written.
     pub samples: u64,
+    /// Calls that ended, of those that are [counted](Options::counted).
+    pub calls: u64,
     /// Everything lost, by cause; without causes that did not happen.
     pub losses: Vec<(&'static str, u64)>,
 }
@@ -173,7 +180,8 @@ impl Session {
             writer,
             code: kernel.take_code()?,
             pythons: kernel.take_pythons()?,
-            wire: kernel.take_wire()?,
+            wire: kernel.take_wire()?.keeping(options.capture),
+            counted: options.counted.clone(),
             pids,
             is_asking: options.is_asking,
             is_launched: options.is_launched,
@@ -426,6 +434,7 @@ fn meta(options: &Options, sampling: &Sampling, start_ns: u64) -> Meta {
         frequency_hz: options.frequency_hz,
         kernel_release,
         cpus: sampling.cpus.len() as u64,
+        has_calls: options.is_reading_calls,
     }
 }
 
@@ -437,6 +446,8 @@ struct Recorder {
     code: Code,
     pythons: Pythons,
     wire: Wire,
+    /// Tools or methods whose calls are counted.
+    counted: Vec<String>,
     /// Processes that were running at the start, each with its parent.
     pids: Vec<(u32, Option<u32>)>,
     is_asking: bool,
@@ -454,8 +465,15 @@ impl Recorder {
     /// Writes until the last batch, or until the recording can't be written.
     fn run(self, shared: &Mutex<Progress>) -> Result<(), Error> {
         drop_capabilities();
-        let mut timeline =
-            Timeline::new(self.writer, self.code, self.pythons, self.wire, self.period_ns, self.is_asking)?;
+        let mut timeline = Timeline::new(
+            self.writer,
+            self.code,
+            self.pythons,
+            self.wire,
+            self.period_ns,
+            self.is_asking,
+            self.counted,
+        )?;
         for (pid, parent) in self.pids {
             timeline.adopt(pid, parent, self.watched_ns)?;
             // A command that waits for its start still has our own code, and will have none of it.
@@ -475,6 +493,7 @@ impl Recorder {
                 timeline.begin(batch.now_ns)?;
             }
             timeline.apply(batch.events, batch.mappings, batch.settled_ns)?;
+            timeline.write_calls()?;
             self.message_bytes.fetch_sub(batch.message_bytes, Ordering::Relaxed);
             timeline.announce(&batch.announced);
             timeline.gauges(&batch.readings)?;
@@ -498,6 +517,7 @@ impl Recorder {
             }
             if let Ok(mut progress) = shared.lock() {
                 progress.samples = timeline.samples;
+                progress.calls = timeline.calls;
                 progress.losses = timeline.losses(&losses).filter(|(_, count)| *count > 0).collect();
             }
             if let Some(reason) = batch.end {

@@ -7,7 +7,7 @@ use super::style::{Paint, Style, columns_of, cut_end, cut_middle, cut_name, prin
 use super::summary::write_summary;
 use super::table::{Align, Table};
 use super::units::{count, duration, percent, plural};
-use crate::analysis::report::{Report, ReportedPath};
+use crate::analysis::report::Report;
 
 /// Threads and processes that are shown.
 const SHOWN_THREADS: usize = 12;
@@ -32,6 +32,10 @@ pub fn write_report(
     write_summary(&mut out, report, style)?;
     if report.stacks.samples == 0 {
         return Ok(());
+    }
+    if !report.calls_recorded {
+        writeln!(out)?;
+        writeln!(out, "Calls were not recorded.")?;
     }
     if let Some(calls) = &report.calls {
         writeln!(out)?;
@@ -70,7 +74,7 @@ pub fn write_hot_paths(mut out: impl Write, report: &Report, style: Style) -> io
     for path in &report.hot_paths {
         let figures = format!("{:>9} {:>9}  ", percent(path.ratio), duration(path.seconds));
         let indent = " ".repeat(columns_of(&figures));
-        for (index, line) in path_lines(path, style.columns() - indent.len()).iter().enumerate() {
+        for (index, line) in path_lines(&path.path, style.columns() - indent.len()).iter().enumerate() {
             let before = if index == 0 { style.paint(Paint::Hot, &figures) } else { indent.as_str().into() };
             writeln!(out, "{before}{line}")?;
         }
@@ -87,15 +91,15 @@ pub fn write_hot_paths(mut out: impl Write, report: &Report, style: Style) -> io
 }
 
 /// A path in lines that fit, broken between functions.
-fn path_lines(path: &ReportedPath, columns: usize) -> Vec<String> {
+pub(super) fn path_lines(path: &[String], columns: usize) -> Vec<String> {
     let name = |name: &String| cut_name(&printable(name), PATH_NAME.min(columns - 2)).into_owned();
-    let length = path.path.len();
+    let length = path.len();
     let parts: Vec<String> = if length > PATH_START + PATH_END + 1 {
         let hidden = format!("… {} frames …", count((length - PATH_START - PATH_END) as u64));
-        let start = path.path[..PATH_START].iter().map(name);
-        start.chain([hidden]).chain(path.path[length - PATH_END..].iter().map(name)).collect()
+        let start = path[..PATH_START].iter().map(name);
+        start.chain([hidden]).chain(path[length - PATH_END..].iter().map(name)).collect()
     } else {
-        path.path.iter().map(name).collect()
+        path.iter().map(name).collect()
     };
     let mut lines: Vec<String> = Vec::new();
     for (index, part) in parts.iter().enumerate() {

@@ -66,6 +66,8 @@ pub struct Meta {
     pub kernel_release: String,
     /// Online CPUs of the host.
     pub cpus: u64,
+    /// Whether calls were looked for.
+    pub has_calls: bool,
 }
 
 /// A process that was watched.

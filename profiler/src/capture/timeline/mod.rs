@@ -26,6 +26,7 @@ use crate::recording::{Error, GaugeKind, ProcessId, RowId, Runtime, ThreadId, Un
 use crate::symbol::{ModuleId, Modules};
 use crate::target::process::command_line;
 use crate::target::{Process, project_folder, runtime};
+use crate::wire::calls::{Call, Side};
 
 /// Losses that are known here.
 const CODE_REFUSED: &str = "code_tables_full";
@@ -59,6 +60,8 @@ pub(super) struct Timeline {
     period_ns: u64,
     /// Whether runtimes may be asked for names.
     is_asking: bool,
+    /// Calls of these tools or methods are counted; of all, when it is empty.
+    counted: Vec<String>,
     unnamed: Unnamed,
     /// Processes that mapped V8, or may have: the report is to say how their JavaScript is had.
     v8_mapped: Vec<u32>,
@@ -69,6 +72,8 @@ pub(super) struct Timeline {
     undecodable: u64,
     /// Samples written.
     pub(super) samples: u64,
+    /// Calls of clients that ended, of those that are counted.
+    pub(super) calls: u64,
 }
 
 struct ProcessState {
@@ -135,6 +140,7 @@ impl Timeline {
         wire: Wire,
         period_ns: u64,
         is_asking: bool,
+        counted: Vec<String>,
     ) -> Result<Self, Error> {
         let kernel_module = writer.module("[kernel]", None)?;
         let unknown_module = writer.module("[unknown]", None)?;
@@ -153,6 +159,8 @@ impl Timeline {
             unknown_module,
             period_ns,
             is_asking,
+            counted,
+            calls: 0,
             unnamed: Unnamed::default(),
             v8_mapped: Vec::new(),
             read: Vec::new(),
@@ -296,9 +304,10 @@ impl Timeline {
             Event::Wire { wire, bytes } => self.message(&wire, &bytes),
             Event::Exit { timestamp_ns, pid } => match self.processes.get(&pid) {
                 Some(process) => {
-                    self.writer.process_exit(process.id, timestamp_ns)?;
+                    let id = process.id;
+                    self.writer.process_exit(id, timestamp_ns)?;
                     for call in self.wire.process_ended(pid, timestamp_ns) {
-                        self.writer.call(process.id, &call)?;
+                        self.call(id, &call)?;
                     }
                     self.forget_jit(pid)?;
                     self.forget(pid);
@@ -391,15 +400,25 @@ impl Timeline {
     }
 
     /// Writes the calls that have ended, and which have not.
-    fn calls(&mut self) -> Result<(), Error> {
+    pub(super) fn write_calls(&mut self) -> Result<(), Error> {
         for (pid, call) in self.wire.take_calls() {
-            if let Some(process) = self.processes.get(&pid) {
-                self.writer.call(process.id, &call)?;
+            if let Some(id) = self.processes.get(&pid).map(|process| process.id) {
+                self.call(id, &call)?;
             }
         }
         let open = self.wire.open_calls();
         let open = open.filter_map(|(pid, call)| Some((self.processes.get(&pid)?.id, call)));
         self.writer.in_flight(open.take(MAX_IN_FLIGHT))?;
+        Ok(())
+    }
+
+    fn call(&mut self, process: ProcessId, call: &Call) -> Result<(), Error> {
+        let is_counted = self.counted.is_empty() || call.is_of(&self.counted);
+        self.calls += u64::from(is_counted && call.caller == Side::Client);
+        self.writer.call(process, call)
+    }
+
+    fn count_messages(&mut self) -> Result<(), Error> {
         self.wire.counts().try_for_each(|(name, count)| self.writer.messages(name, count))
     }
 
@@ -408,7 +427,8 @@ impl Timeline {
         for (cause, count) in self.losses(kernel_losses) {
             self.writer.loss(cause, count)?;
         }
-        self.calls()?;
+        self.write_calls()?;
+        self.count_messages()?;
         self.writer.commit_until(now_ns)
     }
 
@@ -442,7 +462,8 @@ impl Timeline {
 
     pub(super) fn finish(mut self, now_ns: u64, reason: &str) -> Result<(), Error> {
         self.wire.finish(now_ns);
-        self.calls()?;
+        self.write_calls()?;
+        self.count_messages()?;
         self.writer.finish(now_ns, reason)
     }
 }

@@ -35,6 +35,7 @@ use crate::target::{
     Caller, Configurations, LaunchPlan, Launched, ProcessTable, Request, Server, Surroundings, Target,
     resolve,
 };
+use crate::wire::contents::Capture;
 use feed::{Ask, Feed, View};
 use screen::Screen;
 
@@ -213,6 +214,8 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         // Nobody said that these servers may be touched.
         is_asking: is_named && !arguments.sampling.passive,
         is_reading_calls: !arguments.sampling.no_calls,
+        capture: Capture::default(),
+        counted: Vec::new(),
         is_launched: launched.is_some(),
         keep: arguments.output.is_none().then_some(KEPT),
         output: arguments.output.clone().unwrap_or_else(|| folder.path().join("recording")),
@@ -238,7 +241,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
                 }
             }
         })?;
-        let outcome = recorder.run(arguments.sampling.duration, done).await;
+        let outcome = recorder.run(arguments.sampling.duration, None, done).await;
         stop.store(true, Ordering::Relaxed);
         let shown = end_of(view);
         // It may hang on a terminal that takes nothing. What is said from here on is to be seen.
