@@ -123,7 +123,7 @@ fn libraries_at_one_address_are_told_apart() -> Result<()> {
     assert_eq!(line.trim(), "same address", "the loader put the libraries elsewhere");
 
     let profiler = Profiler::new()?;
-    let report = profiler.record_and_report(4, 199, &["--pid", &process.pid().to_string()])?;
+    let report = profiler.record_and_report(4, 999, &["--pid", &process.pid().to_string()])?;
     for (name, library) in [("one_work", "lib_one.so"), ("two_work", "lib_two.so")] {
         let function = report.function(name)?;
         // To load and unload takes time too.
