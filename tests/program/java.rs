@@ -196,10 +196,8 @@ impl Java {
         let profiler = Profiler::new()?;
         let pid = self.process.pid().to_string();
         let target = [arguments, &["--pid", &pid]].concat();
-        let report = profiler.record_and_report(seconds, FREQUENCY, &target)?;
+        let report = profiler.record_enough(seconds, FREQUENCY, &target, 300)?;
         assert_eq!(report.lost(), 0);
-        // A busy machine gives a part of a CPU only.
-        assert!(report.samples() > 100, "{} samples", report.samples());
         let stacks = profiler.folded("recording.mcpprof")?;
         let split = |stack: &str| stack.split(';').map(str::to_owned).collect();
         Ok((report, stacks.iter().map(|(stack, weight)| (split(stack), *weight)).collect()))

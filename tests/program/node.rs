@@ -202,9 +202,8 @@ fn modules(major: u32) -> Result<()> {
         let in_leaf = stacks.iter().filter(|(frames, _)| has(frames, leaf));
         let in_leaf: Vec<_> = in_leaf.inspect(|(frames, _)| assert_order(frames, &[caller])).collect();
         let share = in_leaf.iter().map(|(_, weight)| weight).sum::<u64>() as f64 / main as f64;
-        // V8's own threads run beside it, and the turns are measured with the other thread's time in it.
-        let tolerance = tolerance(1.0 / 3.0, main as f64).max(0.08);
-        assert!((share - 1.0 / 3.0).abs() < tolerance, "{leaf} has {share} of the main thread");
+        // A third each, but turns are measured with the other thread's time in it, which may be all of one.
+        assert!((0.1..0.6).contains(&share), "{leaf} has {share} of the main thread");
     }
     let worker = report.function("inWorker")?;
     assert!(worker.total_ratio > 0.3, "{worker:?}");
@@ -310,9 +309,7 @@ impl Run {
     fn record(&mut self, seconds: u32) -> Result<(Report, Stacks)> {
         let profiler = Profiler::new()?;
         let pid = self.process.pid().to_string();
-        let report = profiler.record_and_report(seconds, FREQUENCY, &["--pid", &pid])?;
-        // A busy machine gives a part of a CPU only.
-        assert!(report.samples() > 200, "{} samples", report.samples());
+        let report = profiler.record_enough(seconds, FREQUENCY, &["--pid", &pid], 1000)?;
         let stacks = profiler.folded("recording.mcpprof")?;
         // Functions that were only seen inlined have a mark.
         let plain = |frame: &str| frame.strip_suffix("_[i]").unwrap_or(frame).to_owned();
