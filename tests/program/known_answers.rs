@@ -23,7 +23,7 @@ fn shares_are_true() -> Result<()> {
     let mut output = BufReader::new(process.child().stdout.take().context("stdout is a pipe")?).lines();
     assert_eq!(output.next().context("no line")??, "ready");
     let profiler = Profiler::new()?;
-    let report = profiler.record_and_report(8, SHARES_HZ, &["--pid", &process.pid().to_string()])?;
+    let report = profiler.record_enough(8, SHARES_HZ, &["--pid", &process.pid().to_string()], 1000)?;
     process.signal(Signal::SIGTERM)?;
     process.wait(Duration::from_secs(10))?;
     let line = output.next().context("no result")??;
@@ -53,7 +53,7 @@ fn shares_are_true() -> Result<()> {
 fn shares_of_go_are_true() -> Result<()> {
     let process = started(&Workload::compile_go("shares")?)?;
     let profiler = Profiler::new()?;
-    let report = profiler.record_and_report(6, SHARES_HZ, &["--pid", &process.pid().to_string()])?;
+    let report = profiler.record_enough(6, SHARES_HZ, &["--pid", &process.pid().to_string()], 1000)?;
     assert_eq!(report.runtime(), "go");
     assert_eq!(report.lost(), 0);
     for (name, expected) in [("main.a", 0.75), ("main.b", 0.25)] {
@@ -67,7 +67,7 @@ fn shares_of_go_are_true() -> Result<()> {
 #[test]
 fn cpp_is_demangled() -> Result<()> {
     let process = started(&Workload::compile_cpp("namespaces")?)?;
-    let report = Profiler::new()?.record_and_report(4, SHARES_HZ, &["--pid", &process.pid().to_string()])?;
+    let report = Profiler::new()?.record_enough(4, SHARES_HZ, &["--pid", &process.pid().to_string()], 400)?;
     for prefix in ["shop::orders::settle(std::", "shop::Basket<int>::sum("] {
         let functions = report.functions();
         let function = functions.iter().find(|function| function.name.starts_with(prefix));
@@ -123,7 +123,7 @@ fn libraries_at_one_address_are_told_apart() -> Result<()> {
     assert_eq!(line.trim(), "same address", "the loader put the libraries elsewhere");
 
     let profiler = Profiler::new()?;
-    let report = profiler.record_and_report(4, 199, &["--pid", &process.pid().to_string()])?;
+    let report = profiler.record_enough(4, 999, &["--pid", &process.pid().to_string()], 400)?;
     for (name, library) in [("one_work", "lib_one.so"), ("two_work", "lib_two.so")] {
         let function = report.function(name)?;
         // To load and unload takes time too.

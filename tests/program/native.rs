@@ -29,10 +29,8 @@ fn record(process: &Process) -> Result<Recorded> {
 /// The same; its stacks may be cut.
 fn record_any(process: &Process, seconds: u32) -> Result<Recorded> {
     let profiler = Profiler::new()?;
-    let report = profiler.record_and_report(seconds, FREQUENCY, &["--pid", &process.pid().to_string()])?;
+    let report = profiler.record_enough(seconds, FREQUENCY, &["--pid", &process.pid().to_string()], 1000)?;
     assert_eq!(report.lost(), 0, "{:#}", report.json["losses"]);
-    // A busy machine gives a part of a CPU only.
-    assert!(report.samples() > 200, "{} samples", report.samples());
     let split = |stack: &str| stack.split(';').map(str::to_owned).collect();
     let folded = profiler.folded("recording.mcpprof")?;
     Ok(Recorded { report, stacks: folded.iter().map(|(stack, weight)| (split(stack), *weight)).collect() })

@@ -17,6 +17,9 @@ use crate::report::Report;
 /// Longest run of a profiler in these tests, with room for a busy machine.
 const TIMEOUT: Duration = Duration::from_secs(120);
 
+/// Longest recording that makes up for a busy machine.
+const MOST_SECONDS: f64 = 60.0;
+
 /// A folder to run the profiler in.
 #[derive(Debug)]
 pub struct Profiler {
@@ -73,6 +76,25 @@ impl Profiler {
             ["record", "--duration", &duration, "--frequency", &frequency, "-o", "recording.mcpprof"];
         self.succeed(&[&options, target].concat())?;
         self.report("recording.mcpprof")
+    }
+
+    /// The same, again and for longer where a busy machine gave the target too little of a CPU for so many samples. Fails if
+    /// even that is in vain.
+    pub fn record_enough(
+        &self,
+        seconds: u32,
+        frequency: u32,
+        target: &[&str],
+        samples: u64,
+    ) -> Result<Report> {
+        let mut report = self.record_and_report(seconds, frequency, target)?;
+        if report.samples() < samples {
+            let missing = samples as f64 / report.samples().max(1) as f64;
+            let longer = (f64::from(seconds) * missing * 1.5).min(MOST_SECONDS) as u32;
+            report = self.record_and_report(longer, frequency, target)?;
+        }
+        ensure!(report.samples() * 2 >= samples, "{} samples of {samples}", report.samples());
+        Ok(report)
     }
 
     /// The report of a recording.

@@ -1,7 +1,7 @@
 //! How exact a share of samples can be.
 
 /// Fewer samples say nothing of a share.
-const FEWEST_SAMPLES: f64 = 100.0;
+const FEWEST_SAMPLES: f64 = 50.0;
 
 /// How far a share that was measured with so many samples may be from the truth: two points, or four standard deviations of
 /// chance (one share in 16,000 is off by more) where a busy machine gave the workload too little of a CPU for that.

@@ -19,7 +19,7 @@ use std::path::PathBuf;
 use anyhow::{Result, ensure};
 use clap::{Args, Subcommand};
 
-use crate::command::workspace;
+use crate::command::{cargo, run, workspace};
 use profiler::Profiler;
 
 /// Options of `cargo xtask bench`.
@@ -65,13 +65,19 @@ enum Benchmark {
         #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
         rounds: u32,
     },
-    /// Time and kernel memory of unwind tables; kernel time and bytes of a sample, of stacks of C and of Python with a known depth.
+    /// Kernel time and bytes of a sample, of stacks of C and of Python with a known depth.
     Unwind {
         /// Seconds that are measured of each recording.
         #[arg(long, default_value_t = 5.0, value_parser = seconds)]
         seconds: f64,
-        /// Recordings of each program, and how often a table is loaded.
+        /// Recordings of each program.
         #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        rounds: u32,
+    },
+    /// Time until an unwind table is in the kernel, and the kernel memory of one, and of a recording of Node and Python.
+    Tables {
+        /// How often the table is loaded.
+        #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
         rounds: u32,
     },
     /// Resident memory of the profiler while it records.
@@ -119,6 +125,14 @@ pub(crate) fn bench(options: &Options) -> Result<()> {
         "benchmarks attach to a process, so they need root: sudo --preserve-env=PATH cargo xtask bench ..."
     );
     let servers = options.servers.clone().unwrap_or_else(|| workspace().join("target/servers"));
+    if let Benchmark::Tables { rounds } = options.benchmark
+        && cfg!(debug_assertions)
+    {
+        // This very program makes the tables: it has to be optimized, as releases are.
+        let mut command = cargo();
+        command.args(["run", "--release", "--package", "xtask", "--", "bench", "--servers"]).arg(&servers);
+        return run(command.args(["tables", "--rounds", &rounds.to_string()]));
+    }
     let server = server::Server::node(&servers)?;
     let profiler = Profiler::build()?;
     machine::print()?;
@@ -132,10 +146,8 @@ pub(crate) fn bench(options: &Options) -> Result<()> {
         }
         Benchmark::Calls { seconds, rounds } => calls::run(&profiler, &servers, &server, seconds, rounds),
         Benchmark::KernelTime { seconds, rounds } => kernel_time::run(&profiler, &server, seconds, rounds),
-        Benchmark::Unwind { seconds, rounds } => {
-            tables::measure(&profiler, &servers, rounds)?;
-            unwind::measure(&profiler, seconds, rounds)
-        }
+        Benchmark::Unwind { seconds, rounds } => unwind::measure(&profiler, seconds, rounds),
+        Benchmark::Tables { rounds } => tables::measure(&profiler, &servers, rounds),
         Benchmark::Memory { seconds, rounds } => footprint::memory(&profiler, &server, seconds, rounds),
         Benchmark::Attach { seconds, rounds } => attach::run(&profiler, &server, seconds, rounds),
         Benchmark::Stop { seconds, rounds } => stop::run(&profiler, &server, seconds, rounds),

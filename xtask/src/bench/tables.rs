@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use aya::maps::{Array, IterableMap as _, MapData};
 use mcp_profiler::capture::kernel_table;
+use mcp_profiler::recording::read;
 use mcp_profiler::symbol::ElfImage;
 use mcp_profiler::unwind::{Cache, Table, read_table, read_table_with};
 use profiler_common::RowPage;
-use tests::{Footprint, Process, map_bytes};
+use tests::{Footprint, Process, map_bytes, wait_until};
 
 use super::profiler::Profiler;
 use super::statistics::Estimate;
@@ -19,8 +20,8 @@ use super::table;
 use crate::command::workspace;
 
 const HERTZ: u32 = 99;
-/// From the start of the profiler until all tables are there.
-const SETTLE: Duration = Duration::from_secs(5);
+/// The longest time until the first sample is in the recording, on a busy machine.
+const START_LIMIT: Duration = Duration::from_secs(60);
 const LOAD_GOAL_MS: f64 = 150.0;
 const TABLE_GOAL_MIB: f64 = 4.0;
 const TOTAL_GOAL_MIB: f64 = 16.0;
@@ -102,8 +103,12 @@ fn recorded(profiler: &Profiler, node: &Path, python: &Path) -> Result<Footprint
     let scripts = ["inlining.js", "python_shares.py"].map(|name| workloads.join(name));
     let process = Process::start_scripts(&[(node, &scripts[0]), (python, &scripts[1])])?;
     let folder = tempfile::tempdir()?;
-    let mut running = profiler.record(process.pid(), HERTZ, None, &folder.path().join("recording"))?;
-    std::thread::sleep(SETTLE);
+    let file = folder.path().join("recording");
+    let mut running = profiler.record(process.pid(), HERTZ, None, &file)?;
+    // Samples come once all tables are there.
+    wait_until("the recording begins", START_LIMIT, || {
+        read(&file).ok().filter(|recording| !recording.samples.is_empty())
+    })?;
     running.check()?;
     let footprint = Footprint::of(running.pid())?;
     running.interrupt()?;
