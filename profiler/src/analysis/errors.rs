@@ -101,7 +101,7 @@ pub struct ErrorAnalysis {
     pub good: Option<Means>,
     /// Calls on the same stream that ended just before, far more often than before a good call.
     pub before: Vec<Before>,
-    /// Paths of functions on which failing calls spend more CPU time.
+    /// Where failing calls spend more CPU time.
     pub stacks: Vec<ExcessPath>,
 }
 

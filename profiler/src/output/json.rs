@@ -110,6 +110,7 @@ mod tests {
               }
             ]
           },
+          "calls_recorded": true,
           "hot_paths": [
             {
               "path": [

@@ -88,7 +88,7 @@ pub struct SlowTool {
     pub notes: Vec<String>,
     /// Why the findings may be wrong, in words.
     pub doubts: Vec<String>,
-    /// Paths of functions that the slow ones spent more CPU time on; absent where there are none.
+    /// Where the slow ones spent more CPU time than all others; absent where they did not.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub stacks: Vec<ExcessPath>,
     /// Each slow call, the slowest first; only where that was asked for.
@@ -331,7 +331,7 @@ impl<'a> View<'a> {
         let findings =
             if is_slower { self.findings(slow, slow_sums, typical_sums, is_sampled) } else { Vec::new() };
         let has_more_cpu = findings.iter().any(|finding| finding.cause == Cause::OnCpu);
-        let stacks = if has_more_cpu { self.stacks(slow, typical) } else { Vec::new() };
+        let stacks = if has_more_cpu { self.stacks(slow, &calls[count..]) } else { Vec::new() };
         let mut doubts = Vec::new();
         if is_slower && calls.len() < FEW_CALLS {
             doubts.push(format!("only {} calls: the slowest may be slow by chance", calls.len()));
@@ -487,9 +487,9 @@ impl<'a> View<'a> {
         notes
     }
 
-    fn stacks(&self, slow: &[CallIndex], typical: &[CallIndex]) -> Vec<ExcessPath> {
+    fn stacks(&self, slow: &[CallIndex], others: &[CallIndex]) -> Vec<ExcessPath> {
         let of = |calls: &[CallIndex]| sum(calls.iter().filter_map(|index| self.paid.get(index)));
-        excess(self.recording, &self.functions, (&of(slow), slow.len()), (&of(typical), typical.len()))
+        excess(self.recording, &self.functions, (&of(slow), slow.len()), (&of(others), others.len()))
     }
 
     fn request(&self, index: CallIndex) -> SlowRequest {
