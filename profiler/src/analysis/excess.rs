@@ -76,10 +76,10 @@ pub(super) fn excess(
         held_ns as f64 / own.1.max(1) as f64 - part * other_ns as f64 / others.1.max(1) as f64
     };
     let counterparts = trees.counterparts();
-    let mut paths: Vec<(f64, NodeIndex)> = trees
-        .partings(&counterparts)
-        .into_iter()
-        .map(|node| (per_call(node, counterparts[node]), node))
+    let total_ns = |node: NodeIndex| trees.own.nodes()[node].total_ns;
+    let partings = trees.partings(&counterparts).into_iter();
+    let mut paths: Vec<(f64, NodeIndex, u64)> = partings
+        .map(|node| (per_call(node, counterparts[node], total_ns(node)), node, total_ns(node)))
         .collect();
     if paths.is_empty() {
         // The same for longer. The ends of hot paths are nodes of their own.

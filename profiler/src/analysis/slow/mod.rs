@@ -34,6 +34,8 @@ const LEAST_RATIO: f64 = 1.5;
 const LEAST_EXCESS_NS: f64 = 1e6;
 /// Share of what slow calls took longer, from which on it is told.
 const LEAST_SHARE: f64 = 0.1;
+/// The same of CPU time, which comes with its functions: on a busy machine, calls wait for a CPU for most of what they take longer.
+const LEAST_CPU_SHARE: f64 = 0.02;
 /// Calls that are named as examples.
 const MAX_EXAMPLES: usize = 5;
 /// A message of at least this length more...
@@ -420,7 +422,8 @@ impl<'a> View<'a> {
             let (slow_ns, typical_ns) = (own.mean(part(&own)), typical.mean(part(&typical)));
             let more_ns = slow_ns - typical_ns;
             let is_chance = matches!(cause, Cause::OnCpu | Cause::Waiting) && more_ns < chance_ns;
-            if more_ns < LEAST_SHARE * excess_ns || is_chance {
+            let least = if cause == Cause::OnCpu { LEAST_CPU_SHARE } else { LEAST_SHARE };
+            if more_ns < least * excess_ns || is_chance {
                 continue;
             }
             findings.push(Finding {
