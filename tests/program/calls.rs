@@ -39,7 +39,7 @@ fn by_hand() -> Result<Client> {
 }
 
 /// The entry of a tool in the report.
-fn tool<'report>(report: &'report Report, name: &str) -> Result<&'report Value> {
+pub(super) fn tool<'report>(report: &'report Report, name: &str) -> Result<&'report Value> {
     let tools = report.json["calls"]["tools"].as_array().context("no calls")?;
     tools.iter().find(|tool| tool["tool"] == name).with_context(|| format!("no {name} among {tools:#?}"))
 }
@@ -59,7 +59,7 @@ fn assert_whole(report: &Report, name: &str, count: u64, errors: u64) -> Result<
 }
 
 /// Nothing of what was said.
-fn assert_nothing_lost(report: &Report) {
+pub(super) fn assert_nothing_lost(report: &Report) {
     let losses = &report.json["losses"]["by_cause"];
     for cause in ["wire_ring_full", "undecodable_records"] {
         assert_eq!(losses.get(cause), None, "{losses:#}");
@@ -311,7 +311,7 @@ fn cpu_time_of_calls_together() -> Result<()> {
     assert_parts_add_up(report)
 }
 
-fn assert_parts_add_up(report: &Report) -> Result<()> {
+pub(super) fn assert_parts_add_up(report: &Report) -> Result<()> {
     let cpu = &report.json["calls"]["cpu"];
     let parts = ["exact_seconds", "shared_seconds", "background_seconds"];
     let sum: f64 = parts.iter().map(|part| cpu[part].as_f64().context("a part")).sum::<Result<f64>>()?;

@@ -108,11 +108,14 @@ pub fn duration_ns(call: &Call) -> u64 {
     call.end_ns.saturating_sub(call.start_ns).saturating_sub(call.input_wait_ns)
 }
 
-/// Whether some calls may be missing, or their ends.
-pub fn is_incomplete(recording: &Recording) -> bool {
-    let has = |name: &&str| recording.messages.get(*name).is_some_and(|count| *count > 0);
-    ["lost_stretches", "cut_messages", "given_up"].iter().any(has)
-        || recording.losses.contains_key("wire_ring_full")
+/// Whether calls may be missing, or their ends, by what was seen of messages and what was lost.
+pub(super) fn is_incomplete(messages: &BTreeMap<String, u64>, losses: &BTreeMap<String, u64>) -> bool {
+    ["lost_stretches", "cut_messages", "given_up"].iter().any(|name| has(messages, name))
+        || losses.contains_key("wire_ring_full")
+}
+
+fn has(messages: &BTreeMap<String, u64>, name: &str) -> bool {
+    messages.get(name).is_some_and(|count| *count > 0)
 }
 
 impl Calls {
@@ -133,8 +136,7 @@ impl Calls {
         background_ns: u64,
     ) -> Option<Self> {
         let messages: BTreeMap<String, u64> = recording.messages.clone();
-        let has = |name: &&str| messages.get(*name).is_some_and(|count| *count > 0);
-        if recording.calls.is_empty() && !has(&"messages") {
+        if recording.calls.is_empty() && !has(&messages, "messages") {
             return None;
         }
         let mut groups: BTreeMap<(&str, Option<&str>, bool), Vec<CallIndex>> = BTreeMap::new();
@@ -145,7 +147,7 @@ impl Calls {
             let by_server = call.caller == Side::Server;
             groups.entry((&call.method, call.name.as_deref(), by_server)).or_default().push(index);
         }
-        let sample_ns = 1_000_000_000 / recording.meta.frequency_hz.max(1);
+        let sample_ns = scaled_period_ns(recording);
         let answered = || selected().filter(|(_, recorded)| recorded.call.caller == Side::Client);
         let mut tools: Vec<Tool> = groups
             .into_iter()
@@ -177,7 +179,7 @@ impl Calls {
                 shared_seconds: seconds(all.shared_ns),
                 background_seconds: seconds(background_ns),
             },
-            incomplete: is_incomplete(recording),
+            incomplete: is_incomplete(&recording.messages, &recording.losses),
             messages,
             tools,
         })
@@ -245,6 +247,15 @@ impl Latency {
             max: milliseconds(max),
         })
     }
+}
+
+/// What a sample stands for in the mean, but at least the time between two.
+pub(super) fn scaled_period_ns(recording: &Recording) -> u64 {
+    let period_ns = 1_000_000_000 / recording.meta.frequency_hz.max(1);
+    let scaled: u128 = recording.samples.iter().map(|sample| u128::from(sample.weight_ns)).sum();
+    let sampled: u128 = recording.sampled_ns.iter().map(|time| u128::from(*time)).sum();
+    let mean = (u128::from(period_ns) * scaled).checked_div(sampled).unwrap_or(0);
+    period_ns.max(u64::try_from(mean).unwrap_or(u64::MAX))
 }
 
 fn milliseconds(nanoseconds: u64) -> f64 {

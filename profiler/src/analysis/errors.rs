@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use serde::Serialize;
 
 use super::attribution::{Attribution, CallIndex, Charge, Cost};
-use super::calls::{duration_ns, is_incomplete};
+use super::calls::{duration_ns, is_incomplete, scaled_period_ns};
 use super::excess::{ExcessPath, Paid, excess, sum};
 use super::functions::Functions;
 use super::{ratio, seconds};
@@ -154,7 +154,7 @@ impl Errors {
         };
         let mut this = Self {
             schema_version: SCHEMA_VERSION,
-            incomplete: is_incomplete(recording),
+            incomplete: is_incomplete(&recording.messages, &recording.losses),
             calls: 0,
             errors: 0,
             unfinished: BTreeMap::new(),
@@ -276,7 +276,7 @@ impl<'a> Analyst<'a> {
         let call = |index: CallIndex| &self.recording.calls[index].call;
         let duration_ns_ = |index| duration_ns(call(index));
         let all_ns = calls.iter().fold(0, |sum: u64, index| sum.saturating_add(duration_ns_(*index)));
-        let period_ns = NS_PER_SECOND / self.recording.meta.frequency_hz.max(1);
+        let period_ns = scaled_period_ns(self.recording);
         let cpu_ms = mean(&|index| self.costs.get(index).map_or(0, |cost| cost.total_ns())) / 1e6;
         Means {
             calls: calls.len() as u64,

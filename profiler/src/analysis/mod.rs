@@ -10,8 +10,10 @@ pub mod errors;
 pub mod excess;
 pub mod functions;
 pub mod hot_paths;
+pub mod live;
 mod package;
 pub mod report;
+pub mod scaling;
 pub mod slow;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -148,8 +148,11 @@ pub struct Stacks {
 /// Time on CPUs.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Cpu {
-    /// Sampled time.
+    /// Time by the samples, scaled to the kernel's count where there is one.
     pub seconds: f64,
+    /// The same as it was sampled, where it was scaled.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sampled_seconds: Option<f64>,
     /// What the kernel counted for the same processes; absent when one of them was not asked twice, or ended before
     /// it could be asked a last time.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -237,8 +240,11 @@ pub struct ReportedProcess {
     /// How its stacks were made, when known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unwinding: Option<ReportedUnwinding>,
-    /// Sampled time.
+    /// Time by its samples, scaled to the kernel's count where there is one.
     pub seconds: f64,
+    /// The same as it was sampled, where it was scaled.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sampled_seconds: Option<f64>,
     /// What the kernel counted; absent when it was not asked twice.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kernel_seconds: Option<f64>,
@@ -289,12 +295,15 @@ impl Report {
         };
         let kernel_ns = kernel_cpu_time(recording);
         let processes = processes(recording, &kernel_ns);
-        let sampled_seconds = seconds(tree.total_ns());
+        let cpu_seconds = seconds(tree.total_ns());
         let cpu = Cpu {
-            seconds: sampled_seconds,
+            seconds: cpu_seconds,
+            sampled_seconds: (!recording.sampled_ns.is_empty()).then(|| {
+                seconds(recording.sampled_ns.iter().fold(0, |sum: u64, time| sum.saturating_add(*time)))
+            }),
             kernel_seconds: is_whole_count(recording, &kernel_ns)
                 .then(|| seconds(kernel_ns.values().fold(0, |sum: u64, time| sum.saturating_add(*time)))),
-            cores: (window.seconds > 0.0).then(|| sampled_seconds / window.seconds),
+            cores: (window.seconds > 0.0).then(|| cpu_seconds / window.seconds),
             event: meta.sampling_event.clone(),
             frequency_hz: meta.frequency_hz,
             functions: reported_functions(&tree, &functions),
@@ -388,6 +397,7 @@ fn processes(recording: &Recording, kernel_ns: &HashMap<ProcessIndex, u64>) -> V
         runtime: runtime(process),
         unwinding: unwinding(process),
         seconds: seconds(sampled[index]),
+        sampled_seconds: recording.sampled_ns.get(index).copied().map(seconds),
         kernel_seconds: kernel_ns.get(&index).copied().map(seconds),
     });
     reported.collect()

@@ -1,6 +1,6 @@
 //! What is attached, from its start to its end.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
@@ -35,6 +35,8 @@ const WAITING_MESSAGE_BYTES: u64 = 16 << 20;
 const SETTLE_NS: u64 = 25_000_000;
 /// How often names are looked up and the recording is committed.
 const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
+/// How often what is older than is to be kept is left out.
+const FORGET_INTERVAL: Duration = Duration::from_secs(10);
 
 /// What is to be recorded, and where to.
 #[derive(Clone, Debug)]
@@ -59,6 +61,9 @@ pub struct Options {
     pub is_launched: bool,
     /// The file to write.
     pub output: PathBuf,
+    /// Only what is younger than this is kept, for whoever [follows](crate::recording::Follower) the recording; such a file
+    /// can't be read as a whole. `None`: everything is kept.
+    pub keep: Option<Duration>,
 }
 
 /// How far a recording is.
@@ -66,8 +71,6 @@ pub struct Options {
 pub struct Progress {
     /// Samples written.
     pub samples: u64,
-    /// Samples whose stack was walked to the end of its chain.
-    pub whole_stacks: u64,
     /// Calls that ended, of those that are [counted](Options::counted).
     pub calls: u64,
     /// Everything lost, by cause; without causes that did not happen.
@@ -140,6 +143,19 @@ struct Batch {
     end: Option<String>,
 }
 
+impl Batch {
+    /// Whether it tells nothing but what time it is.
+    fn is_empty(&self) -> bool {
+        self.events.is_empty()
+            && self.mappings.is_empty()
+            && self.announced.is_empty()
+            && self.losses.is_empty()
+            && self.undecodable == 0
+            && !self.is_first
+            && self.end.is_none()
+    }
+}
+
 impl Session {
     /// Attaches to running processes and starts recording.
     ///
@@ -148,7 +164,7 @@ impl Session {
     pub fn start(options: &Options) -> Result<Self, Error> {
         raise_file_limit();
         let sampling = Sampling::best(options.frequency_hz)?;
-        let mut kernel = Kernel::load(sampling.ring_bytes())?;
+        let mut kernel = Kernel::load(sampling.ring_bytes(), options.is_reading_calls)?;
         crate::memory::give_back();
         let mapping_records = MappingRecords::open(&sampling.cpus).map_err(Error::Mappings)?;
         let pids = watch(&mut kernel, options)?;
@@ -169,6 +185,7 @@ impl Session {
             pids,
             is_asking: options.is_asking,
             is_launched: options.is_launched,
+            keep: options.keep,
             watched_ns: meta.start_ns,
             period_ns: sampling.period_ns(),
             receiver,
@@ -231,7 +248,8 @@ impl Session {
         if self.waiting.is_none() {
             let batch = self.drain(if is_woken { Drain::Woken } else { Drain::Tick })?;
             has_new_code = !batch.announced.is_empty();
-            self.waiting = Some(batch);
+            // Strangers wake us for nothing: the recorder need not hear of it.
+            self.waiting = if is_woken && batch.is_empty() { None } else { Some(batch) };
         }
         let Some((sender, _)) = &self.recorder else { return Ok(false) };
         match self.waiting.take().map(|batch| sender.try_send(batch)) {
@@ -291,8 +309,12 @@ impl Session {
 
     /// Those that are of watched processes.
     fn of_targets(&self, mappings: &[MappingEvent]) -> Vec<MappingEvent> {
-        let is_target = |event: &&MappingEvent| event.pid().is_some_and(|pid| self.kernel.is_watched(pid));
-        mappings.iter().filter(is_target).cloned().collect()
+        // Most are of strangers, each of whom maps many files: a look-up is a system call.
+        let mut known: HashMap<u32, bool> = HashMap::new();
+        let mut is_target = |event: &&MappingEvent| {
+            event.pid().is_some_and(|pid| *known.entry(pid).or_insert_with(|| self.kernel.is_watched(pid)))
+        };
+        mappings.iter().filter(|event| is_target(event)).cloned().collect()
     }
 
     fn recorder_error(&mut self) -> Error {
@@ -430,6 +452,7 @@ struct Recorder {
     pids: Vec<(u32, Option<u32>)>,
     is_asking: bool,
     is_launched: bool,
+    keep: Option<Duration>,
     /// Since when they are watched.
     watched_ns: u64,
     period_ns: u64,
@@ -463,7 +486,7 @@ impl Recorder {
         crate::memory::give_back();
         // If nobody waits any more, there is nothing to receive either.
         let _ = self.ready.send(());
-        let mut last_commit = Instant::now();
+        let (mut last_commit, mut last_forgotten) = (Instant::now(), Instant::now());
         let mut losses = Vec::new();
         while let Ok(batch) = self.receiver.recv() {
             if batch.is_first {
@@ -473,7 +496,7 @@ impl Recorder {
             timeline.write_calls()?;
             self.message_bytes.fetch_sub(batch.message_bytes, Ordering::Relaxed);
             timeline.announce(&batch.announced);
-            timeline.gauges(batch.now_ns, &batch.readings)?;
+            timeline.gauges(&batch.readings)?;
             timeline.count_undecodable(batch.undecodable);
             if !batch.losses.is_empty() {
                 losses = batch.losses;
@@ -485,10 +508,16 @@ impl Recorder {
                 timeline.commit(batch.now_ns, &losses)?;
                 last_commit = Instant::now();
             }
+            if let Some(keep) = self.keep
+                && last_forgotten.elapsed() >= FORGET_INTERVAL
+            {
+                let keep_ns = u64::try_from(keep.as_nanos()).unwrap_or(u64::MAX);
+                timeline.forget_before(batch.now_ns.saturating_sub(keep_ns))?;
+                last_forgotten = Instant::now();
+            }
             if let Ok(mut progress) = shared.lock() {
                 progress.samples = timeline.samples;
                 progress.calls = timeline.calls;
-                progress.whole_stacks = timeline.whole_stacks;
                 progress.losses = timeline.losses(&losses).filter(|(_, count)| *count > 0).collect();
             }
             if let Some(reason) = batch.end {

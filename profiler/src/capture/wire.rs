@@ -95,6 +95,11 @@ impl Wire {
         ended.collect()
     }
 
+    /// The calls that have not ended, by process.
+    pub(super) fn open_calls(&self) -> impl Iterator<Item = (u32, &Call)> {
+        self.processes.iter().flat_map(|(pid, streams)| streams.calls.open().map(|call| (*pid, call)))
+    }
+
     /// Nothing more comes from a process.
     pub(super) fn process_ended(&mut self, pid: u32, now_ns: u64) -> Vec<Call> {
         let Some(mut streams) = self.processes.remove(&pid) else { return Vec::new() };

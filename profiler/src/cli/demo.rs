@@ -62,6 +62,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
             counted: Vec::new(),
             is_launched: false,
             output: RECORDING.into(),
+            keep: None,
         };
         let mut recorder = Recorder::start(&options, None, None)?;
         // The load is a task of its own: ending the recording early must not wait for it.

@@ -16,6 +16,7 @@ mod record;
 mod recording;
 mod report;
 mod terminal;
+mod top;
 
 use std::process::ExitCode;
 
@@ -55,6 +56,8 @@ enum Command {
     Status(background::StatusArguments),
     /// End a background recording and keep what it has
     Stop(background::StopArguments),
+    /// Show what goes on now: calls, times and CPU of each tool
+    Top(top::Arguments),
     /// Show where CPU time goes: hot paths and top functions
     Cpu(cpu::Arguments),
     /// Report on a recording, or record first
@@ -112,6 +115,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Start(arguments) => background::start(&arguments),
         Command::Status(arguments) => background::status(&arguments),
         Command::Stop(arguments) => background::stop(&arguments),
+        Command::Top(arguments) => top::run(&arguments),
         Command::Cpu(arguments) => cpu::run(&arguments),
         Command::Report(arguments) => report::run(&arguments),
         Command::Calls(arguments) => calls::run(&arguments),

@@ -90,6 +90,13 @@ pub(crate) struct SamplingArguments {
     pub(crate) capture_arguments: Option<u32>,
 }
 
+impl SamplingArguments {
+    /// What of arguments and results is kept.
+    pub(super) fn capture(&self) -> Capture {
+        Capture { bytes: self.capture_arguments.map_or(0, |bytes| bytes as usize) }
+    }
+}
+
 /// A duration of at least a millisecond and at most ten years.
 pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
     const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
@@ -194,10 +201,11 @@ pub(super) fn record(plan: &Plan) -> anyhow::Result<Recorded> {
         frequency_hz: plan.sampling.frequency,
         is_asking: !plan.sampling.passive,
         is_reading_calls: !plan.sampling.no_calls,
-        capture: Capture { bytes: plan.sampling.capture_arguments.map_or(0, |bytes| bytes as usize) },
+        capture: plan.sampling.capture(),
         counted: plan.operations.clone(),
         is_launched: launched.is_some(),
         output: output.clone(),
+        keep: None,
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
@@ -215,11 +223,29 @@ pub(super) struct Recorder {
     output: PathBuf,
     pid: u32,
     end: &'static str,
+    shows_progress: bool,
 }
 
 impl Recorder {
-    /// Attaches, then lets a launched command go.
+    /// Attaches, then lets a launched command go, and says so.
     pub(super) fn start(
+        options: &Options,
+        launched: Option<Launched>,
+        state: Option<&Path>,
+    ) -> anyhow::Result<Self> {
+        let recorder = Self::begin(options, launched, state)?;
+        note(&format!(
+            "recording {} (process {}) at {} Hz into {}",
+            options.target_name,
+            options.pid,
+            options.frequency_hz,
+            options.output.display()
+        ));
+        Ok(Self { shows_progress: true, ..recorder })
+    }
+
+    /// Like [`Self::start`], and shows nothing as long as it records: the terminal is someone else's.
+    pub(super) fn begin(
         options: &Options,
         mut launched: Option<Launched>,
         state: Option<&Path>,
@@ -238,17 +264,24 @@ impl Recorder {
             return Err(error.into());
         }
         let state = state.map(|path| StateFile::create(path, options)).transpose()?;
-        note(&format!(
-            "recording {} (process {}) at {} Hz into {}",
-            options.target_name,
-            options.pid,
-            options.frequency_hz,
-            options.output.display()
-        ));
         if options.is_asking {
             options.pids.iter().for_each(|pid| announce_asking(*pid));
         }
-        Ok(Self { session, launched, state, output: options.output.clone(), pid: options.pid, end: "" })
+        let (output, pid) = (options.output.clone(), options.pid);
+        Ok(Self { session, launched, state, output, pid, end: "", shows_progress: false })
+    }
+
+    /// Why [`Self::run`] ended.
+    pub(super) fn end_reason(&self) -> &'static str {
+        self.end
+    }
+
+    /// Ends a recording that nobody wants.
+    pub(super) fn discard(self) {
+        drop(self.session);
+        if let Some(mut launched) = self.launched {
+            end_launched(&mut launched);
+        }
     }
 
     /// Records until `duration` is over, so many counted calls have ended, the targets have ended, the user or `done` ends it.
@@ -286,7 +319,9 @@ impl Recorder {
                 }
                 is_tick = async { tokio::select! { _ = tick.tick() => true, () = wakeups.next() => false } } => {
                     match self.session.tick(!is_tick) {
-                        Ok(has_new_code) => wakeups.rest(!is_tick && !has_new_code),
+                        Ok(has_new_code) if !is_tick => wakeups.rest(has_new_code),
+                        Ok(true) => wakeups.attend(),
+                        Ok(false) => {}
                         Err(error) => {
                             progress.clear();
                             let last = self.session.progress();
@@ -310,7 +345,9 @@ impl Recorder {
                             break "target ended";
                         }
                         let now = self.session.progress();
-                        progress.show(self.session.elapsed(), now.samples, now.lost());
+                        if self.shows_progress {
+                            progress.show(self.session.elapsed(), now.samples, now.lost());
+                        }
                         if let Some(state) = &mut self.state {
                             state.update(&now);
                         }
@@ -338,7 +375,7 @@ impl Recorder {
         if let Some(state) = &mut self.state {
             state.end(self.end, &summary.progress);
         }
-        let recording = crate::recording::read(&self.output)?;
+        let recording = super::recording::read(&self.output)?;
         let ended_early = self.end == "target ended";
         if ended_early {
             note(&format!("process {} ended after {}", self.pid, duration(summary.duration.as_secs_f64())));

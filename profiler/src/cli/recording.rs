@@ -1,16 +1,18 @@
 //! The recording that a view shows: a file, or one that is made first.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 
 use super::Usage;
 use crate::analysis::attribution::of_tools;
 use crate::analysis::call_list::names;
+use crate::analysis::scaling::scale;
 use crate::recording::Recording;
 
 use super::record::{Plan, Recorded, SamplingArguments, TargetArguments, record};
-use crate::analysis::functions::Folding;
+use super::terminal::note;
+use crate::analysis::functions::{Folding, Functions};
 
 /// Where a view takes its recording from.
 #[derive(Args, Debug)]
@@ -33,6 +35,13 @@ pub(super) struct Source {
 /// What views of calls say of a recording without them.
 pub(super) const CALLS_NOT_RECORDED: &str =
     "calls were not recorded: record without --no-calls, by this version of mcp-profiler, to see them";
+
+/// Reads a recording, with sampled time brought to the kernel's count: what every view starts from.
+pub(super) fn read(path: &Path) -> Result<Recording, crate::recording::Error> {
+    let mut recording = crate::recording::read(path)?;
+    scale(&mut recording);
+    Ok(recording)
+}
 
 impl Source {
     /// Whether something is to be recorded first.
@@ -79,9 +88,7 @@ impl Source {
     /// Reads the file, or records the target.
     pub(super) fn open_whole(&self) -> anyhow::Result<Recorded> {
         match (&self.file, self.target.request()) {
-            (Some(path), None) => {
-                Ok(Recorded { path: path.clone(), recording: crate::recording::read(path)? })
-            }
+            (Some(path), None) => Ok(Recorded { path: path.clone(), recording: read(path)? }),
             (None, Some(request)) => record(&Plan::new(request, &self.sampling, self.recording.clone())),
             (Some(path), Some(_)) => {
                 let message =
@@ -103,7 +110,7 @@ pub(super) struct FoldArguments {
     /// What a frame stands for; functions of a package that call each other are one frame of that package
     #[arg(long, value_enum, default_value_t, value_name = "WHAT")]
     fold_by: FoldBy,
-    /// Start the stacks of coroutines where the event loop runs them, without the loop's own callers (Python's asyncio)
+    /// Show who waits for a task of Python's asyncio below it, and leave out the event loop's own callers; no effect on others
     #[arg(long, conflicts_with = "fold_by")]
     async_stacks: bool,
 }
@@ -116,6 +123,17 @@ impl FoldArguments {
             FoldBy::Package => Folding::Package,
         }
     }
+}
+
+/// What the frames of a recording stand for. Says so when `--async-stacks` has nothing to change.
+pub(super) fn folded(recording: &Recording, folding: Folding) -> Functions {
+    let functions = Functions::folded(recording, folding);
+    if folding == Folding::Task && !functions.has_tasks() {
+        note(
+            "--async-stacks changes nothing here: it is for tasks of Python's asyncio, and none was sampled",
+        );
+    }
+    functions
 }
 
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]

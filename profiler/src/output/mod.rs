@@ -12,6 +12,7 @@ pub mod style;
 pub mod summary;
 mod table;
 pub mod text;
+pub mod top;
 pub mod units;
 
 /// Why a view could not be written.

@@ -319,6 +319,24 @@ mod tests {
         ");
     }
 
+    /// Where the interpreter stands for Python functions, that is what is wrong with the stacks, not their callers.
+    #[test]
+    fn unread_python_functions() {
+        let mut builder = Builder::new();
+        let thread = builder.thread(0, 100, "python3");
+        let stack = builder.stack(&["_start", "_PyEval_EvalFrameDefault"]);
+        for _ in 0..200 {
+            builder.sample(thread, Some(stack), PERIOD_NS, StackEnd::PythonFramesUnreadable);
+        }
+        let text = text(&builder.recording, Style::default());
+        let start = text.find("Only").unwrap();
+        insta::assert_snapshot!(text[start..].split("\n\n").next().unwrap(), @r"
+        Only 0.0 % of the stacks are whole: the others have frames of the interpreter in
+        place of functions. Main cause: Python functions that could not be read (200
+        samples). Their time is right as a sum.
+        ");
+    }
+
     /// A bad recording: killed, losses, broken stacks, long and hostile names.
     #[test]
     fn bad_recording() {
@@ -355,13 +373,12 @@ mod tests {
         Few samples: shares are rough. Record longer, at a higher frequency, or under
         more load.
 
-        Only 0.0 % of the stacks reach the start of their thread: the others lack
-        callers. Main cause: code without frame pointers ended the chain (40 samples).
-        Self times are right; total times and call paths are cut short.
+        Only 0.0 % of the stacks are whole: the others lack callers. Main cause: code
+        without frame pointers ended the chain (40 samples). Self times are right; total
+        times and call paths are cut short.
 
-        Sampled time is far from what the kernel counted: trust shares, not seconds.
-        Look at what was lost. With cpu-clock, a server that sleeps and wakes very often
-        is sampled too rarely.
+        Sampled time is far from what the kernel counted. Trust shares, not seconds.
+        Samples were lost: see what to do about sample_ring_full in docs/numbers.md.
 
         Hot paths
             share      time  path

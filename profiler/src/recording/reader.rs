@@ -43,7 +43,7 @@ pub fn read(path: &Path) -> Result<Recording, Error> {
     Ok(recording)
 }
 
-fn open(path: &Path) -> Result<Connection, Error> {
+pub(super) fn open(path: &Path) -> Result<Connection, Error> {
     let sqlite = |error| Error::from_sqlite(path, error);
     // SQLite gives `file:` and `:memory:` a meaning of their own.
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
@@ -111,11 +111,17 @@ impl Reader<'_> {
         let frames = self.frames()?;
         let stacks = self.stacks(frames.len())?;
         let samples = self.samples(threads.len(), stacks.len())?;
+        let meta = self.meta(version)?;
         Ok(Recording {
-            meta: self.meta(version)?,
-            calls: if version < CALLS_SINCE { Vec::new() } else { self.calls(version, processes.len())? },
+            calls: if version < CALLS_SINCE {
+                Vec::new()
+            } else {
+                self.calls(version, processes.len(), &meta)?
+            },
+            meta,
             messages: if version < CALLS_SINCE { BTreeMap::new() } else { self.counts("messages", "name")? },
             gauges: self.gauges(processes.len())?,
+            sampled_ns: Vec::new(),
             losses: self.counts("losses", "cause")?,
             processes,
             threads,
@@ -291,56 +297,39 @@ impl Reader<'_> {
         Ok(rows.into_iter().collect())
     }
 
-    fn calls(&self, version: i64, processes: usize) -> Result<Vec<RecordedCall>, Error> {
+    /// Ended calls; of a recording without an end also those that were in flight at its last commit.
+    fn calls(&self, version: i64, processes: usize, meta: &Meta) -> Result<Vec<RecordedCall>, Error> {
         let strings: Vec<Arc<str>> = self.strings()?;
-        let (contents, joined) = if version < CONTENTS_SINCE {
-            ("NULL, NULL, NULL", "")
-        } else {
-            ("request_id, arguments, result", "LEFT JOIN contents ON call = id")
+        let of = |rest: &str| {
+            let sql = format!("SELECT {CALL_COLUMNS}, {rest} ORDER BY start_ns, id");
+            let text = |id: i64| strings.get(index(id)).map(|text| Box::from(&**text));
+            let rows = self.rows(&sql, |row| {
+                let Some((process, call)) = call_of(row, text)? else { return Ok(None) };
+                let request_id = row.get::<_, Option<String>>(20)?.as_deref().and_then(Id::from_json);
+                let (arguments, result) =
+                    (row.get::<_, Option<Box<str>>>(21)?, row.get::<_, Option<Box<str>>>(22)?);
+                Ok(Some((process, Call { request_id, arguments, result, ..call })))
+            })?;
+            let calls: Option<Vec<(i64, Call)>> = rows.into_iter().collect();
+            match calls {
+                Some(calls) if calls.iter().all(|(process, _)| index(*process) < processes) => Ok(calls),
+                _ => damaged(self.path, "a call of no process, or of an unknown kind"),
+            }
         };
-        let sql = format!(
-            "SELECT process, session, caller, method, name, trace_parent, start_ns, request_end_ns, \
-                   response_ns, end_ns, request_thread, response_thread, request_bytes, response_bytes, requests, \
-                   input_wait_ns, outcome, error_code, error_message, {contents} FROM calls {joined} ORDER BY start_ns, id"
-        );
-        let rows = self.rows(&sql, |row| {
-            let text = |column: usize| -> rusqlite::Result<Option<Box<str>>> {
-                let id: Option<i64> = row.get(column)?;
-                Ok(id.and_then(|id| strings.get(index(id))).map(|text| Box::from(&**text)))
-            };
-            let caller = Side::from_number(row.get(2)?);
-            let ended = Ended::from_number(row.get(16)?, row.get(17)?, text(18)?);
-            let (Some(caller), Some(ended), Some(method)) = (caller, ended, text(3)?) else {
-                return Ok(None);
-            };
-            let call = Call {
-                session: row.get::<_, i64>(1)? as u64,
-                caller,
-                method,
-                name: text(4)?,
-                request_id: row.get::<_, Option<String>>(19)?.as_deref().and_then(Id::from_json),
-                trace_parent: text(5)?,
-                arguments: row.get::<_, Option<String>>(20)?.map(Into::into),
-                result: row.get::<_, Option<String>>(21)?.map(Into::into),
-                start_ns: unsigned(row, 6)?,
-                request_end_ns: unsigned(row, 7)?,
-                response_ns: row.get::<_, Option<i64>>(8)?.and_then(|time| u64::try_from(time).ok()),
-                end_ns: unsigned(row, 9)?,
-                request_thread: row.get(10)?,
-                response_thread: row.get(11)?,
-                request_bytes: unsigned(row, 12)?,
-                response_bytes: unsigned(row, 13)?,
-                requests: row.get(14)?,
-                input_wait_ns: unsigned(row, 15)?,
-                ended,
-            };
-            Ok(Some(RecordedCall { process: index(row.get(0)?), call }))
+        let mut calls = of(if version < CONTENTS_SINCE {
+            "NULL, NULL, NULL FROM calls"
+        } else {
+            "request_id, arguments, result FROM calls LEFT JOIN contents ON call = id"
         })?;
-        let calls: Option<Vec<RecordedCall>> = rows.into_iter().collect();
-        match calls {
-            Some(calls) if calls.iter().all(|call| call.process < processes) => Ok(calls),
-            _ => damaged(self.path, "a call of no process, or of an unknown kind"),
+        if meta.end_reason.is_none() && has_in_flight(&self.connection) {
+            let cut = |(process, call): (i64, Call)| {
+                (process, Call { end_ns: meta.end_ns.max(call.request_end_ns), ..call })
+            };
+            calls.extend(of("request_id, NULL, NULL FROM in_flight")?.into_iter().map(cut));
+            calls.sort_by_key(|(_, call)| call.start_ns);
         }
+        let recorded = |(process, call)| RecordedCall { process: index(process), call };
+        Ok(calls.into_iter().map(recorded).collect())
     }
 
     fn strings(&self) -> Result<Vec<Arc<str>>, Error> {
@@ -378,12 +367,60 @@ impl Reader<'_> {
     }
 }
 
+/// What [`call_of`] reads, and the row's ID.
+pub(super) const CALL_COLUMNS: &str = "process, session, caller, method, name, trace_parent, start_ns, request_end_ns, \
+     response_ns, end_ns, request_thread, response_thread, request_bytes, response_bytes, requests, \
+     input_wait_ns, outcome, error_code, error_message, id";
+
+/// A call without its ID and its contents, and the row of its process. `None` where a number or a text has no meaning; `text` gives the text of a row.
+pub(super) fn call_of(
+    row: &Row<'_>,
+    mut text: impl FnMut(i64) -> Option<Box<str>>,
+) -> rusqlite::Result<Option<(i64, Call)>> {
+    let mut text_at = |column: usize| -> rusqlite::Result<Option<Box<str>>> {
+        Ok(row.get::<_, Option<i64>>(column)?.and_then(&mut text))
+    };
+    let caller = Side::from_number(row.get(2)?);
+    let ended = Ended::from_number(row.get(16)?, row.get(17)?, text_at(18)?);
+    let (Some(caller), Some(ended), Some(method)) = (caller, ended, text_at(3)?) else {
+        return Ok(None);
+    };
+    let call = Call {
+        session: row.get::<_, i64>(1)? as u64,
+        caller,
+        method,
+        name: text_at(4)?,
+        request_id: None,
+        trace_parent: text_at(5)?,
+        arguments: None,
+        result: None,
+        start_ns: unsigned(row, 6)?,
+        request_end_ns: unsigned(row, 7)?,
+        response_ns: row.get::<_, Option<i64>>(8)?.and_then(|time| u64::try_from(time).ok()),
+        end_ns: unsigned(row, 9)?,
+        request_thread: row.get(10)?,
+        response_thread: row.get(11)?,
+        request_bytes: unsigned(row, 12)?,
+        response_bytes: unsigned(row, 13)?,
+        requests: row.get(14)?,
+        input_wait_ns: unsigned(row, 15)?,
+        ended,
+    };
+    Ok(Some((row.get(0)?, call)))
+}
+
+/// Whether a recording says which calls were in flight: older ones do not.
+pub(super) fn has_in_flight(connection: &Connection) -> bool {
+    let sql = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'in_flight'";
+    connection.query_row(sql, [], |_| Ok(())).is_ok()
+}
+
 /// The index of the row with this ID; an ID that can't be gives an index that no table has.
-fn index(id: i64) -> usize {
+pub(super) fn index(id: i64) -> usize {
     usize::try_from(id - 1).unwrap_or(usize::MAX)
 }
 
-fn unsigned(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
+pub(super) fn unsigned(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
     let value: i64 = row.get(column)?;
     u64::try_from(value).map_err(|_| rusqlite::Error::IntegralValueOutOfRange(column, value))
 }

@@ -350,6 +350,12 @@ impl Calls {
         std::mem::take(&mut self.ended)
     }
 
+    /// The calls that wait for their responses and, as far as is known, are still worked on.
+    pub fn open(&self) -> impl Iterator<Item = &Call> {
+        let is_open = |open: &&Open| !open.is_cancelled && open.lost_ns.is_none();
+        self.open.values().filter(is_open).map(|open| &open.call)
+    }
+
     /// How many requests wait for their responses.
     pub fn in_flight(&self) -> usize {
         self.open.len()

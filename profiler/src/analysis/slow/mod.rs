@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::attribution::{Attribution, CallIndex, Charge, parts};
 use super::call_list::Selection;
-use super::calls::duration_ns;
+use super::calls::{duration_ns, is_incomplete, scaled_period_ns};
 use super::excess::{ExcessPath, Paid, excess, sum};
 use super::functions::Functions;
 use super::{call_list, seconds};
@@ -244,7 +244,7 @@ impl SlowResponses {
         Self {
             schema_version: SCHEMA_VERSION,
             percentile: question.percentile,
-            incomplete: super::calls::is_incomplete(recording),
+            incomplete: is_incomplete(&recording.messages, &recording.losses),
             tools,
             too_few_calls,
             unanswered,
@@ -304,7 +304,7 @@ impl<'a> View<'a> {
                 }
             }
         }
-        let period_ns = 1_000_000_000 / recording.meta.frequency_hz.max(1);
+        let period_ns = scaled_period_ns(recording);
         Self { recording, functions: Functions::new(recording), turns, paid, period_ns }
     }
 

@@ -35,9 +35,13 @@ const MAPPING_RECORDS_LOST: &str = "mapping_records_lost";
 const MESSAGES_TOO_LATE: &str = "messages_too_late";
 const MODULE_UNREADABLE: &str = "module_unreadable";
 const PYTHON_LAYOUT_UNKNOWN: &str = "python_layout_unknown";
+const PYTHON_PROCESSES_FULL: &str = "python_processes_full";
 const PYTHON_NAMES_UNREADABLE: &str = "python_names_unreadable";
 const JAVASCRIPT_UNREAD: &str = "javascript_unread";
 const V8_UNKNOWN: &str = "v8_unknown";
+
+/// Most calls in flight that are written down at each commit.
+const MAX_IN_FLIGHT: usize = 4096;
 
 /// Writes events into a recording, with the names and mappings of the moment at which they happened.
 pub(super) struct Timeline {
@@ -47,7 +51,8 @@ pub(super) struct Timeline {
     wire: Wire,
     modules: Modules,
     module_rows: HashMap<ModuleId, RowId>,
-    naming: NamingBudget,
+    code_naming: NamingBudget,
+    kernel_naming: NamingBudget,
     jit_naming: NamingBudget,
     processes: HashMap<u32, ProcessState>,
     kernel_module: RowId,
@@ -67,8 +72,6 @@ pub(super) struct Timeline {
     undecodable: u64,
     /// Samples written.
     pub(super) samples: u64,
-    /// Samples whose stack was walked to its end.
-    pub(super) whole_stacks: u64,
     /// Calls of clients that ended, of those that are counted.
     pub(super) calls: u64,
 }
@@ -148,8 +151,9 @@ impl Timeline {
             wire,
             modules: Modules::default(),
             module_rows: HashMap::new(),
-            naming: NamingBudget::default(),
-            jit_naming: NamingBudget::default(),
+            code_naming: NamingBudget::of_files(),
+            kernel_naming: NamingBudget::of_files(),
+            jit_naming: NamingBudget::of_perf_maps(),
             processes: HashMap::new(),
             kernel_module,
             unknown_module,
@@ -164,7 +168,6 @@ impl Timeline {
             messages_too_late: 0,
             undecodable: 0,
             samples: 0,
-            whole_stacks: 0,
         })
     }
 
@@ -362,8 +365,9 @@ impl Timeline {
     }
 
     /// Notes what the kernel counted for processes at a moment.
-    pub(super) fn gauges(&self, now_ns: u64, readings: &[Reading]) -> Result<(), Error> {
+    pub(super) fn gauges(&self, readings: &[Reading]) -> Result<(), Error> {
         for reading in readings {
+            let now_ns = reading.timestamp_ns;
             let Some(process) = self.processes.get(&reading.pid) else { continue };
             if let Some(cpu_time_ns) = reading.cpu_time_ns {
                 self.writer.gauge(process.id, GaugeKind::CpuTimeNs, now_ns, cpu_time_ns)?;
@@ -411,7 +415,11 @@ impl Timeline {
         self.writer.call(process, call)
     }
 
-    fn count_messages(&mut self) -> Result<(), Error> {
+    /// Writes which calls have not ended, and what else was seen of messages.
+    fn write_open_calls(&mut self) -> Result<(), Error> {
+        let open = self.wire.open_calls();
+        let open = open.filter_map(|(pid, call)| Some((self.processes.get(&pid)?.id, call)));
+        self.writer.in_flight(open.take(MAX_IN_FLIGHT))?;
         self.wire.counts().try_for_each(|(name, count)| self.writer.messages(name, count))
     }
 
@@ -421,8 +429,16 @@ impl Timeline {
             self.writer.loss(cause, count)?;
         }
         self.write_calls()?;
-        self.count_messages()?;
+        self.write_open_calls()?;
         self.writer.commit_until(now_ns)
+    }
+
+    /// Leaves out of the recording what is over since before this moment.
+    pub(super) fn forget_before(&mut self, before_ns: u64) -> Result<(), Error> {
+        self.writer.forget_before(before_ns)?;
+        // Their rows may be gone.
+        self.processes.values_mut().for_each(|process| process.threads.clear());
+        Ok(())
     }
 
     /// All losses so far.
@@ -437,6 +453,7 @@ impl Timeline {
             (MESSAGES_TOO_LATE, self.messages_too_late),
             (MODULE_UNREADABLE, self.modules.unreadable()),
             (PYTHON_LAYOUT_UNKNOWN, self.pythons.unknown_layouts),
+            (PYTHON_PROCESSES_FULL, self.pythons.without_room),
             (PYTHON_NAMES_UNREADABLE, self.pythons.unreadable_names),
             (JAVASCRIPT_UNREAD, self.code.v8.unread),
             (V8_UNKNOWN, self.code.v8.unknown_layouts),
@@ -447,7 +464,7 @@ impl Timeline {
     pub(super) fn finish(mut self, now_ns: u64, reason: &str) -> Result<(), Error> {
         self.wire.finish(now_ns);
         self.write_calls()?;
-        self.count_messages()?;
+        self.write_open_calls()?;
         self.writer.finish(now_ns, reason)
     }
 }

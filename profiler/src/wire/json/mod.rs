@@ -308,6 +308,8 @@ impl Scanner {
                     self.draft.note(key);
                     self.draft.take(&[key], &token);
                 }
+                // Some clients write a tool's arguments before its name.
+                (2, Key::Name) => self.draft.take(&[Key::Params, key], &token),
                 // Of the fields within, this one stands at the end of results, and nowhere else.
                 (2, Key::IsError) => self.draft.take(&[Key::Result, key], &token),
                 _ => {}

@@ -128,6 +128,12 @@ fn reads_around_gaps() {
     let Outcome::Messages(messages) = scanner.finish() else { panic!() };
     assert_eq!(messages[0].id, Some(Id::Text("7".into())));
     assert_eq!(messages[0].name.as_deref(), Some("read_file"));
+    let mut scanner = Scanner::default();
+    scanner.feed(br#"{"id":7,"jsonrpc":"2.0","method":"tools/call","params":{"arguments":{"text":"x"#);
+    scanner.gap();
+    scanner.feed(br#"x","name":"no"},"name":"write_file"}}"#);
+    let Outcome::Messages(messages) = scanner.finish() else { panic!() };
+    assert_eq!(messages[0].name.as_deref(), Some("write_file"));
 }
 
 /// Nesting without end and strings without end cost no memory.
