@@ -55,7 +55,7 @@ fn causes(tool: &SlowTool) -> Vec<(Cause, u64, u64)> {
 
 /// Calls that run longer: the functions that they run longer in are told.
 #[test]
-fn on_cpu_() {
+fn running() {
     let builder = recording(&[20, 60], |builder, thread, start| {
         let stack = builder.stack(&["main", "rare", "burn"]);
         (10..190).for_each(|at| on_cpu(builder, thread, start + at * MS, stack));
