@@ -4,6 +4,7 @@
 mod program {
     mod calls;
     mod commands;
+    mod diagnose;
     mod dotnet;
     mod failures;
     mod formats;

@@ -70,7 +70,10 @@ pub(super) fn assert_nothing_lost(report: &Report) {
 pub(super) fn listed<T>(recorded: &Recorded<T>, options: &[&str]) -> Result<Vec<Value>> {
     let arguments = ["calls", "recording.mcpprof", "--limit", "100000", "--format", "json"];
     let outcome = recorded.profiler.succeed(&[&arguments, options].concat())?;
-    Ok(serde_json::from_str(&outcome.stdout)?)
+    let mut list: Value = serde_json::from_str(&outcome.stdout)?;
+    let calls: Vec<Value> = serde_json::from_value(list["calls"].take())?;
+    assert_eq!((&list["schema_version"], &list["total"]), (&json!(1), &json!(calls.len())));
+    Ok(calls)
 }
 
 /// Node over stdio, one call at a time and many: each is seen and answered.
@@ -319,9 +322,19 @@ pub(super) fn assert_parts_add_up(report: &Report) -> Result<()> {
 
 /// A recording that goes on until it is interrupted, once it has started.
 fn recording(profiler: &Profiler, pid: u32, frequency: u32) -> Result<Running> {
+    recording_with(profiler, pid, frequency, &[])
+}
+
+/// The same, with further options.
+pub(super) fn recording_with(
+    profiler: &Profiler,
+    pid: u32,
+    frequency: u32,
+    more: &[&str],
+) -> Result<Running> {
     let (pid, frequency) = (pid.to_string(), frequency.to_string());
     let options = ["record", "--pid", &pid, "--duration", "100s", "--frequency", &frequency];
-    let running = profiler.start(&[&options[..], &["-o", "recording.mcpprof"]].concat())?;
+    let running = profiler.start(&[&options[..], more, &["-o", "recording.mcpprof"]].concat())?;
     wait_until("the recording starts", Duration::from_secs(60), || {
         running.stderr().ok()?.contains("recording ").then_some(())
     })?;

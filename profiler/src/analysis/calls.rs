@@ -179,7 +179,7 @@ impl Calls {
                 shared_seconds: seconds(all.shared_ns),
                 background_seconds: seconds(background_ns),
             },
-            incomplete: is_incomplete(&messages, &recording.losses),
+            incomplete: is_incomplete(&recording.messages, &recording.losses),
             messages,
             tools,
         })
@@ -250,7 +250,7 @@ impl Latency {
 }
 
 /// What a sample stands for in the mean, but at least the time between two.
-fn scaled_period_ns(recording: &Recording) -> u64 {
+pub(super) fn scaled_period_ns(recording: &Recording) -> u64 {
     let period_ns = 1_000_000_000 / recording.meta.frequency_hz.max(1);
     let scaled: u128 = recording.samples.iter().map(|sample| u128::from(sample.weight_ns)).sum();
     let sampled: u128 = recording.sampled_ns.iter().map(|time| u128::from(*time)).sum();

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use serde::Serialize;
 
 use super::attribution::{Attribution, CallIndex, Charge, Cost};
-use super::calls::{duration_ns, is_incomplete};
+use super::calls::{duration_ns, is_incomplete, scaled_period_ns};
 use super::excess::{ExcessPath, Paid, excess, sum};
 use super::functions::Functions;
 use super::{ratio, seconds};
@@ -101,7 +101,7 @@ pub struct ErrorAnalysis {
     pub good: Option<Means>,
     /// Calls on the same stream that ended just before, far more often than before a good call.
     pub before: Vec<Before>,
-    /// Paths of functions on which failing calls spend more CPU time.
+    /// Where failing calls spend more CPU time.
     pub stacks: Vec<ExcessPath>,
 }
 
@@ -274,13 +274,13 @@ impl<'a> Analyst<'a> {
             calls.iter().map(|index| value(*index) as f64).sum::<f64>() / calls.len().max(1) as f64
         };
         let call = |index: CallIndex| &self.recording.calls[index].call;
-        let duration_ns_ = |index| duration_ns(call(index));
-        let all_ns = calls.iter().fold(0, |sum: u64, index| sum.saturating_add(duration_ns_(*index)));
-        let period_ns = NS_PER_SECOND / self.recording.meta.frequency_hz.max(1);
+        let own_duration_ns = |index| duration_ns(call(index));
+        let all_ns = calls.iter().fold(0, |sum: u64, index| sum.saturating_add(own_duration_ns(*index)));
+        let period_ns = scaled_period_ns(self.recording);
         let cpu_ms = mean(&|index| self.costs.get(index).map_or(0, |cost| cost.total_ns())) / 1e6;
         Means {
             calls: calls.len() as u64,
-            duration_ms: mean(&duration_ns_) / 1e6,
+            duration_ms: mean(&own_duration_ns) / 1e6,
             cpu_ms: (all_ns / period_ns.max(1) >= FEW_SAMPLES).then_some(cpu_ms),
             request_bytes: mean(&|index| call(index).request_bytes),
         }

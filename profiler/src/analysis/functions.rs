@@ -68,6 +68,8 @@ pub struct Functions {
     functions: Vec<Function>,
     frames: Vec<Vec<FrameFunction>>,
     folding: Folding,
+    /// Packages in which some function is in Python.
+    in_python: HashSet<FunctionIndex>,
     has_waiting_tasks: bool,
 }
 
@@ -93,7 +95,7 @@ impl Functions {
             functions[function].line = Some(line);
         }
         find_packages(&mut functions, &Projects::new(recording));
-        Self { functions, frames, folding, has_waiting_tasks }
+        Self { functions, frames, folding, has_waiting_tasks, in_python: HashSet::new() }
     }
 
     /// What the frames of a recording stand for: its functions, or their packages.
@@ -106,11 +108,12 @@ impl Functions {
     fn by_package(self) -> Self {
         let mut packages: Vec<Function> = vec![self.functions[NO_STACK].clone()];
         let mut known: HashMap<Arc<str>, FunctionIndex> = HashMap::new();
+        let mut in_python = HashSet::new();
         let package_of = |(index, function): (usize, &Function)| {
             if index == NO_STACK {
                 return NO_STACK;
             }
-            *known.entry(Arc::clone(&function.package)).or_insert_with_key(|package| {
+            let package = *known.entry(Arc::clone(&function.package)).or_insert_with_key(|package| {
                 packages.push(Function {
                     name: Arc::clone(package),
                     module: Arc::clone(package),
@@ -122,7 +125,11 @@ impl Functions {
                     place: Arc::clone(package),
                 });
                 packages.len() - 1
-            })
+            });
+            if function.kind == FrameKind::Python {
+                in_python.insert(package);
+            }
+            package
         };
         let of_function: Vec<FunctionIndex> = self.functions.iter().enumerate().map(package_of).collect();
         let frames = self.frames.into_iter().map(|functions| {
@@ -133,12 +140,22 @@ impl Functions {
             packages.dedup();
             packages
         });
-        Self { frames: frames.collect(), functions: packages, ..self }
+        Self { frames: frames.collect(), functions: packages, in_python, ..self }
     }
 
-    /// Whether a frame below one of the same function is the same frame.
-    pub(crate) fn merges_repeats(&self) -> bool {
+    /// Whether packages stand in the place of functions: then a frame below one of the same package is the same frame.
+    pub(crate) fn are_packages(&self) -> bool {
         self.folding == Folding::Package
+    }
+
+    /// Whether a package is what CPython itself is made of: between two functions in Python, that is how the one calls the other.
+    pub(crate) fn is_interpreter(&self, package: FunctionIndex) -> bool {
+        self.are_packages() && is_python_program(&self.get(package).name)
+    }
+
+    /// Whether some function of a package is in Python.
+    pub(crate) fn has_python(&self, package: FunctionIndex) -> bool {
+        self.in_python.contains(&package)
     }
 
     /// Whether stacks start with this function, where one has it: in the view by tasks, the function of asyncio that runs what is due
@@ -244,6 +261,15 @@ fn find_packages(functions: &mut [Function], projects: &Projects) {
         function.package = projects.package(origin).into();
         function.place = projects.short(function.file.as_deref().unwrap_or(&function.module)).into();
     }
+}
+
+/// `python3.11`, `libpython3.11.so.1.0`: the file of CPython's own machine code.
+fn is_python_program(package: &str) -> bool {
+    let rest = package.strip_prefix("lib").unwrap_or(package).strip_prefix("python");
+    rest.is_some_and(|rest| {
+        let version = rest.split(".so").next().unwrap_or(rest);
+        version.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'.' | b't' | b'd'))
+    })
 }
 
 /// The last part of a path.

@@ -172,7 +172,9 @@ mod tests {
     #[test]
     fn commands_are_sound() {
         Cli::command().debug_assert();
-        for command in Cli::command().get_subcommands().filter(|command| !command.is_hide_set()) {
+        let cli = Cli::command();
+        let shown = cli.get_subcommands().filter(|command| !command.is_hide_set());
+        for command in shown.flat_map(|command| std::iter::once(command).chain(command.get_subcommands())) {
             let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
             assert!(help.contains("Example"), "{} has no example", command.get_name());
         }

@@ -75,9 +75,9 @@ fn tell_calls(recorded: &Recorded, operations: &[String], samples: Option<u64>) 
     let recording = &recorded.recording;
     let calls =
         || recording.calls.iter().map(|recorded| &recorded.call).filter(|call| call.caller == Side::Client);
-    let is_counted =
+    let number_of =
         |names: &[String]| calls().filter(|call| names.is_empty() || call.is_of(names)).count() as u64;
-    let seen = is_counted(operations);
+    let seen = number_of(operations);
     if !operations.is_empty() && seen == 0 {
         let called = names(recording);
         let called = if called.is_empty() {
@@ -91,7 +91,7 @@ fn tell_calls(recorded: &Recorded, operations: &[String], samples: Option<u64>) 
             recorded.path.display()
         );
     }
-    for missing in operations.iter().filter(|name| is_counted(std::slice::from_ref(*name)) == 0) {
+    for missing in operations.iter().filter(|name| number_of(std::slice::from_ref(*name)) == 0) {
         note(&format!("no call of {missing} ended while it was recorded"));
     }
     let Some(wanted) = samples else { return Ok(()) };

@@ -90,6 +90,13 @@ pub(crate) struct SamplingArguments {
     pub(crate) capture_arguments: Option<u32>,
 }
 
+impl SamplingArguments {
+    /// What of arguments and results is kept.
+    pub(super) fn capture(&self) -> Capture {
+        Capture { bytes: self.capture_arguments.map_or(0, |bytes| bytes as usize) }
+    }
+}
+
 /// A duration of at least a millisecond and at most ten years.
 pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
     const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
@@ -194,7 +201,7 @@ pub(super) fn record(plan: &Plan) -> anyhow::Result<Recorded> {
         frequency_hz: plan.sampling.frequency,
         is_asking: !plan.sampling.passive,
         is_reading_calls: !plan.sampling.no_calls,
-        capture: Capture { bytes: plan.sampling.capture_arguments.map_or(0, |bytes| bytes as usize) },
+        capture: plan.sampling.capture(),
         counted: plan.operations.clone(),
         is_launched: launched.is_some(),
         output: output.clone(),

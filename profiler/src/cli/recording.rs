@@ -32,16 +32,16 @@ pub(super) struct Source {
     recording: Option<PathBuf>,
 }
 
+/// What views of calls say of a recording without them.
+pub(super) const CALLS_NOT_RECORDED: &str =
+    "calls were not recorded: record without --no-calls, by this version of mcp-profiler, to see them";
+
 /// Reads a recording, with sampled time brought to the kernel's count: what every view starts from.
 pub(super) fn read(path: &Path) -> Result<Recording, crate::recording::Error> {
     let mut recording = crate::recording::read(path)?;
     scale(&mut recording);
     Ok(recording)
 }
-
-/// What views of calls say of a recording without them.
-pub(super) const CALLS_NOT_RECORDED: &str =
-    "calls were not recorded: record without --no-calls, by this version of mcp-profiler, to see them";
 
 impl Source {
     /// Whether something is to be recorded first.

@@ -12,6 +12,8 @@ use crate::analysis::slow::{Cause, Finding, SlowRequest, SlowResponses, SlowTool
 
 /// Columns before the text of a finding.
 const INDENT: usize = 4;
+/// Before what a function mostly called.
+const BELOW: &str = "mostly in ";
 /// Rows of the table of errors over time.
 const MAX_ROWS: usize = 12;
 /// Tools, groups of errors and slow calls of a tool that are shown.
@@ -101,7 +103,12 @@ fn write_tool(out: &mut impl Write, tool: &SlowTool, style: Style) -> io::Result
         );
         paragraph(out, style, Paint::Dim, INDENT, &figures)?;
         if finding.cause == Cause::OnCpu {
-            write_paths(out, &tool.stacks, "More CPU time a call than typical ones:", style)?;
+            write_paths(
+                out,
+                &tool.stacks,
+                "More CPU time a call than other calls of the tool, by share of theirs:",
+                style,
+            )?;
         }
     }
     let in_flight = format!(
@@ -143,7 +150,7 @@ fn finding_text(finding: &Finding) -> String {
         Cause::Queued => format!("{share} queued behind other calls: {}", behind.join(", ")),
         Cause::OnCpu => format!("{share} on a CPU: the server ran longer for them"),
         Cause::Waiting => format!(
-            "{share} waiting, off the CPU: for a timer, I/O, a lock or another process. What for is not recorded"
+            "{share} waiting, off the CPU: for a timer, I/O, a lock, another process or a free CPU. What for is not recorded"
         ),
         Cause::OnCpuOrWaiting => format!("{share} on a CPU or waiting: too few samples to tell"),
         Cause::Receiving => format!("{share} receiving: their requests came in slowly"),
@@ -190,6 +197,14 @@ fn write_paths(out: &mut impl Write, paths: &[ExcessPath], title: &str, style: S
         for (index, line) in path_lines(&path.path, columns).iter().enumerate() {
             let before = if index == 0 { figures.clone() } else { " ".repeat(figures.len()) };
             writeln!(out, "{}{before}{line}", " ".repeat(INDENT))?;
+        }
+        if !path.below.is_empty() {
+            let below = path_lines(&path.below, columns - BELOW.len());
+            for (index, line) in below.iter().enumerate() {
+                let before = if index == 0 { BELOW.to_owned() } else { " ".repeat(BELOW.len()) };
+                let line = format!("{}{before}{line}", " ".repeat(INDENT + figures.len()));
+                writeln!(out, "{}", style.paint(Paint::Dim, &line))?;
+            }
         }
     }
     Ok(())
@@ -295,7 +310,7 @@ fn write_analysis(out: &mut impl Write, analysis: &ErrorAnalysis, style: Style) 
             "No call of this tool ended well: there is nothing to compare with.",
         )?;
     }
-    write_paths(out, &analysis.stacks, "More CPU time a call than good ones:", style)
+    write_paths(out, &analysis.stacks, "More CPU time a call than good ones, by share of theirs:", style)
 }
 
 fn write_rates(out: &mut impl Write, stretches: &[Stretch], seconds: f64, style: Style) -> io::Result<()> {
@@ -394,7 +409,29 @@ mod tests {
         let recording = recording();
         let question = Question { tools: Vec::new(), percentile: 98.5, with_requests: true };
         let slow = SlowResponses::new(&recording, &Attribution::new(&recording), &question);
-        insta::assert_snapshot!(shown(|out, style| write_slow(out, &slow, style)), @"");
+        insta::assert_snapshot!(shown(|out, style| write_slow(out, &slow, style)), @r"
+        quick: the slowest 2 of 100 calls took 70.0 ms, a typical one 1.0 ms
+          100.0 % queued behind other calls: work (2 times, such as call 52)
+            69.0 ms a call, 0 s in typical ones; such as call 53, 154
+          Other calls in flight: 1.0 at a time, 0.0 in typical ones
+          call 53  +2.26 s  70.0 ms
+                 0 s to  69.0 ms  queued, behind call 52, 69.0 ms on a CPU
+             69.0 ms to  70.0 ms  working
+          call 154  +6.76 s  70.0 ms
+                 0 s to  69.0 ms  queued, behind call 153, 69.0 ms on a CPU
+             69.0 ms to  70.0 ms  working
+
+        work: the slowest 2 of 102 calls took 70.0 ms, a typical one 5.0 ms
+          100.0 % on a CPU: the server ran longer for them
+            70.0 ms a call, 0 s in typical ones; such as call 52, 153
+            More CPU time a call than other calls of the tool, by share of theirs:
+              100.0 %   70.0 ms  main > handle > burn
+          Other calls in flight: 1.0 at a time, 0.0 in typical ones
+          call 52  +2.26 s  70.0 ms
+                 0 s to  70.0 ms  working, 70.0 ms on a CPU
+          call 153  +6.76 s  70.0 ms
+                 0 s to  70.0 ms  working, 70.0 ms on a CPU
+        ");
     }
 
     /// Sorts of errors, with what they have in common.
@@ -402,7 +439,29 @@ mod tests {
     fn errors_are_explained() {
         let recording = recording();
         let errors = Errors::new(&recording, &Attribution::new(&recording), &[], true);
-        insta::assert_snapshot!(shown(|out, style| write_errors(out, &errors, style)), @"");
+        insta::assert_snapshot!(shown(|out, style| write_errors(out, &errors, style)), @r"
+        Errors: 10 of 202 calls (5.0 %)
+        █▄▄▄▄▄▄▄▄·  a column is 1.00 s, the highest one 2 errors
+
+        quick  error -32602: no such file: <text>
+          10 times, 10.0 % of its calls, from +41.0 ms to +8.14 s; such as call 2, 22,
+            42, 63, 83
+          █▄▄▄▄▄▄▄▄·
+          Time: 1.0 ms a call, good calls 2.5 ms
+          CPU: 0 s a call, good calls 767 µs
+
+               from   calls  errors    rate
+               +0 s      23       2   8.7 %
+            +1.00 s      22       1   4.5 %
+            +2.00 s      23       1   4.3 %
+            +3.00 s      22       1   4.5 %
+            +4.00 s      23       1   4.3 %
+            +5.00 s      22       1   4.5 %
+            +6.00 s      23       1   4.3 %
+            +7.00 s      22       1   4.5 %
+            +8.00 s      22       1   4.5 %
+            +9.00 s       0       0       -
+        ");
     }
 
     /// Nothing to tell is told.

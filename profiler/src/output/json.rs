@@ -119,6 +119,7 @@ mod tests {
               }
             ]
           },
+          "calls_recorded": true,
           "hot_paths": [
             {
               "path": [

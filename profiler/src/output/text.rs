@@ -30,9 +30,6 @@ pub fn write_report(
     style: Style,
 ) -> io::Result<()> {
     write_summary(&mut out, report, style)?;
-    if report.stacks.samples == 0 {
-        return Ok(());
-    }
     if !report.calls_recorded {
         writeln!(out)?;
         writeln!(out, "Calls were not recorded.")?;
@@ -40,6 +37,9 @@ pub fn write_report(
     if let Some(calls) = &report.calls {
         writeln!(out)?;
         write_tools(&mut out, calls, style)?;
+    }
+    if report.stacks.samples == 0 {
+        return Ok(());
     }
     writeln!(out)?;
     write_hot_paths(&mut out, report, style)?;

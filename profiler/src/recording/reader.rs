@@ -1,6 +1,6 @@
 //! Reads a recording into memory. Every reference is checked: a file may be damaged or made by someone else.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -300,45 +300,36 @@ impl Reader<'_> {
     /// Ended calls; of a recording without an end also those that were in flight at its last commit.
     fn calls(&self, version: i64, processes: usize, meta: &Meta) -> Result<Vec<RecordedCall>, Error> {
         let strings: Vec<Arc<str>> = self.strings()?;
-        let has_contents = version >= CONTENTS_SINCE;
-        let columns =
-            if has_contents { CALL_COLUMNS.to_owned() } else { CALL_COLUMNS.replace("request_id", "NULL") };
-        let mut contents = if has_contents { self.contents()? } else { HashMap::new() };
-        let mut of = |table: &str| {
-            let sql = format!("SELECT {columns} FROM {table} ORDER BY start_ns, id");
+        let of = |rest: &str| {
+            let sql = format!("SELECT {CALL_COLUMNS}, {rest} ORDER BY start_ns, id");
             let text = |id: i64| strings.get(index(id)).map(|text| Box::from(&**text));
             let rows = self.rows(&sql, |row| {
-                let Some((process, mut call)) = call_of(row, text)? else { return Ok(None) };
-                if table == "calls" {
-                    (call.arguments, call.result) = contents.remove(&row.get(19)?).unwrap_or_default();
-                }
-                Ok(Some(RecordedCall { process: index(process), call }))
+                let Some((process, call)) = call_of(row, text)? else { return Ok(None) };
+                let request_id = row.get::<_, Option<String>>(20)?.as_deref().and_then(Id::from_json);
+                let (arguments, result) =
+                    (row.get::<_, Option<Box<str>>>(21)?, row.get::<_, Option<Box<str>>>(22)?);
+                Ok(Some((process, Call { request_id, arguments, result, ..call })))
             })?;
-            let calls: Option<Vec<RecordedCall>> = rows.into_iter().collect();
+            let calls: Option<Vec<(i64, Call)>> = rows.into_iter().collect();
             match calls {
-                Some(calls) if calls.iter().all(|recorded| recorded.process < processes) => Ok(calls),
+                Some(calls) if calls.iter().all(|(process, _)| index(*process) < processes) => Ok(calls),
                 _ => damaged(self.path, "a call of no process, or of an unknown kind"),
             }
         };
-        let mut calls = of("calls")?;
-        if meta.end_reason.is_none() && has_contents {
-            let mut open = of("in_flight")?;
-            for RecordedCall { call, .. } in &mut open {
-                call.end_ns = meta.end_ns.max(call.request_end_ns);
-            }
-            calls.extend(open);
-            calls.sort_by_key(|recorded| recorded.call.start_ns);
-        }
-        Ok(calls)
-    }
-
-    /// Arguments and results, by the row of their call.
-    fn contents(&self) -> Result<HashMap<i64, (Option<Box<str>>, Option<Box<str>>)>, Error> {
-        let rows = self.rows("SELECT call, arguments, result FROM contents", |row| {
-            let text = |column: usize| row.get::<_, Option<String>>(column);
-            Ok((row.get(0)?, (text(1)?.map(Into::into), text(2)?.map(Into::into))))
+        let mut calls = of(if version < CONTENTS_SINCE {
+            "NULL, NULL, NULL FROM calls"
+        } else {
+            "request_id, arguments, result FROM calls LEFT JOIN contents ON call = id"
         })?;
-        Ok(rows.into_iter().collect())
+        if meta.end_reason.is_none() && has_in_flight(&self.connection) {
+            let cut = |(process, call): (i64, Call)| {
+                (process, Call { end_ns: meta.end_ns.max(call.request_end_ns), ..call })
+            };
+            calls.extend(of("request_id, NULL, NULL FROM in_flight")?.into_iter().map(cut));
+            calls.sort_by_key(|(_, call)| call.start_ns);
+        }
+        let recorded = |(process, call)| RecordedCall { process: index(process), call };
+        Ok(calls.into_iter().map(recorded).collect())
     }
 
     fn strings(&self) -> Result<Vec<Arc<str>>, Error> {
@@ -379,9 +370,9 @@ impl Reader<'_> {
 /// What [`call_of`] reads, and the row's ID.
 pub(super) const CALL_COLUMNS: &str = "process, session, caller, method, name, trace_parent, start_ns, request_end_ns, \
      response_ns, end_ns, request_thread, response_thread, request_bytes, response_bytes, requests, \
-     input_wait_ns, outcome, error_code, error_message, id, request_id";
+     input_wait_ns, outcome, error_code, error_message, id";
 
-/// A call, and the row of its process. `None` where a number or a text has no meaning; `text` gives the text of a row.
+/// A call without its ID and its contents, and the row of its process. `None` where a number or a text has no meaning; `text` gives the text of a row.
 pub(super) fn call_of(
     row: &Row<'_>,
     mut text: impl FnMut(i64) -> Option<Box<str>>,
@@ -399,7 +390,7 @@ pub(super) fn call_of(
         caller,
         method,
         name: text_at(4)?,
-        request_id: row.get::<_, Option<String>>(20)?.as_deref().and_then(Id::from_json),
+        request_id: None,
         trace_parent: text_at(5)?,
         arguments: None,
         result: None,
@@ -416,6 +407,12 @@ pub(super) fn call_of(
         ended,
     };
     Ok(Some((row.get(0)?, call)))
+}
+
+/// Whether a recording says which calls were in flight: older ones do not.
+pub(super) fn has_in_flight(connection: &Connection) -> bool {
+    let sql = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'in_flight'";
+    connection.query_row(sql, [], |_| Ok(())).is_ok()
 }
 
 /// The index of the row with this ID; an ID that can't be gives an index that no table has.

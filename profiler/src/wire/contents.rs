@@ -40,11 +40,6 @@ impl Raw {
         let room = self.limit.saturating_sub(self.bytes.len());
         self.bytes.extend_from_slice(&bytes[..bytes.len().min(room)]);
     }
-
-    /// The rest is missing.
-    pub(super) fn cut(self) -> Self {
-        self
-    }
 }
 
 /// JSON of what was kept. It is whole, whatever was cut off.

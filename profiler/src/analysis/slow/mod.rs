@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::attribution::{Attribution, CallIndex, Charge, parts};
 use super::call_list::Selection;
-use super::calls::duration_ns;
+use super::calls::{duration_ns, is_incomplete, scaled_period_ns};
 use super::excess::{ExcessPath, Paid, excess, sum};
 use super::functions::Functions;
 use super::{call_list, seconds};
@@ -34,6 +34,8 @@ const LEAST_RATIO: f64 = 1.5;
 const LEAST_EXCESS_NS: f64 = 1e6;
 /// Share of what slow calls took longer, from which on it is told.
 const LEAST_SHARE: f64 = 0.1;
+/// The same of CPU time, which comes with its functions: on a busy machine, calls wait for a CPU for most of what they take longer.
+const LEAST_CPU_SHARE: f64 = 0.02;
 /// Calls that are named as examples.
 const MAX_EXAMPLES: usize = 5;
 /// A message of at least this length more...
@@ -88,7 +90,7 @@ pub struct SlowTool {
     pub notes: Vec<String>,
     /// Why the findings may be wrong, in words.
     pub doubts: Vec<String>,
-    /// Paths of functions that the slow ones spent more CPU time on; absent where there are none.
+    /// Where the slow ones spent more CPU time than all others; absent where they did not.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub stacks: Vec<ExcessPath>,
     /// Each slow call, the slowest first; only where that was asked for.
@@ -242,7 +244,7 @@ impl SlowResponses {
         Self {
             schema_version: SCHEMA_VERSION,
             percentile: question.percentile,
-            incomplete: super::calls::is_incomplete(&recording.messages, &recording.losses),
+            incomplete: is_incomplete(&recording.messages, &recording.losses),
             tools,
             too_few_calls,
             unanswered,
@@ -302,7 +304,7 @@ impl<'a> View<'a> {
                 }
             }
         }
-        let period_ns = 1_000_000_000 / recording.meta.frequency_hz.max(1);
+        let period_ns = scaled_period_ns(recording);
         Self { recording, functions: Functions::new(recording), turns, paid, period_ns }
     }
 
@@ -331,7 +333,7 @@ impl<'a> View<'a> {
         let findings =
             if is_slower { self.findings(slow, slow_sums, typical_sums, is_sampled) } else { Vec::new() };
         let has_more_cpu = findings.iter().any(|finding| finding.cause == Cause::OnCpu);
-        let stacks = if has_more_cpu { self.stacks(slow, typical) } else { Vec::new() };
+        let stacks = if has_more_cpu { self.stacks(slow, &calls[count..]) } else { Vec::new() };
         let mut doubts = Vec::new();
         if is_slower && calls.len() < FEW_CALLS {
             doubts.push(format!("only {} calls: the slowest may be slow by chance", calls.len()));
@@ -420,7 +422,8 @@ impl<'a> View<'a> {
             let (slow_ns, typical_ns) = (own.mean(part(&own)), typical.mean(part(&typical)));
             let more_ns = slow_ns - typical_ns;
             let is_chance = matches!(cause, Cause::OnCpu | Cause::Waiting) && more_ns < chance_ns;
-            if more_ns < LEAST_SHARE * excess_ns || is_chance {
+            let least = if cause == Cause::OnCpu { LEAST_CPU_SHARE } else { LEAST_SHARE };
+            if more_ns < least * excess_ns || is_chance {
                 continue;
             }
             findings.push(Finding {
@@ -487,9 +490,9 @@ impl<'a> View<'a> {
         notes
     }
 
-    fn stacks(&self, slow: &[CallIndex], typical: &[CallIndex]) -> Vec<ExcessPath> {
+    fn stacks(&self, slow: &[CallIndex], others: &[CallIndex]) -> Vec<ExcessPath> {
         let of = |calls: &[CallIndex]| sum(calls.iter().filter_map(|index| self.paid.get(index)));
-        excess(self.recording, &self.functions, (&of(slow), slow.len()), (&of(typical), typical.len()))
+        excess(self.recording, &self.functions, (&of(slow), slow.len()), (&of(others), others.len()))
     }
 
     fn request(&self, index: CallIndex) -> SlowRequest {

@@ -13,7 +13,8 @@ use crate::analysis::calls::duration_ns;
 use crate::recording::{ProcessIndex, Recording};
 use crate::wire::calls::{Call, Side};
 
-/// What a call may take longer or shorter than its tool usually does and still have just had its turn.
+/// What a call may take longer or shorter than its tool usually does and still have just had its turn. It may take longer by a tenth
+/// of the time in which it was queued, too: who ends so close behind another one does so by chance one time in ten.
 const SLACK_NS: u64 = 2_000_000;
 /// Calls of a tool alone in flight that tell how long it takes.
 const ENOUGH_ALONE: usize = 5;
@@ -67,7 +68,7 @@ pub(super) fn turns(recording: &Recording, attribution: &Attribution) -> Vec<Tur
         let from_ns = recording.calls[earlier].call.end_ns;
         let (turn_ns, queued_ns) = (own.end_ns - from_ns, from_ns - own.start_ns);
         let Some(typical) = typical.get(&key(own)) else { continue };
-        let is_in_time = turn_ns <= 2 * typical.duration_ns + SLACK_NS;
+        let is_in_time = turn_ns <= 2 * typical.duration_ns + SLACK_NS.max(queued_ns / 10);
         let is_queued = is_in_time
             && if typical.is_alone {
                 turn_ns + SLACK_NS >= typical.duration_ns / 2

@@ -399,16 +399,13 @@ impl Timeline {
         Ok(())
     }
 
-    /// Writes the calls that have ended, and which have not.
+    /// Writes the calls that have ended.
     pub(super) fn write_calls(&mut self) -> Result<(), Error> {
         for (pid, call) in self.wire.take_calls() {
             if let Some(id) = self.processes.get(&pid).map(|process| process.id) {
                 self.call(id, &call)?;
             }
         }
-        let open = self.wire.open_calls();
-        let open = open.filter_map(|(pid, call)| Some((self.processes.get(&pid)?.id, call)));
-        self.writer.in_flight(open.take(MAX_IN_FLIGHT))?;
         Ok(())
     }
 
@@ -418,7 +415,11 @@ impl Timeline {
         self.writer.call(process, call)
     }
 
-    fn count_messages(&mut self) -> Result<(), Error> {
+    /// Writes which calls have not ended, and what else was seen of messages.
+    fn write_open_calls(&mut self) -> Result<(), Error> {
+        let open = self.wire.open_calls();
+        let open = open.filter_map(|(pid, call)| Some((self.processes.get(&pid)?.id, call)));
+        self.writer.in_flight(open.take(MAX_IN_FLIGHT))?;
         self.wire.counts().try_for_each(|(name, count)| self.writer.messages(name, count))
     }
 
@@ -428,7 +429,7 @@ impl Timeline {
             self.writer.loss(cause, count)?;
         }
         self.write_calls()?;
-        self.count_messages()?;
+        self.write_open_calls()?;
         self.writer.commit_until(now_ns)
     }
 
@@ -463,7 +464,7 @@ impl Timeline {
     pub(super) fn finish(mut self, now_ns: u64, reason: &str) -> Result<(), Error> {
         self.wire.finish(now_ns);
         self.write_calls()?;
-        self.count_messages()?;
+        self.write_open_calls()?;
         self.writer.finish(now_ns, reason)
     }
 }

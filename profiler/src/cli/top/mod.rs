@@ -35,7 +35,6 @@ use crate::target::{
     Caller, Configurations, LaunchPlan, Launched, ProcessTable, Request, Server, Surroundings, Target,
     resolve,
 };
-use crate::wire::contents::Capture;
 use feed::{Ask, Feed, View};
 use screen::Screen;
 
@@ -214,7 +213,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         // Nobody said that these servers may be touched.
         is_asking: is_named && !arguments.sampling.passive,
         is_reading_calls: !arguments.sampling.no_calls,
-        capture: Capture::default(),
+        capture: arguments.sampling.capture(),
         counted: Vec::new(),
         is_launched: launched.is_some(),
         keep: arguments.output.is_none().then_some(KEPT),

@@ -66,11 +66,9 @@ impl Draft {
     }
 
     /// Arguments or a result were read, as far as they are kept.
-    pub(super) fn contents(&mut self, raw: Option<Raw>) {
-        match raw {
-            Some(raw) if raw.is_result => self.result = Some(raw),
-            arguments => self.arguments = arguments,
-        }
+    pub(super) fn contents(&mut self, raw: Raw) {
+        let place = if raw.is_result { &mut self.result } else { &mut self.arguments };
+        *place = Some(raw);
     }
 
     /// The message, if it is one. Of what it says, words that could be anybody's stay in it only when contents are kept.

@@ -130,10 +130,12 @@ impl Scanner {
 
     /// Keeps what was just read of arguments or of a result.
     fn keep(&mut self, read: &[u8]) {
-        let Some(raw) = &mut self.raw else { return };
+        let Some(mut raw) = self.raw.take() else { return };
         raw.push(read);
         if self.state == State::Between && self.depth <= raw.depth {
-            self.draft.contents(self.raw.take());
+            self.draft.contents(raw);
+        } else {
+            self.raw = Some(raw);
         }
     }
 
@@ -142,14 +144,13 @@ impl Scanner {
         if self.capture == Capture::default() || self.raw.is_some() {
             return;
         }
+        let path = self.path();
         let is_result = match self.level() {
-            Some(0) => self.levels[0].key == Key::Result,
-            Some(1) if self.path()[..2] == [Key::Params, Key::Arguments] => false,
+            Some(0) if path[0] == Key::Result => true,
+            Some(1) if path[..2] == [Key::Params, Key::Arguments] => false,
             _ => return,
         };
-        if is_result || self.level() == Some(1) {
-            self.raw = Some(Raw::new(self.capture, self.depth, is_result));
-        }
+        self.raw = Some(Raw::new(self.capture, self.depth, is_result));
     }
 
     /// The keys that lead to where we are, outermost first.
@@ -162,7 +163,7 @@ impl Scanner {
         self.has_started = true;
         self.tail = Some(Vec::new());
         if let Some(raw) = self.raw.take() {
-            self.draft.contents(Some(raw.cut()));
+            self.draft.contents(raw);
         }
     }
 
@@ -308,10 +309,10 @@ impl Scanner {
                     self.draft.note(key);
                     self.draft.take(&[key], &token);
                 }
-                // Of the fields within, this one stands at the end of results, and nowhere else.
-                (2, Key::IsError) => self.draft.take(&[Key::Result, key], &token),
                 // Some clients write a tool's arguments before its name.
                 (2, Key::Name) => self.draft.take(&[Key::Params, key], &token),
+                // Of the fields within, this one stands at the end of results, and nowhere else.
+                (2, Key::IsError) => self.draft.take(&[Key::Result, key], &token),
                 _ => {}
             }
         }

@@ -78,7 +78,7 @@ fn keeps_contents_when_asked() {
     scanner.gap();
     scanner.feed(br#"x"},"_meta":{}},"jsonrpc":"2.0","id":"7"}"#);
     let Outcome::Messages(messages) = scanner.finish() else { panic!() };
-    assert_eq!(messages[0].arguments.as_deref(), Some(r#"{"name":"…"}"#));
+    assert_eq!(messages[0].arguments.as_deref(), Some(r#"{"name…":"…"}"#));
 }
 
 /// A batch is its messages.
