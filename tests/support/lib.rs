@@ -7,6 +7,7 @@ mod profiler;
 mod pythons;
 mod report;
 mod servers;
+mod terminal;
 mod tools;
 mod workload;
 
@@ -20,5 +21,6 @@ pub use servers::{
     HttpServer, azure, demo_server, everything, everything_over_http, go_time, python, python_program,
     python_time, stress, under_load,
 };
-pub use tools::{go, node, node_package, node_program, require, require_root, speedscope_import};
+pub use terminal::Terminal;
+pub use tools::{SmallDisk, go, node, node_package, node_program, require, require_root, speedscope_import};
 pub use workload::{Workload, script};

@@ -248,9 +248,9 @@ impl Follower {
     }
 
     fn resolve(&self, mut samples: Vec<Sample>) -> rusqlite::Result<Recording> {
-        let mut recording = Recording::default();
         // Sources of each are shown without the folder of its project.
-        recording.processes = self.processes(0)?.1.into_iter().map(|(_, process)| process).collect();
+        let processes = self.processes(0)?.1.into_iter().map(|(_, process)| process).collect();
+        let mut recording = Recording { processes, ..Recording::default() };
         let mut node_at: HashMap<usize, usize> = HashMap::new();
         let mut frame_at: HashMap<i64, usize> = HashMap::new();
         let mut node_of = self.connection.prepare_cached("SELECT parent, frame FROM stacks WHERE id = ?")?;

@@ -224,26 +224,31 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let mut recorder = Recorder::begin(&options, launched, None)?;
-        let feed = Feed::start(&options.output, servers, arguments.window, interval)?;
         let stop = Arc::new(AtomicBool::new(false));
-        // Its sender goes with the thread, however that ends.
-        let (finished, done) = tokio::sync::oneshot::channel::<()>();
-        let view = std::thread::Builder::new().name("view".to_owned()).spawn({
+        let mut view = None;
+        // Begins when it is waited for: by then signals end the recording, and not the program with a terminal that is ours.
+        let done = async {
+            let feed = Feed::start(&options.output, servers, arguments.window, interval)?;
+            // Its sender goes with the thread, however that ends.
+            let (finished, done) = tokio::sync::oneshot::channel::<()>();
             let (stop, window) = (Arc::clone(&stop), arguments.window);
-            move || {
+            let thread = std::thread::Builder::new().name("view".to_owned()).spawn(move || {
                 let _finished = finished;
                 match manner {
                     Manner::Live => show(&feed, window, &stop),
                     Manner::Batch { format, count } => print_tables(&feed, format, count, &stop),
                 }
-            }
-        })?;
+            })?;
+            view = Some(thread);
+            let _ = done.await;
+            anyhow::Ok(())
+        };
         let outcome = recorder.run(arguments.sampling.duration, done).await;
         stop.store(true, Ordering::Relaxed);
-        let shown = end_of(view);
+        let shown = view.map_or(Ok(None), end_of);
         // It may hang on a terminal that takes nothing. What is said from here on is to be seen.
         screen::restore();
-        outcome?;
+        outcome?.transpose()?;
         let last = shown?;
         let has_ended = recorder.end_reason() == "target ended";
         if let Some(snapshot) = last.filter(|_| has_ended && matches!(manner, Manner::Live)) {
@@ -304,7 +309,7 @@ fn show(feed: &Feed, window: Duration, stop: &AtomicBool) -> anyhow::Result<Opti
     let mut is_stale = true;
     while !stop.load(Ordering::Relaxed) {
         if std::mem::take(&mut is_stale) {
-            terminal.draw(|frame| draw(frame, &state, theme)).context(GONE)?;
+            terminal.draw(|frame| draw(frame, &mut state, theme)).context(GONE)?;
         }
         if event::poll(LOOK).context(GONE)? {
             is_stale = true;

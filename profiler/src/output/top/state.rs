@@ -194,7 +194,7 @@ impl State {
             }
             KeyCode::Backspace => drop(self.filter.pop()),
             KeyCode::Char(character) if self.filter.chars().count() < MAX_FILTER => {
-                self.filter.push(character)
+                self.filter.push(character);
             }
             _ => {}
         }
