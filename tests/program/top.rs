@@ -120,6 +120,8 @@ fn errors_restore_the_terminal() -> Result<()> {
     let output = output.to_str().context("is UTF-8")?;
     let arguments = ["top", "--pid", &pid, "--frequency", "999", "-o", output];
     let mut terminal = Terminal::start(&arguments, profiler.folder())?;
+    terminal.wait_for_text("samples")?;
+    small.fill()?;
     let status = terminal.wait()?;
     assert_eq!(status.code(), Some(1), "{}", terminal.output());
     terminal.assert_restored()?;

@@ -88,6 +88,14 @@ impl SmallDisk {
         Ok(Self(folder.to_path_buf()))
     }
 
+    /// Takes all room that is left.
+    pub fn fill(&self) -> Result<()> {
+        match std::fs::write(self.0.join("filler"), vec![0; 1 << 20]) {
+            Err(error) if error.kind() == std::io::ErrorKind::StorageFull => Ok(()),
+            other => Ok(other?),
+        }
+    }
+
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.0

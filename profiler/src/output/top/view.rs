@@ -98,10 +98,14 @@ fn header(state: &State, width: u16, theme: Theme) -> Vec<Line<'static>> {
     let time = jiff::Timestamp::from_millisecond(snapshot.unix_ms).ok().filter(|_| snapshot.time.is_some());
     let time = time.map(|time| time.to_zoned(state.time_zone.clone()).strftime("%H:%M:%S  ").to_string());
     let title = format!("mcp-profiler top  {}{}", time.unwrap_or_default(), headline(snapshot));
-    let paused = if state.is_paused { "  PAUSED" } else { "" };
-    let title = cut_end(&title, width.saturating_sub(paused.len())).into_owned();
-    let mut lines =
-        vec![Line::from(vec![Span::styled(title, theme.heading()), Span::styled(paused, theme.warning())])];
+    let state_of_it = match (state.is_paused, state.silence_seconds) {
+        (true, _) => "  PAUSED".to_owned(),
+        (false, 0) => String::new(),
+        (false, seconds) => format!("  no news for {seconds} s"),
+    };
+    let title = cut_end(&title, width.saturating_sub(state_of_it.len())).into_owned();
+    let spans = vec![Span::styled(title, theme.heading()), Span::styled(state_of_it, theme.warning())];
+    let mut lines = vec![Line::from(spans)];
     for server in snapshot.servers.iter().take(SERVERS_SHOWN) {
         let text = format!("{}: {}", printable(&server.server), server_line(server));
         let style = if server.ended { theme.dim() } else { Style::new() };
