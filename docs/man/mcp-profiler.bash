@@ -64,6 +64,9 @@ _mcp__profiler() {
             mcp__profiler,stop)
                 cmd="mcp__profiler__subcmd__stop"
                 ;;
+            mcp__profiler,top)
+                cmd="mcp__profiler__subcmd__top"
+                ;;
             mcp__profiler,trace)
                 cmd="mcp__profiler__subcmd__trace"
                 ;;
@@ -115,6 +118,9 @@ _mcp__profiler() {
             mcp__profiler__subcmd__help,stop)
                 cmd="mcp__profiler__subcmd__help__subcmd__stop"
                 ;;
+            mcp__profiler__subcmd__help,top)
+                cmd="mcp__profiler__subcmd__help__subcmd__top"
+                ;;
             mcp__profiler__subcmd__help,trace)
                 cmd="mcp__profiler__subcmd__help__subcmd__trace"
                 ;;
@@ -125,7 +131,7 @@ _mcp__profiler() {
 
     case "${cmd}" in
         mcp__profiler)
-            opts="-h -V --help --version record profile start status stop cpu report calls trace call-tree flame-graph export list doctor demo demo-server help"
+            opts="-h -V --help --version record profile start status stop top cpu report calls trace call-tree flame-graph export list doctor demo demo-server help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -515,7 +521,7 @@ _mcp__profiler() {
             return 0
             ;;
         mcp__subcmd__profiler__subcmd__help)
-            opts="record profile start status stop cpu report calls trace call-tree flame-graph export list doctor demo demo-server help"
+            opts="record profile start status stop top cpu report calls trace call-tree flame-graph export list doctor demo demo-server help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -739,6 +745,20 @@ _mcp__profiler() {
             return 0
             ;;
         mcp__subcmd__profiler__subcmd__help__subcmd__stop)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        mcp__subcmd__profiler__subcmd__help__subcmd__top)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -1018,6 +1038,68 @@ _mcp__profiler() {
                     return 0
                     ;;
                 --pid)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        mcp__subcmd__profiler__subcmd__top)
+            opts="-n -o -h --mcp --pid --config --launch --duration --frequency --passive --no-calls --window --interval --batch --count --once --format --output --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --mcp)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --pid)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --duration)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --frequency)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --window)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --interval)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --count)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -n)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --format)
+                    COMPREPLY=($(compgen -W "text json" -- "${cur}"))
+                    return 0
+                    ;;
+                --output)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -o)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
