@@ -83,7 +83,8 @@ impl Column {
     /// Columns of the terminal that it takes, without the space before it. [`Column::Tool`] takes what is left, and needs this.
     pub fn width(self) -> u16 {
         match self {
-            Self::Server | Self::Tool => 16,
+            Self::Server => 17,
+            Self::Tool => 15,
             Self::InFlight => 10,
             Self::Rate | Self::P50 | Self::P99 | Self::Errors => 8,
             Self::Cpu | Self::Exact => 7,

@@ -284,14 +284,14 @@ mod tests {
         "日本語-files: ended; 512 calls/s, 72.3 % of one CPU                                                                     " Hidden by multi-width symbols: [(1, " "), (3, " "), (5, " ")]
         "lost since the start: sample_ring_full 1,200                                                                            "
         "                                                                                                                        "
-        "SERVER           TOOL                           CALLS/S  IN FLIGHT      P50      P99   ERRORS    CPU▼  CPU/CALL   EXACT "
-        "everything       echo                               500          4  50.0 ms   500 ms    0.0 %  40.0 %    800 µs  25.0 % "
-        "日本語-files     read_file                         80.0          4   8.0 ms  80.0 ms    0.0 %  30.0 %    3.8 ms  25.0 % " Hidden by multi-width symbols: [(1, " "), (3, " "), (5, " ")]
-        "everything       tools/list                        12.2          4   1.2 ms  12.2 ms    0.0 %  10.0 %    8.2 ms  25.0 % "
-        "日本語-files     write_file                         0.4          4    40 µs   400 µs   75.0 %   2.0 %   50.0 ms  25.0 % " Hidden by multi-width symbols: [(1, " "), (3, " "), (5, " ")]
-        "日本語-files     hang�[2J                           0.0          4        -        -        -   0.0 %         -       - " Hidden by multi-width symbols: [(1, " "), (3, " "), (5, " ")]
-        "everything       (background)                         -          -        -        -        -   5.1 %         -       - "
-        "日本語-files     (background)                         -          -        -        -        -   5.1 %         -       - " Hidden by multi-width symbols: [(1, " "), (3, " "), (5, " ")]
+        "SERVER            TOOL                          CALLS/S  IN FLIGHT      P50      P99   ERRORS    CPU▼  CPU/CALL   EXACT "
+        "everything        echo                              500          4  50.0 ms   500 ms    0.0 %  40.0 %    800 µs  25.0 % "
+        "日本語-files      read_file                        80.0          4   8.0 ms  80.0 ms    0.0 %  30.0 %    3.8 ms  25.0 % " Hidden by multi-width symbols: [(1, " "), (3, " "), (5, " ")]
+        "everything        tools/list                       12.2          4   1.2 ms  12.2 ms    0.0 %  10.0 %    8.2 ms  25.0 % "
+        "日本語-files      write_file                        0.4          4    40 µs   400 µs   75.0 %   2.0 %   50.0 ms  25.0 % " Hidden by multi-width symbols: [(1, " "), (3, " "), (5, " ")]
+        "日本語-files      hang�[2J                          0.0          4        -        -        -   0.0 %         -       - " Hidden by multi-width symbols: [(1, " "), (3, " "), (5, " ")]
+        "everything        (background)                        -          -        -        -        -   5.1 %         -       - "
+        "日本語-files      (background)                        -          -        -        -        -   5.1 %         -       - " Hidden by multi-width symbols: [(1, " "), (3, " "), (5, " ")]
         "                                                                                                                        "
         "                                                                                                                        "
         "Enter stacks  s sort  S turn  / filter  p pause  +/- window  h help  q quit                                             "
@@ -307,14 +307,14 @@ mod tests {
         "日本語-files: ended; 512 calls/s, 72.3 % of one CPU         " Hidden by multi-width symbols: [(1, " "), (3, " "), (5, " ")]
         "lost since the start: sample_ring_full 1,200                "
         "                                                            "
-        "SERVER           TOOL              CALLS/S      P99    CPU▼ "
-        "everything       echo                  500   500 ms  40.0 % "
-        "日本語-files     read_file            80.0  80.0 ms  30.0 % " Hidden by multi-width symbols: [(1, " "), (3, " "), (5, " ")]
-        "everything       tools/list           12.2  12.2 ms  10.0 % "
-        "日本語-files     write_file            0.4   400 µs   2.0 % " Hidden by multi-width symbols: [(1, " "), (3, " "), (5, " ")]
-        "日本語-files     hang�[2J              0.0        -   0.0 % " Hidden by multi-width symbols: [(1, " "), (3, " "), (5, " ")]
-        "everything       (background)            -        -   5.1 % "
-        "日本語-files     (background)            -        -   5.1 % " Hidden by multi-width symbols: [(1, " "), (3, " "), (5, " ")]
+        "SERVER            TOOL             CALLS/S      P99    CPU▼ "
+        "everything        echo                 500   500 ms  40.0 % "
+        "日本語-files      read_file           80.0  80.0 ms  30.0 % " Hidden by multi-width symbols: [(1, " "), (3, " "), (5, " ")]
+        "everything        tools/list          12.2  12.2 ms  10.0 % "
+        "日本語-files      write_file           0.4   400 µs   2.0 % " Hidden by multi-width symbols: [(1, " "), (3, " "), (5, " ")]
+        "日本語-files      hang�[2J             0.0        -   0.0 % " Hidden by multi-width symbols: [(1, " "), (3, " "), (5, " ")]
+        "everything        (background)           -        -   5.1 % "
+        "日本語-files      (background)           -        -   5.1 % " Hidden by multi-width symbols: [(1, " "), (3, " "), (5, " ")]
         "Enter stacks  s sort  S turn  / filter  p pause  +/- window…"
         "#);
         insta::assert_snapshot!(drawn(&mut state(), 30, 12), @r#"
@@ -345,11 +345,11 @@ mod tests {
         "日本語-files: ended; 512 calls/s, 72.3 % of one CPU                             " Hidden by multi-width symbols: [(1, " "), (3, " "), (5, " ")]
         "lost since the start: sample_ring_full 1,200                                    "
         "                                                                                "
-        "SERVER           TOOL              CALLS/S  IN FLIGHT      P99   ERRORS    CPU▼ "
-        "日本語-files     read_file            80.0          4  80.0 ms    0.0 %  30.0 % " Hidden by multi-width symbols: [(1, " "), (3, " "), (5, " ")]
-        "日本語-files     write_file            0.4          4   400 µs   75.0 %   2.0 % " Hidden by multi-width symbols: [(1, " "), (3, " "), (5, " ")]
-        "日本語-files     hang�[2J              0.0          4        -        -   0.0 % " Hidden by multi-width symbols: [(1, " "), (3, " "), (5, " ")]
-        "日本語-files     (background)            -          -        -        -   5.1 % " Hidden by multi-width symbols: [(1, " "), (3, " "), (5, " ")]
+        "SERVER            TOOL             CALLS/S  IN FLIGHT      P99   ERRORS    CPU▼ "
+        "日本語-files      read_file           80.0          4  80.0 ms    0.0 %  30.0 % " Hidden by multi-width symbols: [(1, " "), (3, " "), (5, " ")]
+        "日本語-files      write_file           0.4          4   400 µs   75.0 %   2.0 % " Hidden by multi-width symbols: [(1, " "), (3, " "), (5, " ")]
+        "日本語-files      hang�[2J             0.0          4        -        -   0.0 % " Hidden by multi-width symbols: [(1, " "), (3, " "), (5, " ")]
+        "日本語-files      (background)           -          -        -        -   5.1 % " Hidden by multi-width symbols: [(1, " "), (3, " "), (5, " ")]
         "                                                                                "
         "filter: file_                                                                   "
         "#);
