@@ -14,10 +14,15 @@ pub struct HttpClient {
 }
 
 impl HttpClient {
+    /// Connects to a port of this host, without a session: since revision 2026-07-28 there are none.
+    pub fn connect_without_session(port: u16) -> Result<Self> {
+        let stream = BufReader::new(TcpStream::connect(("127.0.0.1", port))?);
+        Ok(Self { stream, session: None })
+    }
+
     /// Connects to a port of this host and initializes the session.
     pub fn connect(port: u16) -> Result<Self> {
-        let stream = BufReader::new(TcpStream::connect(("127.0.0.1", port))?);
-        let mut client = Self { stream, session: None };
+        let mut client = Self::connect_without_session(port)?;
         let parameters = json!({
             "protocolVersion": "2025-06-18",
             "capabilities": {},
@@ -36,10 +41,23 @@ impl HttpClient {
     /// Sends a request and does not wait for its answer.
     pub fn send(&mut self, message: &Value) -> Result<()> {
         let body = message.to_string();
-        let session = self.session.as_ref().map_or(String::new(), |id| format!("Mcp-Session-Id: {id}\r\n"));
+        let own = match (&self.session, message["params"].get("_meta")) {
+            (Some(id), _) => format!("Mcp-Session-Id: {id}\r\n"),
+            // As of revision 2026-07-28.
+            (None, Some(metadata)) => {
+                let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+                format!(
+                    "MCP-Protocol-Version: {}\r\nMcp-Method: {}\r\nMcp-Name: {}\r\n",
+                    text(&metadata["io.modelcontextprotocol/protocolVersion"]),
+                    text(&message["method"]),
+                    text(&message["params"]["name"])
+                )
+            }
+            (None, None) => String::new(),
+        };
         let head = format!(
             "POST /mcp HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
-             Accept: application/json, text/event-stream\r\n{session}Content-Length: {}\r\n\r\n",
+             Accept: application/json, text/event-stream\r\n{own}Content-Length: {}\r\n\r\n",
             body.len()
         );
         Ok(self.stream.get_mut().write_all(format!("{head}{body}").as_bytes())?)

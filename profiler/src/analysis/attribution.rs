@@ -28,6 +28,21 @@ pub enum Charge {
     Shared(Box<[CallIndex]>),
 }
 
+impl Charge {
+    /// What a call pays of a sample of this weight, in nanoseconds.
+    pub fn cost(&self, call: CallIndex, weight_ns: u64) -> Cost {
+        match self {
+            Self::Exact(own) if *own == call => Cost { exact_ns: weight_ns, shared_ns: 0 },
+            Self::Shared(calls) => {
+                let mut paid = calls.iter().zip(parts(weight_ns, calls.len()));
+                let shared_ns = paid.find(|(own, _)| **own == call).map_or(0, |(_, part)| part);
+                Cost { exact_ns: 0, shared_ns }
+            }
+            _ => Cost::default(),
+        }
+    }
+}
+
 /// What a call costs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cost {
@@ -149,6 +164,11 @@ impl Attribution {
         }
         Recording { samples, ..recording.clone() }
     }
+}
+
+/// A recording with the samples of calls of some tools (prompts, resources, methods) only.
+pub fn of_tools(recording: &Recording, tools: &[String]) -> Recording {
+    Attribution::new(recording).only(recording, |call| recording.calls[call].call.is_of(tools))
 }
 
 /// Equal parts that add up to the whole.

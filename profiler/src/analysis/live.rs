@@ -10,7 +10,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::attribution::{Attribution, Charge, Cost, parts};
-use super::calls::{Latency, duration_ns, is_error, is_incomplete};
+use super::calls::{Latency, duration_ns, is_incomplete};
 use super::{ratio, seconds};
 use crate::recording::{GaugeKind, Recording, Sample};
 use crate::wire::calls::{Call, Ended, Side};
@@ -211,8 +211,8 @@ impl Window {
             let sums = bucket.sums(key);
             sums.cost.add(*cost);
             sums.ended += 1;
-            sums.errors += u64::from(is_error(&recorded.call.ended));
-            if matches!(recorded.call.ended, Ended::Ok | Ended::Error { .. } | Ended::ToolError) {
+            sums.errors += u64::from(recorded.call.ended.is_error());
+            if matches!(recorded.call.ended, Ended::Ok | Ended::Error { .. } | Ended::ToolError { .. }) {
                 sums.durations_ns.push(duration_ns(&recorded.call));
             }
         }
@@ -465,7 +465,7 @@ mod tests {
                 let start = number * SECOND + call * 10 * MS;
                 builder.call(0, "echo", start, start + number * MS);
             }
-            builder.recording.calls[0].call.ended = Ended::ToolError;
+            builder.recording.calls[0].call.ended = Ended::ToolError { message: None };
             builder.sample_at(number * SECOND + MS / 2, 0, 10 * MS);
             builder.sample_at(number * SECOND + 999 * MS, 0, 30 * MS);
             window.push(&builder.recording, 0, &[0]);

@@ -5,6 +5,7 @@ mod call_tree;
 mod calls;
 mod cpu;
 mod demo;
+mod diagnose;
 mod doctor;
 mod export;
 mod files;
@@ -65,6 +66,8 @@ enum Command {
     Calls(calls::Arguments),
     /// Show one call: its time, its CPU, its stacks
     Trace(calls::TraceArguments),
+    /// Say why calls are slow, or why they fail
+    Diagnose(diagnose::Arguments),
     /// Show who calls whom, with the time spent there
     CallTree(call_tree::Arguments),
     /// Draw a flame graph, or the difference of two
@@ -117,6 +120,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Report(arguments) => report::run(&arguments),
         Command::Calls(arguments) => calls::run(&arguments),
         Command::Trace(arguments) => calls::trace(&arguments),
+        Command::Diagnose(arguments) => diagnose::run(&arguments),
         Command::CallTree(arguments) => call_tree::run(&arguments),
         Command::FlameGraph(arguments) => flame_graph::run(&arguments),
         Command::Export(arguments) => export::run(&arguments),

@@ -18,6 +18,7 @@ use crate::capture::{FREQUENCY_RANGE_HZ, Options, Progress, Session, Summary};
 use crate::output::units::{count, duration, percent};
 use crate::recording::{Recording, files_of};
 use crate::target::{Caller, Launched, Process, Request, Target, resolve, runtime};
+use crate::wire::contents::Capture;
 
 /// How often the ring is drained.
 const TICK: Duration = Duration::from_millis(50);
@@ -25,6 +26,9 @@ const TICK: Duration = Duration::from_millis(50);
 const TICKS_PER_LOOK: u32 = 10;
 /// How long a launched command may take to end after SIGTERM.
 const TERMINATION_LIMIT: Duration = Duration::from_secs(3);
+
+/// Why a recording ended that was to end after a number of calls.
+pub(super) const ENOUGH_CALLS: &str = "enough calls";
 
 /// Which server.
 #[derive(Args, Clone, Debug)]
@@ -79,6 +83,11 @@ pub(crate) struct SamplingArguments {
     /// Do not look at calls: nothing that the server reads and writes is read, and its system calls cost nothing
     #[arg(long, help_heading = "Recording")]
     pub(crate) no_calls: bool,
+    /// Keep arguments, results and messages of errors, cut to so many bytes each, without what looks secret [default without a number:
+    /// 1024]
+    #[arg(long, value_name = "BYTES", conflicts_with = "no_calls", num_args = 0..=1, require_equals = true,
+          default_missing_value = "1024", value_parser = clap::value_parser!(u32).range(16..=65536), help_heading = "Recording")]
+    pub(crate) capture_arguments: Option<u32>,
 }
 
 /// A duration of at least a millisecond and at most ten years.
@@ -120,13 +129,8 @@ pub(super) struct Arguments {
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let request = arguments.target.request().ok_or_else(no_target)?;
     let plan = Plan {
-        request,
-        duration: arguments.sampling.duration,
-        frequency_hz: arguments.sampling.frequency,
-        is_asking: !arguments.sampling.passive,
-        is_reading_calls: !arguments.sampling.no_calls,
-        output: arguments.output.clone(),
         state: arguments.state.clone(),
+        ..Plan::new(request, &arguments.sampling, arguments.output.clone())
     };
     let Recorded { path, recording } = record(&plan)?;
     for advice in better_stacks(&recording) {
@@ -146,12 +150,20 @@ pub(super) fn no_target() -> anyhow::Error {
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
     pub(super) request: Request,
-    pub(super) duration: Option<Duration>,
-    pub(super) frequency_hz: u64,
-    pub(super) is_asking: bool,
-    pub(super) is_reading_calls: bool,
+    pub(super) sampling: SamplingArguments,
     pub(super) output: Option<PathBuf>,
     pub(super) state: Option<PathBuf>,
+    /// Tools or methods whose calls are counted; all, when it is empty.
+    pub(super) operations: Vec<String>,
+    /// End after so many of these calls.
+    pub(super) calls: Option<u64>,
+}
+
+impl Plan {
+    /// Records a target into a file, or into one of the default name.
+    pub(super) fn new(request: Request, sampling: &SamplingArguments, output: Option<PathBuf>) -> Self {
+        Self { request, sampling: sampling.clone(), output, state: None, operations: Vec::new(), calls: None }
+    }
 }
 
 /// A recording that was just made.
@@ -179,18 +191,19 @@ pub(super) fn record(plan: &Plan) -> anyhow::Result<Recorded> {
         target_name: name,
         pid,
         pids,
-        frequency_hz: plan.frequency_hz,
-        is_asking: plan.is_asking,
-        is_reading_calls: plan.is_reading_calls,
+        frequency_hz: plan.sampling.frequency,
+        is_asking: !plan.sampling.passive,
+        is_reading_calls: !plan.sampling.no_calls,
+        capture: Capture { bytes: plan.sampling.capture_arguments.map_or(0, |bytes| bytes as usize) },
+        counted: plan.operations.clone(),
         is_launched: launched.is_some(),
         output: output.clone(),
         keep: None,
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let until = plan.duration;
     runtime.block_on(async {
         let mut recorder = Recorder::start(&options, launched, plan.state.as_deref())?;
-        recorder.run(until, std::future::pending::<()>()).await?;
+        recorder.run(plan.sampling.duration, plan.calls, std::future::pending::<()>()).await?;
         recorder.finish()
     })
 }
@@ -264,10 +277,11 @@ impl Recorder {
         }
     }
 
-    /// Records until `duration` is over, the targets have ended, the user or `done` ends it.
+    /// Records until `duration` is over, so many counted calls have ended, the targets have ended, the user or `done` ends it.
     pub(super) async fn run<T>(
         &mut self,
         duration: Option<Duration>,
+        calls: Option<u64>,
         done: impl Future<Output = T>,
     ) -> anyhow::Result<Option<T>> {
         let mut interrupt = signal(SignalKind::interrupt())?;
@@ -298,7 +312,9 @@ impl Recorder {
                 }
                 is_tick = async { tokio::select! { _ = tick.tick() => true, () = wakeups.next() => false } } => {
                     match self.session.tick(!is_tick) {
-                        Ok(has_new_code) => wakeups.rest(!is_tick && !has_new_code),
+                        Ok(has_new_code) if !is_tick => wakeups.rest(has_new_code),
+                        Ok(true) => wakeups.attend(),
+                        Ok(false) => {}
                         Err(error) => {
                             progress.clear();
                             let last = self.session.progress();
@@ -308,6 +324,9 @@ impl Recorder {
                     }
                     if !is_tick {
                         continue;
+                    }
+                    if calls.is_some_and(|calls| self.session.progress().calls >= calls) {
+                        break ENOUGH_CALLS;
                     }
                     ticks = ticks.wrapping_add(1);
                     if ticks.is_multiple_of(TICKS_PER_LOOK) {
@@ -349,7 +368,7 @@ impl Recorder {
         if let Some(state) = &mut self.state {
             state.end(self.end, &summary.progress);
         }
-        let recording = crate::recording::read(&self.output)?;
+        let recording = super::recording::read(&self.output)?;
         let ended_early = self.end == "target ended";
         if ended_early {
             note(&format!("process {} ended after {}", self.pid, duration(summary.duration.as_secs_f64())));

@@ -87,7 +87,7 @@ pub fn write_tools(mut out: impl Write, calls: &Calls, style: Style) -> io::Resu
 
 /// What else was seen on the streams, and should not be there.
 fn notes(messages: &BTreeMap<String, u64>) -> Vec<String> {
-    const NOTES: [(&str, &str, &str, &str); 7] = [
+    const NOTES: [(&str, &str, &str, &str); 8] = [
         (
             "lost_stretches",
             "stretch",
@@ -104,6 +104,12 @@ fn notes(messages: &BTreeMap<String, u64>) -> Vec<String> {
         ),
         ("repeated_ids", "request", "requests", "with the ID of one that still waited."),
         ("skipped_lines", "line", "lines", "on its streams without a JSON-RPC message."),
+        (
+            "contents_dropped",
+            "call",
+            "calls",
+            "whose arguments were not kept: too many waited for an answer.",
+        ),
         ("unreadable_http", "HTTP message", "HTTP messages", "that could not be read."),
     ];
     let note = |(name, one, many, text): &(&str, &str, &str, &str)| {
@@ -193,6 +199,11 @@ pub fn write_call(
     fact("Outcome", outcome(call))?;
     if let Some(message) = &call.error_message {
         fact("Message", message.clone())?;
+    }
+    for (name, contents) in [("Arguments", &call.arguments), ("Result", &call.result)] {
+        if let Some(contents) = contents {
+            fact(name, contents.to_string())?;
+        }
     }
     if let Some(trace) = &call.trace_parent {
         fact("Trace", trace.clone())?;

@@ -2,6 +2,7 @@
 
 pub mod call_tree;
 pub mod calls;
+pub mod diagnose;
 pub mod flame_graph;
 pub mod folded;
 pub mod json;

@@ -1,11 +1,12 @@
 //! Reads a recording into memory. Every reference is checked: a file may be damaged or made by someone else.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 
 use rusqlite::{Connection, OpenFlags, Row};
 
+use crate::wire::Id;
 use crate::wire::calls::{Call, Ended, Side};
 
 use super::model::{
@@ -16,6 +17,8 @@ use super::{APPLICATION_ID, Error, LOG_SUFFIX, SAMPLE_ON_CPU, SCHEMA_VERSION, be
 
 /// Version of the schema in which calls came.
 const CALLS_SINCE: i64 = 3;
+/// Version in which IDs of requests, and contents, came.
+const CONTENTS_SINCE: i64 = 4;
 
 /// Reads a recording, also one that is still being written.
 ///
@@ -108,12 +111,17 @@ impl Reader<'_> {
         let frames = self.frames()?;
         let stacks = self.stacks(frames.len())?;
         let samples = self.samples(threads.len(), stacks.len())?;
-        let meta = self.meta()?;
+        let meta = self.meta(version)?;
         Ok(Recording {
-            calls: if version < CALLS_SINCE { Vec::new() } else { self.calls(processes.len(), &meta)? },
+            calls: if version < CALLS_SINCE {
+                Vec::new()
+            } else {
+                self.calls(version, processes.len(), &meta)?
+            },
             meta,
             messages: if version < CALLS_SINCE { BTreeMap::new() } else { self.counts("messages", "name")? },
             gauges: self.gauges(processes.len())?,
+            sampled_ns: Vec::new(),
             losses: self.counts("losses", "cause")?,
             processes,
             threads,
@@ -123,7 +131,7 @@ impl Reader<'_> {
         })
     }
 
-    fn meta(&self) -> Result<Meta, Error> {
+    fn meta(&self, version: i64) -> Result<Meta, Error> {
         use rusqlite::types::Value;
         let mut values: BTreeMap<String, Value> = self
             .rows("SELECT key, value FROM meta", |row| Ok((row.get(0)?, row.get(1)?)))?
@@ -152,6 +160,11 @@ impl Reader<'_> {
             frequency_hz: unsigned("frequency_hz"),
             kernel_release: kernel_release.unwrap_or_default(),
             cpus: unsigned("cpus"),
+            has_calls: if version < CONTENTS_SINCE {
+                version >= CALLS_SINCE
+            } else {
+                number("has_calls") != 0
+            },
         })
     }
 
@@ -285,28 +298,47 @@ impl Reader<'_> {
     }
 
     /// Ended calls; of a recording without an end also those that were in flight at its last commit.
-    fn calls(&self, processes: usize, meta: &Meta) -> Result<Vec<RecordedCall>, Error> {
+    fn calls(&self, version: i64, processes: usize, meta: &Meta) -> Result<Vec<RecordedCall>, Error> {
         let strings: Vec<Arc<str>> = self.strings()?;
-        let of = |table: &str| {
-            let sql = format!("SELECT {CALL_COLUMNS} FROM {table} ORDER BY start_ns, id");
+        let has_contents = version >= CONTENTS_SINCE;
+        let columns =
+            if has_contents { CALL_COLUMNS.to_owned() } else { CALL_COLUMNS.replace("request_id", "NULL") };
+        let mut contents = if has_contents { self.contents()? } else { HashMap::new() };
+        let mut of = |table: &str| {
+            let sql = format!("SELECT {columns} FROM {table} ORDER BY start_ns, id");
             let text = |id: i64| strings.get(index(id)).map(|text| Box::from(&**text));
-            let rows = self.rows(&sql, |row| call_of(row, text))?;
-            let calls: Option<Vec<(i64, Call)>> = rows.into_iter().collect();
+            let rows = self.rows(&sql, |row| {
+                let Some((process, mut call)) = call_of(row, text)? else { return Ok(None) };
+                if table == "calls" {
+                    (call.arguments, call.result) = contents.remove(&row.get(19)?).unwrap_or_default();
+                }
+                Ok(Some(RecordedCall { process: index(process), call }))
+            })?;
+            let calls: Option<Vec<RecordedCall>> = rows.into_iter().collect();
             match calls {
-                Some(calls) if calls.iter().all(|(process, _)| index(*process) < processes) => Ok(calls),
+                Some(calls) if calls.iter().all(|recorded| recorded.process < processes) => Ok(calls),
                 _ => damaged(self.path, "a call of no process, or of an unknown kind"),
             }
         };
         let mut calls = of("calls")?;
-        if meta.end_reason.is_none() && has_in_flight(&self.connection) {
-            let cut = |(process, call): (i64, Call)| {
-                (process, Call { end_ns: meta.end_ns.max(call.request_end_ns), ..call })
-            };
-            calls.extend(of("in_flight")?.into_iter().map(cut));
-            calls.sort_by_key(|(_, call)| call.start_ns);
+        if meta.end_reason.is_none() && has_contents {
+            let mut open = of("in_flight")?;
+            for RecordedCall { call, .. } in &mut open {
+                call.end_ns = meta.end_ns.max(call.request_end_ns);
+            }
+            calls.extend(open);
+            calls.sort_by_key(|recorded| recorded.call.start_ns);
         }
-        let recorded = |(process, call)| RecordedCall { process: index(process), call };
-        Ok(calls.into_iter().map(recorded).collect())
+        Ok(calls)
+    }
+
+    /// Arguments and results, by the row of their call.
+    fn contents(&self) -> Result<HashMap<i64, (Option<Box<str>>, Option<Box<str>>)>, Error> {
+        let rows = self.rows("SELECT call, arguments, result FROM contents", |row| {
+            let text = |column: usize| row.get::<_, Option<String>>(column);
+            Ok((row.get(0)?, (text(1)?.map(Into::into), text(2)?.map(Into::into))))
+        })?;
+        Ok(rows.into_iter().collect())
     }
 
     fn strings(&self) -> Result<Vec<Arc<str>>, Error> {
@@ -347,7 +379,7 @@ impl Reader<'_> {
 /// What [`call_of`] reads, and the row's ID.
 pub(super) const CALL_COLUMNS: &str = "process, session, caller, method, name, trace_parent, start_ns, request_end_ns, \
      response_ns, end_ns, request_thread, response_thread, request_bytes, response_bytes, requests, \
-     input_wait_ns, outcome, error_code, error_message, id";
+     input_wait_ns, outcome, error_code, error_message, id, request_id";
 
 /// A call, and the row of its process. `None` where a number or a text has no meaning; `text` gives the text of a row.
 pub(super) fn call_of(
@@ -367,7 +399,10 @@ pub(super) fn call_of(
         caller,
         method,
         name: text_at(4)?,
+        request_id: row.get::<_, Option<String>>(20)?.as_deref().and_then(Id::from_json),
         trace_parent: text_at(5)?,
+        arguments: None,
+        result: None,
         start_ns: unsigned(row, 6)?,
         request_end_ns: unsigned(row, 7)?,
         response_ns: row.get::<_, Option<i64>>(8)?.and_then(|time| u64::try_from(time).ok()),
@@ -381,12 +416,6 @@ pub(super) fn call_of(
         ended,
     };
     Ok(Some((row.get(0)?, call)))
-}
-
-/// Whether a recording says which calls were in flight: older ones do not.
-pub(super) fn has_in_flight(connection: &Connection) -> bool {
-    let sql = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'in_flight'";
-    connection.query_row(sql, [], |_| Ok(())).is_ok()
 }
 
 /// The index of the row with this ID; an ID that can't be gives an index that no table has.

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, params};
 
-use crate::wire::calls::{Call, Ended};
+use crate::wire::Id;
+use crate::wire::calls::Call;
 
 use super::model::{FrameKind, GaugeKind, Meta, Runtime, StackEnd, Unwinding};
 use super::{APPLICATION_ID, Error, SAMPLE_ON_CPU, SCHEMA, SCHEMA_VERSION, files_of, retention};
@@ -130,7 +131,8 @@ impl Writer {
         number("start_ns", meta.start_ns as i64)?;
         number("end_ns", meta.end_ns as i64)?;
         number("frequency_hz", meta.frequency_hz as i64)?;
-        number("cpus", meta.cpus as i64)
+        number("cpus", meta.cpus as i64)?;
+        number("has_calls", meta.has_calls.into())
     }
 
     /// Sampling starts now: time on `CLOCK_MONOTONIC` in nanoseconds, and of day in milliseconds since 1970.
@@ -275,7 +277,14 @@ impl Writer {
 
     /// A call that has ended.
     pub fn call(&mut self, process: ProcessId, call: &Call) -> Result<(), Error> {
-        self.call_into("calls", process, call)
+        self.call_into("calls", process, call)?;
+        if call.arguments.is_none() && call.result.is_none() {
+            return Ok(());
+        }
+        self.insert(
+            "INSERT INTO contents VALUES (last_insert_rowid(), ?, ?)",
+            params![call.arguments, call.result],
+        )
     }
 
     /// The calls that have not ended yet, in place of those of the last time.
@@ -294,14 +303,12 @@ impl Writer {
         let method = self.string(&call.method)?;
         let name = call.name.as_deref().map(|name| self.string(name)).transpose()?;
         let trace_parent = call.trace_parent.as_deref().map(|trace| self.string(trace)).transpose()?;
-        let (code, message) = match &call.ended {
-            Ended::Error { code, message } => (*code, message.as_deref()),
-            _ => (None, None),
-        };
+        let (code, message) = call.ended.error();
+        let request_id = call.request_id.as_ref().map(Id::json);
         let message = message.map(|message| self.string(message)).transpose()?;
         self.insert(
             &format!(
-                "INSERT INTO {table} VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+                "INSERT INTO {table} VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
             ),
             params![
                 process,
@@ -323,6 +330,7 @@ impl Writer {
                 call.ended.number(),
                 code,
                 message,
+                request_id,
             ],
         )
     }

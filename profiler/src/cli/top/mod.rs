@@ -36,6 +36,7 @@ use crate::target::{
     Caller, Configurations, LaunchPlan, Launched, ProcessTable, Request, Server, Surroundings, Target,
     resolve,
 };
+use crate::wire::contents::Capture;
 use feed::{Ask, Feed, View};
 use screen::Screen;
 
@@ -214,6 +215,14 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         // Nobody said that these servers may be touched.
         is_asking: is_named && !arguments.sampling.passive,
         is_reading_calls: !arguments.sampling.no_calls,
+        // Nobody reads them but whoever keeps the recording.
+        capture: Capture {
+            bytes: match (&arguments.output, arguments.sampling.capture_arguments) {
+                (Some(_), Some(bytes)) => bytes as usize,
+                _ => 0,
+            },
+        },
+        counted: Vec::new(),
         is_launched: launched.is_some(),
         keep: arguments.output.is_none().then_some(KEPT),
         output: arguments.output.clone().unwrap_or_else(|| folder.path().join("recording")),
@@ -254,7 +263,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
             let _ = done.await;
             anyhow::Ok(())
         };
-        let outcome = recorder.run(arguments.sampling.duration, done).await;
+        let outcome = recorder.run(arguments.sampling.duration, None, done).await;
         stop.store(true, Ordering::Relaxed);
         let shown = view.map_or(Ok(None), end_of);
         // It may hang on a terminal that takes nothing. What is said from here on is to be seen.
