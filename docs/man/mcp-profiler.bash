@@ -31,6 +31,9 @@ _mcp__profiler() {
             mcp__profiler,demo-server)
                 cmd="mcp__profiler__subcmd__demo__subcmd__server"
                 ;;
+            mcp__profiler,diagnose)
+                cmd="mcp__profiler__subcmd__diagnose"
+                ;;
             mcp__profiler,doctor)
                 cmd="mcp__profiler__subcmd__doctor"
                 ;;
@@ -70,6 +73,24 @@ _mcp__profiler() {
             mcp__profiler,trace)
                 cmd="mcp__profiler__subcmd__trace"
                 ;;
+            mcp__profiler__subcmd__diagnose,errors)
+                cmd="mcp__profiler__subcmd__diagnose__subcmd__errors"
+                ;;
+            mcp__profiler__subcmd__diagnose,help)
+                cmd="mcp__profiler__subcmd__diagnose__subcmd__help"
+                ;;
+            mcp__profiler__subcmd__diagnose,slow-response)
+                cmd="mcp__profiler__subcmd__diagnose__subcmd__slow__subcmd__response"
+                ;;
+            mcp__profiler__subcmd__diagnose__subcmd__help,errors)
+                cmd="mcp__profiler__subcmd__diagnose__subcmd__help__subcmd__errors"
+                ;;
+            mcp__profiler__subcmd__diagnose__subcmd__help,help)
+                cmd="mcp__profiler__subcmd__diagnose__subcmd__help__subcmd__help"
+                ;;
+            mcp__profiler__subcmd__diagnose__subcmd__help,slow-response)
+                cmd="mcp__profiler__subcmd__diagnose__subcmd__help__subcmd__slow__subcmd__response"
+                ;;
             mcp__profiler__subcmd__help,call-tree)
                 cmd="mcp__profiler__subcmd__help__subcmd__call__subcmd__tree"
                 ;;
@@ -84,6 +105,9 @@ _mcp__profiler() {
                 ;;
             mcp__profiler__subcmd__help,demo-server)
                 cmd="mcp__profiler__subcmd__help__subcmd__demo__subcmd__server"
+                ;;
+            mcp__profiler__subcmd__help,diagnose)
+                cmd="mcp__profiler__subcmd__help__subcmd__diagnose"
                 ;;
             mcp__profiler__subcmd__help,doctor)
                 cmd="mcp__profiler__subcmd__help__subcmd__doctor"
@@ -124,6 +148,12 @@ _mcp__profiler() {
             mcp__profiler__subcmd__help,trace)
                 cmd="mcp__profiler__subcmd__help__subcmd__trace"
                 ;;
+            mcp__profiler__subcmd__help__subcmd__diagnose,errors)
+                cmd="mcp__profiler__subcmd__help__subcmd__diagnose__subcmd__errors"
+                ;;
+            mcp__profiler__subcmd__help__subcmd__diagnose,slow-response)
+                cmd="mcp__profiler__subcmd__help__subcmd__diagnose__subcmd__slow__subcmd__response"
+                ;;
             *)
                 ;;
         esac
@@ -131,7 +161,7 @@ _mcp__profiler() {
 
     case "${cmd}" in
         mcp__profiler)
-            opts="-h -V --help --version record profile start status stop top cpu report calls trace call-tree flame-graph export list doctor demo demo-server help"
+            opts="-h -V --help --version record profile start status stop top cpu report calls trace diagnose call-tree flame-graph export list doctor demo demo-server help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -145,7 +175,7 @@ _mcp__profiler() {
             return 0
             ;;
         mcp__subcmd__profiler__subcmd__call__subcmd__tree)
-            opts="-h --mcp --pid --config --launch --duration --frequency --passive --no-calls --tool --recording --min-share --max-depth --fold-by --async-stacks --help"
+            opts="-h --mcp --pid --config --launch --duration --frequency --passive --no-calls --capture-arguments --tool --recording --min-share --max-depth --fold-by --async-stacks --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -168,6 +198,10 @@ _mcp__profiler() {
                     return 0
                     ;;
                 --frequency)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --capture-arguments)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -199,7 +233,7 @@ _mcp__profiler() {
             return 0
             ;;
         mcp__subcmd__profiler__subcmd__calls)
-            opts="-h --mcp --pid --config --launch --duration --frequency --passive --no-calls --tool --recording --outcome --min-time --from --to --in-order --limit --format --help"
+            opts="-h --mcp --pid --config --launch --duration --frequency --passive --no-calls --capture-arguments --tool --recording --outcome --min-time --from --to --in-order --limit --format --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -225,6 +259,10 @@ _mcp__profiler() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                --capture-arguments)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --tool)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
@@ -234,7 +272,7 @@ _mcp__profiler() {
                     return 0
                     ;;
                 --outcome)
-                    COMPREPLY=($(compgen -W "ok error unfinished" -- "${cur}"))
+                    COMPREPLY=($(compgen -W "ok error tool_error unfinished cancelled unanswered cut_off lost" -- "${cur}"))
                     return 0
                     ;;
                 --min-time)
@@ -265,7 +303,7 @@ _mcp__profiler() {
             return 0
             ;;
         mcp__subcmd__profiler__subcmd__cpu)
-            opts="-h --mcp --pid --config --launch --duration --frequency --passive --no-calls --tool --recording --top-functions --call-tree --flame-graph --hot-path-threshold --format --help"
+            opts="-h --mcp --pid --config --launch --duration --frequency --passive --no-calls --capture-arguments --tool --recording --top-functions --call-tree --flame-graph --hot-path-threshold --format --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -288,6 +326,10 @@ _mcp__profiler() {
                     return 0
                     ;;
                 --frequency)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --capture-arguments)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -370,6 +412,180 @@ _mcp__profiler() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        mcp__subcmd__profiler__subcmd__diagnose)
+            opts="-h --help slow-response errors help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        mcp__subcmd__profiler__subcmd__diagnose__subcmd__errors)
+            opts="-h --mcp --pid --config --launch --duration --frequency --passive --no-calls --capture-arguments --tool --recording --error-analysis --format --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --mcp)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --pid)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --duration)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --frequency)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --capture-arguments)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --tool)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --recording)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --format)
+                    COMPREPLY=($(compgen -W "text json" -- "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        mcp__subcmd__profiler__subcmd__diagnose__subcmd__help)
+            opts="slow-response errors help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        mcp__subcmd__profiler__subcmd__diagnose__subcmd__help__subcmd__errors)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        mcp__subcmd__profiler__subcmd__diagnose__subcmd__help__subcmd__help)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        mcp__subcmd__profiler__subcmd__diagnose__subcmd__help__subcmd__slow__subcmd__response)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        mcp__subcmd__profiler__subcmd__diagnose__subcmd__slow__subcmd__response)
+            opts="-h --mcp --pid --config --launch --duration --frequency --passive --no-calls --capture-arguments --tool --recording --percentile --trace-requests --format --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --mcp)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --pid)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --duration)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --frequency)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --capture-arguments)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --tool)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --recording)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --percentile)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --format)
+                    COMPREPLY=($(compgen -W "text json" -- "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         mcp__subcmd__profiler__subcmd__doctor)
             opts="-h --pid --mcp --config --format --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
@@ -401,7 +617,7 @@ _mcp__profiler() {
             return 0
             ;;
         mcp__subcmd__profiler__subcmd__export)
-            opts="-o -h --mcp --pid --config --launch --duration --frequency --passive --no-calls --tool --recording --format --output --fold-by --async-stacks --help"
+            opts="-o -h --mcp --pid --config --launch --duration --frequency --passive --no-calls --capture-arguments --tool --recording --format --output --fold-by --async-stacks --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -424,6 +640,10 @@ _mcp__profiler() {
                     return 0
                     ;;
                 --frequency)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --capture-arguments)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -459,7 +679,7 @@ _mcp__profiler() {
             return 0
             ;;
         mcp__subcmd__profiler__subcmd__flame__subcmd__graph)
-            opts="-o -h --mcp --pid --config --launch --duration --frequency --passive --no-calls --tool --recording --output --diff --baseline --current --fold-by --async-stacks --help"
+            opts="-o -h --mcp --pid --config --launch --duration --frequency --passive --no-calls --capture-arguments --tool --recording --output --diff --baseline --current --fold-by --async-stacks --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -482,6 +702,10 @@ _mcp__profiler() {
                     return 0
                     ;;
                 --frequency)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --capture-arguments)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -521,7 +745,7 @@ _mcp__profiler() {
             return 0
             ;;
         mcp__subcmd__profiler__subcmd__help)
-            opts="record profile start status stop top cpu report calls trace call-tree flame-graph export list doctor demo demo-server help"
+            opts="record profile start status stop top cpu report calls trace diagnose call-tree flame-graph export list doctor demo demo-server help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -593,6 +817,48 @@ _mcp__profiler() {
         mcp__subcmd__profiler__subcmd__help__subcmd__demo__subcmd__server)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        mcp__subcmd__profiler__subcmd__help__subcmd__diagnose)
+            opts="slow-response errors"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        mcp__subcmd__profiler__subcmd__help__subcmd__diagnose__subcmd__errors)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        mcp__subcmd__profiler__subcmd__help__subcmd__diagnose__subcmd__slow__subcmd__response)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
@@ -809,7 +1075,7 @@ _mcp__profiler() {
             return 0
             ;;
         mcp__subcmd__profiler__subcmd__profile)
-            opts="-o -h --mcp --pid --config --launch --duration --frequency --passive --no-calls --output --recording --format --top-functions --hot-path-threshold --help"
+            opts="-o -h --mcp --pid --config --launch --duration --frequency --passive --no-calls --capture-arguments --operations --samples --output --recording --format --top-functions --hot-path-threshold --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -832,6 +1098,18 @@ _mcp__profiler() {
                     return 0
                     ;;
                 --frequency)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --capture-arguments)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --operations)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --samples)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -867,7 +1145,7 @@ _mcp__profiler() {
             return 0
             ;;
         mcp__subcmd__profiler__subcmd__record)
-            opts="-o -h --mcp --pid --config --launch --duration --frequency --passive --no-calls --output --state --help"
+            opts="-o -h --mcp --pid --config --launch --duration --frequency --passive --no-calls --capture-arguments --output --state --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -890,6 +1168,10 @@ _mcp__profiler() {
                     return 0
                     ;;
                 --frequency)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --capture-arguments)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -913,7 +1195,7 @@ _mcp__profiler() {
             return 0
             ;;
         mcp__subcmd__profiler__subcmd__report)
-            opts="-h --mcp --pid --config --launch --duration --frequency --passive --no-calls --tool --recording --format --top-functions --hot-path-threshold --help"
+            opts="-h --mcp --pid --config --launch --duration --frequency --passive --no-calls --capture-arguments --tool --recording --format --top-functions --hot-path-threshold --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -936,6 +1218,10 @@ _mcp__profiler() {
                     return 0
                     ;;
                 --frequency)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --capture-arguments)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -967,7 +1253,7 @@ _mcp__profiler() {
             return 0
             ;;
         mcp__subcmd__profiler__subcmd__start)
-            opts="-o -h --mcp --pid --config --launch --duration --frequency --passive --no-calls --output --help"
+            opts="-o -h --mcp --pid --config --launch --duration --frequency --passive --no-calls --capture-arguments --output --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -990,6 +1276,10 @@ _mcp__profiler() {
                     return 0
                     ;;
                 --frequency)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --capture-arguments)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -1049,7 +1339,7 @@ _mcp__profiler() {
             return 0
             ;;
         mcp__subcmd__profiler__subcmd__top)
-            opts="-n -o -h --mcp --pid --config --launch --duration --frequency --passive --no-calls --window --interval --batch --count --once --format --output --help"
+            opts="-n -o -h --mcp --pid --config --launch --duration --frequency --passive --no-calls --capture-arguments --window --interval --batch --count --once --format --output --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1072,6 +1362,10 @@ _mcp__profiler() {
                     return 0
                     ;;
                 --frequency)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --capture-arguments)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -1111,7 +1405,7 @@ _mcp__profiler() {
             return 0
             ;;
         mcp__subcmd__profiler__subcmd__trace)
-            opts="-h --mcp --pid --config --launch --duration --frequency --passive --no-calls --tool --recording --format --help"
+            opts="-h --mcp --pid --config --launch --duration --frequency --passive --no-calls --capture-arguments --tool --recording --format --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1134,6 +1428,10 @@ _mcp__profiler() {
                     return 0
                     ;;
                 --frequency)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --capture-arguments)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
