@@ -24,4 +24,5 @@ mod program {
     mod servers;
     mod soak;
     mod stacks;
+    mod top;
 }

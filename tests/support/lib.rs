@@ -9,6 +9,7 @@ mod pythons;
 mod report;
 mod servers;
 mod shares;
+mod terminal;
 mod tools;
 mod workload;
 
@@ -25,5 +26,6 @@ pub use servers::{
     under_load,
 };
 pub use shares::{assert_share, together, tolerance};
-pub use tools::{go, node, node_package, node_program, require, require_root, speedscope_import};
+pub use terminal::Terminal;
+pub use tools::{SmallDisk, go, node, node_package, node_program, require, require_root, speedscope_import};
 pub use workload::{Workload, script};

@@ -21,8 +21,13 @@ pub struct Process {
 impl Process {
     /// Starts it as the leader of a new process group.
     pub fn start(command: &mut Command) -> Result<Self> {
+        Self::start_session(command.process_group(0))
+    }
+
+    /// Starts a command that makes itself the leader of a new session, and so of a group.
+    pub(crate) fn start_session(command: &mut Command) -> Result<Self> {
         let program = command.get_program().display().to_string();
-        let child = command.process_group(0).spawn().with_context(|| format!("cannot start {program}"))?;
+        let child = command.spawn().with_context(|| format!("cannot start {program}"))?;
         Ok(Self { child, folder: None })
     }
 

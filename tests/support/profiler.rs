@@ -134,6 +134,11 @@ impl Running {
         self.process.pid()
     }
 
+    /// What it printed on standard output so far.
+    pub fn stdout(&self) -> Result<String> {
+        Ok(String::from_utf8_lossy(&std::fs::read(self.stdout.path())?).into_owned())
+    }
+
     /// What it printed on standard error so far.
     pub fn stderr(&self) -> Result<String> {
         Ok(String::from_utf8_lossy(&std::fs::read(self.stderr.path())?).into_owned())

@@ -20,6 +20,9 @@ const MAX_TEXTS: usize = 4096;
 /// A process that ended is told of for so long, in nanoseconds: its last samples and calls may come a little later.
 const ENDED_FOR_NS: u64 = 5_000_000_000;
 
+/// Whose samples are asked for ended at most so long ago, in nanoseconds.
+const SAMPLED_FOR_NS: u64 = 60_000_000_000;
+
 /// What a recording gained between two looks.
 #[derive(Clone, Debug, Default)]
 pub struct Increment {
@@ -248,9 +251,10 @@ impl Follower {
     }
 
     fn resolve(&self, mut samples: Vec<Sample>) -> rusqlite::Result<Recording> {
-        let mut recording = Recording::default();
         // Sources of each are shown without the folder of its project.
-        recording.processes = self.processes(0)?.1.into_iter().map(|(_, process)| process).collect();
+        let since_ns = self.end_ns.unwrap_or(0).saturating_sub(SAMPLED_FOR_NS);
+        let processes = self.processes(since_ns)?.1.into_iter().map(|(_, process)| process).collect();
+        let mut recording = Recording { processes, ..Recording::default() };
         let mut node_at: HashMap<usize, usize> = HashMap::new();
         let mut frame_at: HashMap<i64, usize> = HashMap::new();
         let mut node_of = self.connection.prepare_cached("SELECT parent, frame FROM stacks WHERE id = ?")?;

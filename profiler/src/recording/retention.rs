@@ -19,8 +19,13 @@ pub(super) fn forget_before(connection: &Connection, before_ns: i64) -> Result<(
         connection.prepare_cached(statement)?.execute(params![before_ns])?;
     }
     // The recorder tells a thread anew when it is sampled again.
-    let threads = "DELETE FROM threads WHERE id NOT IN (SELECT thread FROM samples)";
-    connection.prepare_cached(threads)?.execute([]).map(drop)
+    for statement in [
+        "DELETE FROM threads WHERE id NOT IN (SELECT thread FROM samples)",
+        "DELETE FROM contents WHERE call NOT IN (SELECT id FROM calls)",
+    ] {
+        connection.prepare_cached(statement)?.execute([])?;
+    }
+    Ok(())
 }
 
 /// Removes stacks that no sample has any more.

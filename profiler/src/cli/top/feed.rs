@@ -1,7 +1,7 @@
 //! From a recording that grows to what the view shows, on a thread of its own: the rings are drained meanwhile.
 
 use std::collections::{HashMap, HashSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, TryRecvError, channel, sync_channel};
 use std::time::Duration;
 
@@ -96,7 +96,7 @@ struct Source {
 }
 
 impl Source {
-    fn run(mut self, path: &PathBuf, asks: &Receiver<Ask>, views: &SyncSender<Result<View, Error>>) {
+    fn run(mut self, path: &Path, asks: &Receiver<Ask>, views: &SyncSender<Result<View, Error>>) {
         let mut follower = match Follower::new(path) {
             Ok(follower) => follower,
             Err(error) => return drop(views.send(Err(error))),
@@ -191,7 +191,7 @@ fn nanoseconds(duration: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::recording::{Process, Recording};
+    use crate::recording::Process;
 
     /// Processes belong to the server that they were found with, else to their parent's, also when that is gone; an ID that is
     /// used again says nothing.
@@ -201,7 +201,6 @@ mod tests {
         let mut servers = Servers::new(vec![server(1, &[1, 2]), server(3, &[3])]);
         let increment = |processes: &[(RowId, u32, Option<usize>, u64)]| {
             let mut increment = Increment::default();
-            increment.recording = Recording::default();
             increment.recording.meta.start_ns = 100;
             for (row, pid, parent, first_ns) in processes {
                 increment.process_rows.push(*row);

@@ -19,6 +19,7 @@ use jiff::tz::TimeZone;
 use ratatui::Terminal;
 use ratatui::backend::CrosstermBackend;
 use ratatui::crossterm::event::{self, Event};
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::Usage;
 use super::files::check_writable;
@@ -213,7 +214,13 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         // Nobody said that these servers may be touched.
         is_asking: is_named && !arguments.sampling.passive,
         is_reading_calls: !arguments.sampling.no_calls,
-        capture: arguments.sampling.capture(),
+        // Nobody reads them but whoever keeps the recording.
+        capture: Capture {
+            bytes: match (&arguments.output, arguments.sampling.capture_arguments) {
+                (Some(_), Some(bytes)) => bytes as usize,
+                _ => 0,
+            },
+        },
         counted: Vec::new(),
         is_launched: launched.is_some(),
         keep: arguments.output.is_none().then_some(KEPT),
@@ -225,31 +232,54 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
+        // From here on signals end what was begun in an orderly way, also while it attaches.
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut hang_up = signal(SignalKind::hangup())?;
         let mut recorder = Recorder::begin(&options, launched, None)?;
-        let feed = Feed::start(&options.output, servers, arguments.window, interval)?;
         let stop = Arc::new(AtomicBool::new(false));
-        // Its sender goes with the thread, however that ends.
-        let (finished, done) = tokio::sync::oneshot::channel::<()>();
-        let view = std::thread::Builder::new().name("view".to_owned()).spawn({
+        let mut view = None;
+        let done = async {
+            tokio::select! {
+                biased;
+                _ = interrupt.recv() => return Ok(()),
+                _ = terminate.recv() => return Ok(()),
+                _ = hang_up.recv() => return Ok(()),
+                () = std::future::ready(()) => {}
+            }
+            let feed = Feed::start(&options.output, servers, arguments.window, interval)?;
+            // Its sender goes with the thread, however that ends.
+            let (finished, done) = tokio::sync::oneshot::channel::<()>();
             let (stop, window) = (Arc::clone(&stop), arguments.window);
-            move || {
+            let thread = std::thread::Builder::new().name("view".to_owned()).spawn(move || {
                 let _finished = finished;
                 match manner {
-                    Manner::Live => show(&feed, window, &stop),
+                    Manner::Live => show(&feed, window, interval, &stop),
                     Manner::Batch { format, count } => print_tables(&feed, format, count, &stop),
                 }
-            }
-        })?;
+            })?;
+            view = Some(thread);
+            let _ = done.await;
+            anyhow::Ok(())
+        };
         let outcome = recorder.run(arguments.sampling.duration, None, done).await;
         stop.store(true, Ordering::Relaxed);
-        let shown = end_of(view);
+        let shown = view.map_or(Ok(None), end_of);
         // It may hang on a terminal that takes nothing. What is said from here on is to be seen.
         screen::restore();
-        outcome?;
-        let last = shown?;
+        let shown = match outcome {
+            Ok(outcome) => outcome.transpose().and(shown),
+            Err(error) => {
+                recorder.discard();
+                return Err(error);
+            }
+        };
         let has_ended = recorder.end_reason() == "target ended";
-        if let Some(snapshot) = last.filter(|_| has_ended && matches!(manner, Manner::Live)) {
-            print(|out| write_snapshot(out, &snapshot, style()))?;
+        if let Ok(Some(snapshot)) = &shown
+            && has_ended
+            && matches!(manner, Manner::Live)
+        {
+            print(|out| write_snapshot(out, snapshot, style()))?;
         }
         if arguments.output.is_some() {
             let recorded = recorder.finish()?;
@@ -260,7 +290,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
                 note(&format!("{} ended", options.target_name));
             }
         }
-        Ok(())
+        shown.map(drop)
     })
 }
 
@@ -297,16 +327,21 @@ fn end_of(view: JoinHandle<anyhow::Result<Option<Snapshot>>>) -> anyhow::Result<
 }
 
 /// The live table, until a key ends it, or `stop`. Returns the last figures.
-fn show(feed: &Feed, window: Duration, stop: &AtomicBool) -> anyhow::Result<Option<Snapshot>> {
+fn show(
+    feed: &Feed,
+    window: Duration,
+    interval: Duration,
+    stop: &AtomicBool,
+) -> anyhow::Result<Option<Snapshot>> {
     const GONE: &str = "the terminal can't be drawn on; --batch prints tables as text";
     let screen = Screen::enter().context(GONE)?;
     let mut terminal = Terminal::new(CrosstermBackend::new(io::stdout())).context(GONE)?;
     let theme = Theme { has_colour: style().colour };
     let mut state = State::new(window, TimeZone::system());
-    let mut is_stale = true;
+    let (mut is_stale, mut last_view) = (true, Instant::now());
     while !stop.load(Ordering::Relaxed) {
         if std::mem::take(&mut is_stale) {
-            terminal.draw(|frame| draw(frame, &state, theme)).context(GONE)?;
+            terminal.draw(|frame| draw(frame, &mut state, theme)).context(GONE)?;
         }
         if event::poll(LOOK).context(GONE)? {
             is_stale = true;
@@ -325,8 +360,10 @@ fn show(feed: &Feed, window: Duration, stop: &AtomicBool) -> anyhow::Result<Opti
         }
         while let Some(View { snapshot, detail }) = feed.next(Duration::ZERO)? {
             state.take(snapshot, detail);
+            last_view = Instant::now();
             is_stale = true;
         }
+        is_stale |= state.set_silence(last_view.elapsed().saturating_sub(interval));
     }
     Ok(Some(state.snapshot).filter(|snapshot| snapshot.window_seconds > 0.0))
 }

@@ -65,3 +65,51 @@ pub(super) fn restore() {
         let _ = nix::unistd::write(io::stdout(), LEAVE);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+    use std::process::Command;
+
+    use nix::pty::openpty;
+    use nix::sys::termios::{LocalFlags, tcgetattr};
+
+    use super::*;
+
+    /// What the test below runs on a terminal of its own.
+    #[test]
+    #[ignore = "takes the terminal: `a_panic_gives_the_terminal_back` runs it"]
+    fn panics_on_a_terminal() {
+        let screen = Screen::enter().unwrap();
+        let panicked = std::thread::spawn(|| panic!("as it was asked to")).join();
+        assert!(panicked.is_err());
+        std::mem::forget(screen); // so that nobody else gives it back
+    }
+
+    /// A panic of any thread gives the terminal back before it says what happened.
+    #[test]
+    fn a_panic_gives_the_terminal_back() {
+        let pair = openpty(None, None).unwrap();
+        let theirs = || pair.slave.try_clone().unwrap();
+        let status = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "cli::top::screen::tests::panics_on_a_terminal", "--ignored", "--nocapture"])
+            .env("RUST_BACKTRACE", "0")
+            .stdin(theirs())
+            .stdout(theirs())
+            .stderr(theirs())
+            .status()
+            .unwrap();
+        let flags = tcgetattr(&pair.slave).unwrap().local_flags;
+        drop(pair.slave);
+        // It ends with an error once nobody holds the other side.
+        let mut output = Vec::new();
+        let _ = std::fs::File::from(pair.master).read_to_end(&mut output);
+        let output = String::from_utf8_lossy(&output);
+        assert!(status.success(), "{output}");
+        let entered = output.find("\x1b[?1049h").expect("the screen was taken");
+        let left = output.find("\x1b[?1049l").expect("the screen is left");
+        let said = output.find("as it was asked to").expect("the panic is told");
+        assert!(entered < left && left < said, "{output:?}");
+        assert!(flags.contains(LocalFlags::ICANON | LocalFlags::ECHO), "{flags:?}");
+    }
+}

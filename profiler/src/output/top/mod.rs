@@ -56,11 +56,11 @@ pub const COLUMNS: [Column; 10] = [
 const FIRST_TO_GO: [Column; 7] = [
     Column::Exact,
     Column::CpuPerCall,
-    Column::InFlight,
     Column::P50,
+    Column::InFlight,
     Column::Errors,
-    Column::Server,
     Column::Rate,
+    Column::Server,
 ];
 
 impl Column {
@@ -83,10 +83,11 @@ impl Column {
     /// Columns of the terminal that it takes, without the space before it. [`Column::Tool`] takes what is left, and needs this.
     pub fn width(self) -> u16 {
         match self {
-            Self::Server => 18,
-            Self::Tool => 16,
+            Self::Server => 17,
+            Self::Tool => 15,
             Self::InFlight => 10,
-            Self::Rate | Self::P50 | Self::P99 | Self::Errors | Self::Cpu | Self::Exact => 8,
+            Self::Rate | Self::P50 | Self::P99 | Self::Errors => 8,
+            Self::Cpu | Self::Exact => 7,
             Self::CpuPerCall => 9,
         }
     }
@@ -380,8 +381,34 @@ pub(crate) mod tests {
     /// A batch shows all columns that fit.
     #[test]
     fn text_of_a_snapshot() {
-        insta::assert_snapshot!(text(120), @"");
-        insta::assert_snapshot!(text(60), @"");
+        insta::assert_snapshot!(text(120), @r#"
+        2026-02-02T02:40:00Z  running for 72.0 s, last 10.0 s with 723 samples
+        everything: 512 calls/s, 72.3 % of one CPU, 104.0 MiB resident
+        日本語-files: ended; 512 calls/s, 72.3 % of one CPU
+        lost since the start: sample_ring_full 1,200
+          SERVER        TOOL          CALLS/S  IN FLIGHT      P50      P99  ERRORS     CPU  CPU/CALL   EXACT
+          everything    echo              500          4  50.0 ms   500 ms   0.0 %  40.0 %    800 µs  25.0 %
+          日本語-files  read_file        80.0          4   8.0 ms  80.0 ms   0.0 %  30.0 %    3.8 ms  25.0 %
+          everything    tools/list       12.2          4   1.2 ms  12.2 ms   0.0 %  10.0 %    8.2 ms  25.0 %
+          日本語-files  write_file        0.4          4    40 µs   400 µs  75.0 %   2.0 %   50.0 ms  25.0 %
+          日本語-files  hang�[2J          0.0          4        -        -       -   0.0 %         -       -
+          everything    (background)        -          -        -        -       -   5.1 %         -       -
+          日本語-files  (background)        -          -        -        -       -   5.1 %         -       -
+        "#);
+        insta::assert_snapshot!(text(60), @r#"
+        2026-02-02T02:40:00Z  running for 72.0 s, last 10.0 s with …
+        everything: 512 calls/s, 72.3 % of one CPU, 104.0 MiB resid…
+        日本語-files: ended; 512 calls/s, 72.3 % of one CPU
+        lost since the start: sample_ring_full 1,200
+          SERVER        TOOL          CALLS/S      P99     CPU
+          everything    echo              500   500 ms  40.0 %
+          日本語-files  read_file        80.0  80.0 ms  30.0 %
+          everything    tools/list       12.2  12.2 ms  10.0 %
+          日本語-files  write_file        0.4   400 µs   2.0 %
+          日本語-files  hang�[2J          0.0        -   0.0 %
+          everything    (background)        -        -   5.1 %
+          日本語-files  (background)        -        -   5.1 %
+        "#);
     }
 
     /// Each column sorts both ways, background stays last, and what was not measured is the least.

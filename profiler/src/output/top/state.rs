@@ -12,6 +12,8 @@ use crate::analysis::report::Report;
 /// Lengths of the window that can be chosen by key.
 pub const WINDOWS: [Duration; 4] =
     [Duration::from_secs(5), Duration::from_secs(10), Duration::from_secs(30), Duration::from_secs(60)];
+/// Figures that are late by less than this are no news: commits come when they can.
+const SILENCE: Duration = Duration::from_secs(3);
 /// Longest filter, in characters.
 const MAX_FILTER: usize = 80;
 /// Rows that a page key moves by.
@@ -76,6 +78,8 @@ pub struct State {
     /// Where it was, for when it goes.
     position: usize,
     window: Duration,
+    /// Since when figures are due, in whole seconds.
+    pub silence_seconds: u64,
     /// In which times of day are shown.
     pub time_zone: TimeZone,
 }
@@ -95,6 +99,7 @@ impl State {
             selected: None,
             position: 0,
             window,
+            silence_seconds: 0,
             time_zone,
         }
     }
@@ -112,6 +117,12 @@ impl State {
             *report = Some(Box::new(new));
         }
         self.find_selected();
+    }
+
+    /// Figures are due since so long. Returns whether that is to be seen.
+    pub fn set_silence(&mut self, silence: Duration) -> bool {
+        let seconds = if silence < SILENCE { 0 } else { silence.as_secs() };
+        std::mem::replace(&mut self.silence_seconds, seconds) != seconds
     }
 
     fn find_selected(&mut self) {
@@ -194,7 +205,7 @@ impl State {
             }
             KeyCode::Backspace => drop(self.filter.pop()),
             KeyCode::Char(character) if self.filter.chars().count() < MAX_FILTER => {
-                self.filter.push(character)
+                self.filter.push(character);
             }
             _ => {}
         }
@@ -365,6 +376,17 @@ mod tests {
         assert_eq!((state.snapshot.samples, state.is_paused), (723, true));
         press(&mut state, " ");
         assert_eq!((state.snapshot.samples, state.is_paused), (7, false));
+    }
+
+    /// Figures that do not come are told of, those that come a little late are not.
+    #[test]
+    fn silence() {
+        let mut state = state();
+        let seconds = [0.5, 2.9, 3.1, 3.9, 4.2, 0.0].map(|seconds| {
+            let is_seen = state.set_silence(Duration::from_secs_f64(seconds));
+            (is_seen, state.silence_seconds)
+        });
+        assert_eq!(seconds, [(false, 0), (false, 0), (true, 3), (false, 3), (true, 4), (true, 0)]);
     }
 
     /// Enter asks for the stacks of a row, those of another one are not taken, and Esc goes back.

@@ -72,18 +72,21 @@ impl Theme {
 }
 
 /// Draws what there is to see.
-pub fn draw(frame: &mut Frame<'_>, state: &State, theme: Theme) {
-    let header = header(state, frame.area().width, theme);
+pub fn draw(frame: &mut Frame<'_>, state: &mut State, theme: Theme) {
+    let header = match state.page {
+        Page::Help => Vec::new(),
+        _ => header(state, frame.area().width, theme),
+    };
     let height = u16::try_from(header.len()).unwrap_or(u16::MAX);
     let [top, body, bottom] =
         Layout::vertical([Constraint::Length(height), Constraint::Fill(1), Constraint::Length(1)])
             .areas(frame.area());
     frame.render_widget(Paragraph::new(header), top);
-    match &state.page {
+    match &mut state.page {
         Page::Table => draw_table(frame, body, state, theme),
         Page::Help => frame.render_widget(Paragraph::new(HELP), body),
         Page::Detail { title, report, scroll, .. } => {
-            draw_detail(frame, body, title, report.as_deref(), *scroll, theme);
+            draw_detail(frame, body, title, report.as_deref(), scroll, theme);
         }
     }
     frame.render_widget(Paragraph::new(footer(state, bottom.width, theme)), bottom);
@@ -95,10 +98,14 @@ fn header(state: &State, width: u16, theme: Theme) -> Vec<Line<'static>> {
     let time = jiff::Timestamp::from_millisecond(snapshot.unix_ms).ok().filter(|_| snapshot.time.is_some());
     let time = time.map(|time| time.to_zoned(state.time_zone.clone()).strftime("%H:%M:%S  ").to_string());
     let title = format!("mcp-profiler top  {}{}", time.unwrap_or_default(), headline(snapshot));
-    let paused = if state.is_paused { "  PAUSED" } else { "" };
-    let title = cut_end(&title, width.saturating_sub(paused.len())).into_owned();
-    let mut lines =
-        vec![Line::from(vec![Span::styled(title, theme.heading()), Span::styled(paused, theme.warning())])];
+    let state_of_it = match (state.is_paused, state.silence_seconds) {
+        (true, _) => "  PAUSED".to_owned(),
+        (false, 0) => String::new(),
+        (false, seconds) => format!("  no news for {seconds} s"),
+    };
+    let title = cut_end(&title, width.saturating_sub(state_of_it.len())).into_owned();
+    let spans = vec![Span::styled(title, theme.heading()), Span::styled(state_of_it, theme.warning())];
+    let mut lines = vec![Line::from(spans)];
     for server in snapshot.servers.iter().take(SERVERS_SHOWN) {
         let text = format!("{}: {}", printable(&server.server), server_line(server));
         let style = if server.ended { theme.dim() } else { Style::new() };
@@ -195,7 +202,7 @@ fn draw_detail(
     area: Rect,
     title: &str,
     report: Option<&Report>,
-    scroll: u16,
+    scroll: &mut u16,
     theme: Theme,
 ) {
     let [top, body] = Layout::vertical([Constraint::Length(2), Constraint::Fill(1)]).areas(area);
@@ -221,7 +228,9 @@ fn draw_detail(
         top,
     );
     let last = u16::try_from(lines.len()).unwrap_or(u16::MAX).saturating_sub(body.height);
-    frame.render_widget(Paragraph::new(lines).scroll((scroll.min(last), 0)), body);
+    // Only here it is known how much there is.
+    *scroll = last.min(*scroll);
+    frame.render_widget(Paragraph::new(lines).scroll((*scroll, 0)), body);
 }
 
 /// The same text that a report has.
@@ -250,7 +259,7 @@ mod tests {
     use ratatui::crossterm::event::{KeyCode, KeyEvent};
 
     use super::*;
-    use crate::analysis::live::{Owner, Snapshot};
+    use crate::analysis::live::Owner;
     use crate::analysis::testing::example;
     use crate::output::top::tests::{snapshot, tool};
 
@@ -260,7 +269,7 @@ mod tests {
         state
     }
 
-    fn drawn(state: &State, width: u16, height: u16) -> String {
+    fn drawn(state: &mut State, width: u16, height: u16) -> String {
         let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
         terminal.draw(|frame| draw(frame, state, Theme { has_colour: false })).unwrap();
         terminal.backend().to_string()
@@ -269,14 +278,59 @@ mod tests {
     /// All columns of two servers; hostile names are harmless, and the last lines are the servers' background.
     #[test]
     fn table() {
-        insta::assert_snapshot!(drawn(&state(), 120, 16), @"");
+        insta::assert_snapshot!(drawn(&mut state(), 120, 16), @r#"
+        "mcp-profiler top  02:40:00  running for 72.0 s, last 10.0 s with 723 samples                                            "
+        "everything: 512 calls/s, 72.3 % of one CPU, 104.0 MiB resident                                                          "
+        "日本語-files: ended; 512 calls/s, 72.3 % of one CPU                                                                     " Hidden by multi-width symbols: [(1, " "), (3, " "), (5, " ")]
+        "lost since the start: sample_ring_full 1,200                                                                            "
+        "                                                                                                                        "
+        "SERVER            TOOL                          CALLS/S  IN FLIGHT      P50      P99   ERRORS    CPU▼  CPU/CALL   EXACT "
+        "everything        echo                              500          4  50.0 ms   500 ms    0.0 %  40.0 %    800 µs  25.0 % "
+        "日本語-files      read_file                        80.0          4   8.0 ms  80.0 ms    0.0 %  30.0 %    3.8 ms  25.0 % " Hidden by multi-width symbols: [(1, " "), (3, " "), (5, " ")]
+        "everything        tools/list                       12.2          4   1.2 ms  12.2 ms    0.0 %  10.0 %    8.2 ms  25.0 % "
+        "日本語-files      write_file                        0.4          4    40 µs   400 µs   75.0 %   2.0 %   50.0 ms  25.0 % " Hidden by multi-width symbols: [(1, " "), (3, " "), (5, " ")]
+        "日本語-files      hang�[2J                          0.0          4        -        -        -   0.0 %         -       - " Hidden by multi-width symbols: [(1, " "), (3, " "), (5, " ")]
+        "everything        (background)                        -          -        -        -        -   5.1 %         -       - "
+        "日本語-files      (background)                        -          -        -        -        -   5.1 %         -       - " Hidden by multi-width symbols: [(1, " "), (3, " "), (5, " ")]
+        "                                                                                                                        "
+        "                                                                                                                        "
+        "Enter stacks  s sort  S turn  / filter  p pause  +/- window  h help  q quit                                             "
+        "#);
     }
 
     /// On a narrow terminal columns go; nothing wraps.
     #[test]
     fn narrow() {
-        insta::assert_snapshot!(drawn(&state(), 60, 14), @"");
-        insta::assert_snapshot!(drawn(&state(), 30, 12), @"");
+        insta::assert_snapshot!(drawn(&mut state(), 60, 14), @r#"
+        "mcp-profiler top  02:40:00  running for 72.0 s, last 10.0 s…"
+        "everything: 512 calls/s, 72.3 % of one CPU, 104.0 MiB resid…"
+        "日本語-files: ended; 512 calls/s, 72.3 % of one CPU         " Hidden by multi-width symbols: [(1, " "), (3, " "), (5, " ")]
+        "lost since the start: sample_ring_full 1,200                "
+        "                                                            "
+        "SERVER            TOOL             CALLS/S      P99    CPU▼ "
+        "everything        echo                 500   500 ms  40.0 % "
+        "日本語-files      read_file           80.0  80.0 ms  30.0 % " Hidden by multi-width symbols: [(1, " "), (3, " "), (5, " ")]
+        "everything        tools/list          12.2  12.2 ms  10.0 % "
+        "日本語-files      write_file           0.4   400 µs   2.0 % " Hidden by multi-width symbols: [(1, " "), (3, " "), (5, " ")]
+        "日本語-files      hang�[2J             0.0        -   0.0 % " Hidden by multi-width symbols: [(1, " "), (3, " "), (5, " ")]
+        "everything        (background)           -        -   5.1 % "
+        "日本語-files      (background)           -        -   5.1 % " Hidden by multi-width symbols: [(1, " "), (3, " "), (5, " ")]
+        "Enter stacks  s sort  S turn  / filter  p pause  +/- window…"
+        "#);
+        insta::assert_snapshot!(drawn(&mut state(), 30, 12), @r#"
+        "mcp-profiler top  02:40:00  r…"
+        "everything: 512 calls/s, 72.3…"
+        "日本語-files: ended; 512 call…" Hidden by multi-width symbols: [(1, " "), (3, " "), (5, " ")]
+        "lost since the start: sample_…"
+        "                              "
+        "TOOL              P99    CPU▼ "
+        "echo           500 ms  40.0 % "
+        "read_file     80.0 ms  30.0 % "
+        "tools/list    12.2 ms  10.0 % "
+        "write_file     400 µs   2.0 % "
+        "hang�[2J            -   0.0 % "
+        "Enter stacks  s sort  S turn …"
+        "#);
     }
 
     /// The filter that is typed, a pause, and the mark of the column that sorts.
@@ -285,7 +339,20 @@ mod tests {
         let mut state = state();
         "p/file>".chars().for_each(|key| drop(state.key(KeyEvent::from(KeyCode::Char(key)))));
         state.key(KeyEvent::from(KeyCode::Backspace));
-        insta::assert_snapshot!(drawn(&state, 80, 12), @"");
+        insta::assert_snapshot!(drawn(&mut state, 80, 12), @r#"
+        "mcp-profiler top  02:40:00  running for 72.0 s, last 10.0 s with 723 sa…  PAUSED"
+        "everything: 512 calls/s, 72.3 % of one CPU, 104.0 MiB resident                  "
+        "日本語-files: ended; 512 calls/s, 72.3 % of one CPU                             " Hidden by multi-width symbols: [(1, " "), (3, " "), (5, " ")]
+        "lost since the start: sample_ring_full 1,200                                    "
+        "                                                                                "
+        "SERVER            TOOL             CALLS/S  IN FLIGHT      P99   ERRORS    CPU▼ "
+        "日本語-files      read_file           80.0          4  80.0 ms    0.0 %  30.0 % " Hidden by multi-width symbols: [(1, " "), (3, " "), (5, " ")]
+        "日本語-files      write_file           0.4          4   400 µs   75.0 %   2.0 % " Hidden by multi-width symbols: [(1, " "), (3, " "), (5, " ")]
+        "日本語-files      hang�[2J             0.0          4        -        -   0.0 % " Hidden by multi-width symbols: [(1, " "), (3, " "), (5, " ")]
+        "日本語-files      (background)           -          -        -        -   5.1 % " Hidden by multi-width symbols: [(1, " "), (3, " "), (5, " ")]
+        "                                                                                "
+        "filter: file_                                                                   "
+        "#);
     }
 
     /// The hot stacks of a tool.
@@ -293,41 +360,76 @@ mod tests {
     fn detail() {
         let mut state = state();
         state.key(KeyEvent::from(KeyCode::Enter));
-        insta::assert_snapshot!(drawn(&state, 80, 12), @"");
+        insta::assert_snapshot!(drawn(&mut state, 80, 12), @r#"
+        "mcp-profiler top  02:40:00  running for 72.0 s, last 10.0 s with 723 samples    "
+        "everything: 512 calls/s, 72.3 % of one CPU, 104.0 MiB resident                  "
+        "日本語-files: ended; 512 calls/s, 72.3 % of one CPU                             " Hidden by multi-width symbols: [(1, " "), (3, " "), (5, " ")]
+        "lost since the start: sample_ring_full 1,200                                    "
+        "                                                                                "
+        "everything: echo  reading its stacks                                            "
+        "                                                                                "
+        "                                                                                "
+        "                                                                                "
+        "                                                                                "
+        "                                                                                "
+        "Esc back  up/down scroll  p pause  q quit                                       "
+        "#);
         let owner = Owner::Tool(tool(0, "echo", 0.0, 0.0).key);
         state.take(snapshot(), Some((owner, Report::new(&example(), 0.05))));
-        insta::assert_snapshot!(drawn(&state, 80, 20), @"");
+        (0..100).for_each(|_| drop(state.key(KeyEvent::from(KeyCode::Down))));
+        let end = drawn(&mut state, 80, 20);
+        state.key(KeyEvent::from(KeyCode::Up));
+        assert_ne!(drawn(&mut state, 80, 20), end, "one key up moves by one line");
+        state.key(KeyEvent::from(KeyCode::Home));
+        insta::assert_snapshot!(drawn(&mut state, 80, 20), @r#"
+        "mcp-profiler top  02:40:00  running for 72.0 s, last 10.0 s with 723 samples    "
+        "everything: 512 calls/s, 72.3 % of one CPU, 104.0 MiB resident                  "
+        "日本語-files: ended; 512 calls/s, 72.3 % of one CPU                             " Hidden by multi-width symbols: [(1, " "), (3, " "), (5, " ")]
+        "lost since the start: sample_ring_full 1,200                                    "
+        "                                                                                "
+        "everything: echo  5.00 s on CPU, 500 samples                                    "
+        "                                                                                "
+        "Functions                                                                       "
+        "    self    time   total  function       where                                  "
+        "  60.0 %  3.00 s  70.0 %  a              bin/node                               "
+        "  12.0 %  600 ms  20.0 %  b              bin/node                               "
+        "  10.0 %  500 ms  10.0 %  inlinedHelper  bin/node                               "
+        "   8.0 %  400 ms   8.0 %  compress       bin/node                               "
+        "   8.0 %  400 ms   8.0 %  do_syscall_64  [kernel]                               "
+        "   2.0 %  100 ms   2.0 %  git+0x10b0     bin/git                                "
+        "                                                                                "
+        "Hot paths                                                                       "
+        "    share      time  path                                                       "
+        "   60.0 %    3.00 s  _start > main > a                                          "
+        "Esc back  up/down scroll  p pause  q quit                                       "
+        "#);
     }
 
-    /// Help fits a terminal of 80 columns and 24 lines with a server or two.
+    /// Help fits a terminal of 80 columns and 24 lines.
     #[test]
     fn help() {
         let mut state = state();
-        state.take(
-            Snapshot { servers: snapshot().servers[..1].to_vec(), losses: Default::default(), ..snapshot() },
-            None,
-        );
         state.key(KeyEvent::from(KeyCode::Char('?')));
-        let drawn = drawn(&state, 80, 27);
+        let drawn = drawn(&mut state, 80, 24);
         assert!(HELP.lines().all(|line| drawn.contains(line)), "{drawn}");
     }
 
     /// No size and no content makes it panic: the empty ones too.
     #[test]
     fn any_size() {
-        let empty = State::new(Duration::from_secs(10), TimeZone::UTC);
+        let mut empty = State::new(Duration::from_secs(10), TimeZone::UTC);
         for width in [1, 2, 7, 35, 80, 300] {
             for height in [1, 2, 3, 5, 24] {
                 let mut state = state();
-                drawn(&empty, width, height);
-                drawn(&state, width, height);
+                drawn(&mut empty, width, height);
+                drawn(&mut state, width, height);
                 state.key(KeyEvent::from(KeyCode::Enter));
-                drawn(&state, width, height);
+                drawn(&mut state, width, height);
                 state.take(
                     snapshot(),
                     Some((Owner::Tool(tool(0, "echo", 0.0, 0.0).key), Report::new(&example(), 0.05))),
                 );
-                drawn(&state, width, height);
+                drawn(&mut state, width, height);
             }
         }
     }
