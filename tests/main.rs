@@ -21,4 +21,5 @@ mod program {
     mod servers;
     mod soak;
     mod stacks;
+    mod startup;
 }

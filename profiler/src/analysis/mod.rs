@@ -11,6 +11,7 @@ pub mod hot_paths;
 mod package;
 pub mod report;
 pub mod scaling;
+pub mod startup;
 #[cfg(test)]
 pub(crate) mod testing;
 

@@ -52,6 +52,8 @@ pub struct Options {
     pub is_reading_calls: bool,
     /// Whether it is a command that waits for its start, without code of its own yet.
     pub is_launched: bool,
+    /// Files of code that such a command runs first: what is needed to unwind them is made ready before.
+    pub programs: Vec<PathBuf>,
     /// The file to write.
     pub output: PathBuf,
 }
@@ -161,6 +163,7 @@ impl Session {
             pids,
             is_asking: options.is_asking,
             is_launched: options.is_launched,
+            programs: options.programs.clone(),
             watched_ns: meta.start_ns,
             period_ns: sampling.period_ns(),
             receiver,
@@ -419,6 +422,7 @@ struct Recorder {
     pids: Vec<(u32, Option<u32>)>,
     is_asking: bool,
     is_launched: bool,
+    programs: Vec<PathBuf>,
     /// Since when they are watched.
     watched_ns: u64,
     period_ns: u64,
@@ -433,6 +437,9 @@ impl Recorder {
         drop_capabilities();
         let mut timeline =
             Timeline::new(self.writer, self.code, self.pythons, self.wire, self.period_ns, self.is_asking)?;
+        if let (Some((pid, _)), true) = (self.pids.first(), self.is_launched) {
+            self.programs.iter().for_each(|program| timeline.expect(*pid, program));
+        }
         for (pid, parent) in self.pids {
             timeline.adopt(pid, parent, self.watched_ns)?;
             // A command that waits for its start still has our own code, and will have none of it.
@@ -519,7 +526,7 @@ fn drop_capabilities() {
 }
 
 /// Now, on the clock of all timestamps.
-pub(super) fn now_ns() -> u64 {
+pub(crate) fn now_ns() -> u64 {
     nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)
         .map(|time| time.tv_sec().cast_unsigned() * 1_000_000_000 + time.tv_nsec().cast_unsigned())
         .unwrap_or(0)

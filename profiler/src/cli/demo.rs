@@ -58,6 +58,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
             is_asking: false,
             is_reading_calls: true,
             is_launched: false,
+            programs: Vec::new(),
             output: RECORDING.into(),
         };
         let mut recorder = Recorder::start(&options, None, None)?;
