@@ -58,6 +58,9 @@ _mcp__profiler() {
             mcp__profiler,start)
                 cmd="mcp__profiler__subcmd__start"
                 ;;
+            mcp__profiler,startup)
+                cmd="mcp__profiler__subcmd__startup"
+                ;;
             mcp__profiler,status)
                 cmd="mcp__profiler__subcmd__status"
                 ;;
@@ -109,6 +112,9 @@ _mcp__profiler() {
             mcp__profiler__subcmd__help,start)
                 cmd="mcp__profiler__subcmd__help__subcmd__start"
                 ;;
+            mcp__profiler__subcmd__help,startup)
+                cmd="mcp__profiler__subcmd__help__subcmd__startup"
+                ;;
             mcp__profiler__subcmd__help,status)
                 cmd="mcp__profiler__subcmd__help__subcmd__status"
                 ;;
@@ -125,7 +131,7 @@ _mcp__profiler() {
 
     case "${cmd}" in
         mcp__profiler)
-            opts="-h -V --help --version record profile start status stop cpu report calls trace call-tree flame-graph export list doctor demo demo-server help"
+            opts="-h -V --help --version record profile start status stop cpu report calls trace call-tree startup flame-graph export list doctor demo demo-server help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -515,7 +521,7 @@ _mcp__profiler() {
             return 0
             ;;
         mcp__subcmd__profiler__subcmd__help)
-            opts="record profile start status stop cpu report calls trace call-tree flame-graph export list doctor demo demo-server help"
+            opts="record profile start status stop cpu report calls trace call-tree startup flame-graph export list doctor demo demo-server help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -711,6 +717,20 @@ _mcp__profiler() {
             return 0
             ;;
         mcp__subcmd__profiler__subcmd__help__subcmd__start)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        mcp__subcmd__profiler__subcmd__help__subcmd__startup)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -979,6 +999,44 @@ _mcp__profiler() {
                     ;;
                 -o)
                     COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        mcp__subcmd__profiler__subcmd__startup)
+            opts="-h --frequency --timeout --repeat --flame-graphs --recording --format --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --frequency)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --timeout)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --repeat)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --flame-graphs)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --recording)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --format)
+                    COMPREPLY=($(compgen -W "text json" -- "${cur}"))
                     return 0
                     ;;
                 *)
