@@ -14,6 +14,7 @@ pub mod scaling;
 pub mod startup;
 #[cfg(test)]
 pub(crate) mod testing;
+mod tool_functions;
 
 /// `part / whole`, and 0 where there is no whole.
 pub(crate) fn ratio(part: u64, whole: u64) -> f64 {
