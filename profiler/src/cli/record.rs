@@ -203,7 +203,8 @@ pub(super) struct Recorder {
     state: Option<StateFile>,
     output: PathBuf,
     pid: u32,
-    end: &'static str,
+    /// Why it ended, once it has.
+    pub(super) end: &'static str,
     /// When a launched command was let go, `CLOCK_MONOTONIC` in nanoseconds.
     pub(super) released_ns: u64,
 }

@@ -158,6 +158,7 @@ async fn start(arguments: &Arguments, output: PathBuf) -> anyhow::Result<Run> {
     let mut stdin = tokio::process::ChildStdin::from_std(stdin)?;
     let mut stdout = tokio::process::ChildStdout::from_std(stdout)?;
     let introduction = recorder.run(Some(arguments.timeout), introduce(&mut stdout, &mut stdin)).await?;
+    let end = recorder.end;
     // A server ends when its standard input does.
     let recorded = recorder.finish_before(|| drop(stdin))?;
     let introduction = match introduction {
@@ -166,6 +167,12 @@ async fn start(arguments: &Arguments, output: PathBuf) -> anyhow::Result<Run> {
             bail!("{error}; is it one that needs no `initialize`?")
         }
         Some(Err(error)) => bail!("{error}; what it wrote on standard error is above"),
+        None if end == "target ended" => {
+            bail!(
+                "the command ended before it answered `initialize`; what it wrote on standard error is above"
+            )
+        }
+        None if end != "time is up" => bail!("{end} before the server answered"),
         None => bail!(
             "the server did not answer `initialize` and `tools/list` within {}: is it one that speaks MCP on standard \
              input and output? --timeout gives it longer",
