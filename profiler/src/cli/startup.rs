@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use clap::Args;
@@ -19,10 +19,13 @@ use crate::output::json;
 use crate::output::startup::write_startup;
 use crate::output::units::duration;
 use crate::recording::Recording;
-use crate::target::{Caller, Launched, Request, Target, resolve};
+use crate::target::{Caller, Launched, Process, Request, Target, resolve};
 
 /// Version of the JSON object's shape.
 const SCHEMA_VERSION: u32 = 1;
+
+/// How long what a command started may take to end.
+const END_LIMIT: Duration = Duration::from_secs(10);
 
 /// Options of `startup`.
 #[derive(Args, Debug)]
@@ -132,6 +135,29 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     })
 }
 
+/// Waits until all that a command started has ended too: the next start-up, and whoever called this, have the machine for themselves.
+async fn await_ends(recording: &Recording) {
+    let lives = |process: &&crate::recording::Process| {
+        process.exit_ns.is_none()
+            && Process::open(process.pid).is_ok_and(|open| open.stat().is_ok_and(|stat| !stat.ended()))
+    };
+    let start = Instant::now();
+    loop {
+        let left: Vec<String> =
+            recording.processes.iter().filter(lives).map(|process| process.pid.to_string()).collect();
+        if left.is_empty() {
+            return;
+        }
+        if start.elapsed() > END_LIMIT {
+            let left = left.join(", ");
+            return note(&format!(
+                "warning: still running, although its standard input is closed: process {left}"
+            ));
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 /// Starts the command, talks to it, ends it.
 async fn start(arguments: &Arguments, output: PathBuf) -> anyhow::Result<Run> {
     let Target::Launch(plan) = resolve(&Request::Command(arguments.command.clone()))? else {
@@ -161,6 +187,7 @@ async fn start(arguments: &Arguments, output: PathBuf) -> anyhow::Result<Run> {
     let end = recorder.end;
     // A server ends when its standard input does.
     let recorded = recorder.finish_before(|| drop(stdin))?;
+    await_ends(&recorded.recording).await;
     let introduction = match introduction {
         Some(Ok(introduction)) => introduction,
         Some(Err(error @ HandshakeError::Refused(..))) => {
