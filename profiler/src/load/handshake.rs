@@ -58,7 +58,7 @@ where
     let server = text(&result["serverInfo"]["name"]).map(|name| {
         text(&result["serverInfo"]["version"]).map_or(name.clone(), |version| format!("{name} {version}"))
     });
-    send(to_server, &json!({"jsonrpc": "2.0", "method": "notifications/initialized"})).await?;
+    send(to_server, "tools/list", &json!({"jsonrpc": "2.0", "method": "notifications/initialized"})).await?;
     let list = request(&mut reader, to_server, 2, "tools/list", &json!({})).await?;
     Ok(Introduction {
         server,
@@ -74,7 +74,8 @@ async fn request(
     method: &'static str,
     parameters: &Value,
 ) -> Result<Value, HandshakeError> {
-    send(writer, &json!({"jsonrpc": "2.0", "id": id, "method": method, "params": parameters})).await?;
+    let message = json!({"jsonrpc": "2.0", "id": id, "method": method, "params": parameters});
+    send(writer, method, &message).await?;
     loop {
         let mut line = Vec::new();
         if (&mut *reader).take(MAX_LINE_BYTES).read_until(b'\n', &mut line).await? == 0 {
@@ -88,13 +89,21 @@ async fn request(
         // This client offers nothing that a server could ask for.
         if let (Some(_), Some(asked)) = (message.get("method"), message.get("id")) {
             let error = json!({"code": -32601, "message": "not offered"});
-            send(writer, &json!({"jsonrpc": "2.0", "id": asked, "error": error})).await?;
+            send(writer, method, &json!({"jsonrpc": "2.0", "id": asked, "error": error})).await?;
         }
     }
 }
 
-async fn send(writer: &mut (impl AsyncWrite + Unpin), message: &Value) -> Result<(), HandshakeError> {
-    writer.write_all(format!("{message}\n").as_bytes()).await?;
+/// Sends a message, while the answer to `method` is waited for.
+async fn send(
+    writer: &mut (impl AsyncWrite + Unpin),
+    method: &'static str,
+    message: &Value,
+) -> Result<(), HandshakeError> {
+    writer.write_all(format!("{message}\n").as_bytes()).await.map_err(|error| match error.kind() {
+        std::io::ErrorKind::BrokenPipe => HandshakeError::Closed(method),
+        _ => HandshakeError::Io(error),
+    })?;
     Ok(writer.flush().await?)
 }
 
