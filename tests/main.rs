@@ -24,5 +24,6 @@ mod program {
     mod servers;
     mod soak;
     mod stacks;
+    mod startup;
     mod top;
 }

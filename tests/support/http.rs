@@ -10,14 +10,14 @@ use serde_json::{Value, json};
 #[derive(Debug)]
 pub struct HttpClient {
     stream: BufReader<TcpStream>,
+    port: u16,
     session: Option<String>,
 }
 
 impl HttpClient {
     /// Connects to a port of this host, without a session: since revision 2026-07-28 there are none.
     pub fn connect_without_session(port: u16) -> Result<Self> {
-        let stream = BufReader::new(TcpStream::connect(("127.0.0.1", port))?);
-        Ok(Self { stream, session: None })
+        Ok(Self { stream: open(port)?, port, session: None })
     }
 
     /// Connects to a port of this host and initializes the session.
@@ -65,7 +65,11 @@ impl HttpClient {
 
     /// Sends a message; returns the first message of the answer's body, if there is any.
     pub fn post(&mut self, message: &Value) -> Result<Option<Value>> {
-        self.send(message)?;
+        // Servers close connections on which nothing was said for some seconds, which pass quickly on a busy machine.
+        if self.send(message).is_err() || matches!(self.stream.fill_buf(), Ok([]) | Err(_)) {
+            self.stream = open(self.port)?;
+            self.send(message)?;
+        }
         let body = self.response()?;
         let data =
             body.lines().filter_map(|line| line.strip_prefix("data:")).find(|data| !data.trim().is_empty());
@@ -113,4 +117,8 @@ impl HttpClient {
         }
         Ok(line.trim_end().to_owned())
     }
+}
+
+fn open(port: u16) -> Result<BufReader<TcpStream>> {
+    Ok(BufReader::new(TcpStream::connect(("127.0.0.1", port))?))
 }

@@ -90,9 +90,17 @@ impl Process {
         matches!(self.child.try_wait(), Ok(None))
     }
 
-    /// Whether any process of its group is left, once itself was waited for.
+    /// Whether any process of its group is left, once itself was waited for. One that has ended and waits for whoever inherited it is not.
     pub fn group_lives(&self) -> bool {
-        killpg(self.group(), None).is_ok()
+        let group = self.pid().to_string();
+        let lives = |entry: std::fs::DirEntry| {
+            let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+            // proc_pid_stat(5): a name in brackets, then the state, the parent and the group.
+            let fields: Vec<&str> =
+                stat.rsplit_once(") ").map_or_else(Vec::new, |(_, rest)| rest.split(' ').collect());
+            matches!(fields[..], [state, _, own, ..] if own == group && !matches!(state, "Z" | "X"))
+        };
+        std::fs::read_dir("/proc").into_iter().flatten().flatten().any(lives)
     }
 
     /// Process IDs of its children.

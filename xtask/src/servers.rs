@@ -33,10 +33,11 @@ const PYPI: [&str; 4] =
 const ROOTS: [(&str, &str); 2] = [("trixie", "python3.13"), ("sid", "python3.14")];
 
 /// Debian packages that provide what this and the tests start.
-const TOOLS: [(&str, &str); 10] = [
+const TOOLS: [(&str, &str); 11] = [
     ("c++", "g++"),
     ("cc", "gcc"),
     ("debootstrap", "debootstrap"),
+    ("git", "git"),
     ("go", "golang-go"),
     ("javac", "openjdk-17-jdk-headless"),
     ("npm", "npm"),

@@ -39,6 +39,8 @@ pub struct CallCpu {
     pub exact_seconds: f64,
     /// Split between calls that were in flight together: an estimate.
     pub shared_seconds: f64,
+    /// The part of that which was split between fewer, because a function of their tool was on the stack.
+    pub told_by_function_seconds: f64,
     /// While no call was in flight.
     pub background_seconds: f64,
 }
@@ -177,6 +179,7 @@ impl Calls {
             cpu: CallCpu {
                 exact_seconds: seconds(all.exact_ns),
                 shared_seconds: seconds(all.shared_ns),
+                told_by_function_seconds: seconds(attribution.told_ns),
                 background_seconds: seconds(background_ns),
             },
             incomplete: is_incomplete(&recording.messages, &recording.losses),

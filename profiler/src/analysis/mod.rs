@@ -15,8 +15,10 @@ mod package;
 pub mod report;
 pub mod scaling;
 pub mod slow;
+pub mod startup;
 #[cfg(test)]
 pub(crate) mod testing;
+mod tool_functions;
 pub mod trace;
 
 /// `part / whole`, and 0 where there is no whole.

@@ -13,8 +13,9 @@ use super::calls::Calls;
 use super::completeness::Completeness;
 use super::functions::{Folding, Functions};
 use super::hot_paths::hot_paths;
+use super::scaling::readings;
 use super::seconds;
-use crate::recording::{GaugeKind, Process, ProcessIndex, Recording, Unwinding};
+use crate::recording::{Process, ProcessIndex, Recording, Unwinding};
 
 /// Version of the report's shape: it changes when a field goes away or changes its meaning.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -367,15 +368,10 @@ fn stacks(recording: &Recording, functions: &Functions) -> Stacks {
     }
 }
 
-/// CPU time by process between its first and its last gauge, in nanoseconds, as the kernel counted it.
+/// CPU time by process between its first and its last reading, in nanoseconds, as the kernel counted it.
 fn kernel_cpu_time(recording: &Recording) -> HashMap<ProcessIndex, u64> {
-    let mut gauges: HashMap<ProcessIndex, Vec<(u64, u64)>> = HashMap::new();
-    for gauge in recording.gauges.iter().filter(|gauge| gauge.kind == GaugeKind::CpuTimeNs) {
-        gauges.entry(gauge.process).or_default().push((gauge.timestamp_ns, gauge.value));
-    }
-    let times = gauges.into_iter().filter_map(|(process, gauges)| {
-        let first = gauges.iter().min()?;
-        let last = gauges.iter().max()?;
+    let times = readings(recording).into_iter().enumerate().filter_map(|(process, readings)| {
+        let (first, last) = (readings.first()?, readings.last()?);
         (first.0 < last.0).then(|| (process, last.1.saturating_sub(first.1)))
     });
     times.collect()

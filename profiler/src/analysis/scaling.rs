@@ -28,12 +28,7 @@ pub fn scale(recording: &mut Recording) {
         return;
     }
     let count = recording.processes.len();
-    let mut readings: Vec<Vec<(u64, u64)>> = vec![Vec::new(); count];
-    for gauge in recording.gauges.iter().filter(|gauge| gauge.kind == GaugeKind::CpuTimeNs) {
-        if let Some(readings) = readings.get_mut(gauge.process) {
-            readings.push((gauge.timestamp_ns, gauge.value));
-        }
-    }
+    let readings = readings(recording);
     let mut samples: Vec<Vec<usize>> = vec![Vec::new(); count];
     let mut sampled_ns = vec![0_u64; count];
     for (index, sample) in recording.samples.iter().enumerate() {
@@ -42,13 +37,31 @@ pub fn scale(recording: &mut Recording) {
             sampled_ns[process] = sampled_ns[process].saturating_add(sample.weight_ns);
         }
     }
-    for (mut readings, samples) in readings.into_iter().zip(samples) {
-        readings.sort_unstable();
+    for (readings, samples) in readings.into_iter().zip(samples) {
         for stretch in stretches(recording, &readings, &samples) {
             share(recording, &stretch);
         }
     }
     recording.sampled_ns = sampled_ns;
+}
+
+/// For each process its CPU time as the kernel counted it, with the times of the readings, in order. A process that was made by a
+/// watched one starts with none.
+pub(crate) fn readings(recording: &Recording) -> Vec<Vec<(u64, u64)>> {
+    let mut readings: Vec<Vec<(u64, u64)>> = vec![Vec::new(); recording.processes.len()];
+    for gauge in recording.gauges.iter().filter(|gauge| gauge.kind == GaugeKind::CpuTimeNs) {
+        if let Some(readings) = readings.get_mut(gauge.process) {
+            readings.push((gauge.timestamp_ns, gauge.value));
+        }
+    }
+    for (process, readings) in recording.processes.iter().zip(&mut readings) {
+        readings.sort_unstable();
+        let is_new = process.parent.is_some() && process.first_ns > recording.meta.start_ns;
+        if is_new && readings.first().is_some_and(|(first, _)| *first > process.first_ns) {
+            readings.insert(0, (process.first_ns, 0));
+        }
+    }
+    readings
 }
 
 fn process_of(recording: &Recording, sample: usize) -> Option<ProcessIndex> {

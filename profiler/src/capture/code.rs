@@ -76,6 +76,14 @@ impl Code {
         })
     }
 
+    /// A module's code will be mapped soon: its table is made ready, and stays.
+    pub(super) fn expect(&mut self, id: ModuleId, module: &Module) {
+        self.table(id, module);
+        if let Some(loaded) = self.by_module.get_mut(&id) {
+            loaded.announced += 1;
+        }
+    }
+
     /// A process has just mapped a module's code, and [`Self::map`] will be told of it.
     pub(super) fn announce(&mut self, pid: u32, module: &Module, mapped: &Mapped) {
         self.insert(pid, module, mapped);

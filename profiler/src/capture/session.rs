@@ -59,6 +59,8 @@ pub struct Options {
     pub counted: Vec<String>,
     /// Whether it is a command that waits for its start, without code of its own yet.
     pub is_launched: bool,
+    /// Files of code that such a command runs first: what is needed to unwind them is made ready before.
+    pub programs: Vec<PathBuf>,
     /// The file to write.
     pub output: PathBuf,
     /// Only what is younger than this is kept, for whoever [follows](crate::recording::Follower) the recording; such a file
@@ -186,6 +188,7 @@ impl Session {
             is_asking: options.is_asking,
             is_launched: options.is_launched,
             keep: options.keep,
+            programs: options.programs.clone(),
             watched_ns: meta.start_ns,
             period_ns: sampling.period_ns(),
             receiver,
@@ -453,6 +456,7 @@ struct Recorder {
     is_asking: bool,
     is_launched: bool,
     keep: Option<Duration>,
+    programs: Vec<PathBuf>,
     /// Since when they are watched.
     watched_ns: u64,
     period_ns: u64,
@@ -474,6 +478,9 @@ impl Recorder {
             self.is_asking,
             self.counted,
         )?;
+        if let (Some((pid, _)), true) = (self.pids.first(), self.is_launched) {
+            self.programs.iter().for_each(|program| timeline.expect(*pid, program));
+        }
         for (pid, parent) in self.pids {
             timeline.adopt(pid, parent, self.watched_ns)?;
             // A command that waits for its start still has our own code, and will have none of it.
@@ -568,7 +575,7 @@ fn drop_capabilities() {
 }
 
 /// Now, on the clock of all timestamps.
-pub(super) fn now_ns() -> u64 {
+pub(crate) fn now_ns() -> u64 {
     nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)
         .map(|time| time.tv_sec().cast_unsigned() * 1_000_000_000 + time.tv_nsec().cast_unsigned())
         .unwrap_or(0)

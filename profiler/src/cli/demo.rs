@@ -61,6 +61,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
             capture: Capture::default(),
             counted: Vec::new(),
             is_launched: false,
+            programs: Vec::new(),
             output: RECORDING.into(),
             keep: None,
         };

@@ -15,6 +15,7 @@ mod profile;
 mod record;
 mod recording;
 mod report;
+mod startup;
 mod terminal;
 mod top;
 
@@ -70,6 +71,8 @@ enum Command {
     Diagnose(diagnose::Arguments),
     /// Show who calls whom, with the time spent there
     CallTree(call_tree::Arguments),
+    /// Start a server and show where the time to its first replies goes
+    Startup(startup::Arguments),
     /// Draw a flame graph, or the difference of two
     FlameGraph(flame_graph::Arguments),
     /// Write a recording in the format of another tool
@@ -122,6 +125,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Trace(arguments) => calls::trace(&arguments),
         Command::Diagnose(arguments) => diagnose::run(&arguments),
         Command::CallTree(arguments) => call_tree::run(&arguments),
+        Command::Startup(arguments) => startup::run(&arguments),
         Command::FlameGraph(arguments) => flame_graph::run(&arguments),
         Command::Export(arguments) => export::run(&arguments),
         Command::List(arguments) => list::run(&arguments),

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::process::{ChildStdin, ChildStdout};
 use std::time::Duration;
 
 use clap::Args;
@@ -14,7 +15,7 @@ use super::files::{default_name, give_to_caller};
 use super::terminal::{ProgressLine, note};
 use crate::analysis::completeness::Completeness;
 use crate::analysis::functions::Functions;
-use crate::capture::{FREQUENCY_RANGE_HZ, Options, Progress, Session, Summary};
+use crate::capture::{FREQUENCY_RANGE_HZ, Options, Progress, Session, Summary, now_ns};
 use crate::output::units::{count, duration, percent};
 use crate::recording::{Recording, files_of};
 use crate::target::{Caller, Launched, Process, Request, Target, resolve, runtime};
@@ -182,15 +183,15 @@ pub(super) struct Recorded {
 
 /// Resolves the target, launches it if it is to be launched, and records until the end.
 pub(super) fn record(plan: &Plan) -> anyhow::Result<Recorded> {
-    let (name, pid, pids, launched) = match resolve(&plan.request)? {
-        Target::Running(server) => (server.name, server.pid, server.pids, None),
+    let (name, pid, pids, launched, programs) = match resolve(&plan.request)? {
+        Target::Running(server) => (server.name, server.pid, server.pids, None, Vec::new()),
         Target::Launch(launch) => {
             let caller = Caller::from_sudo();
             // An older recording is replaced only for one that can begin.
             launch.check_program(caller.as_ref())?;
             let launched = Launched::spawn(&launch, caller.as_ref())?;
             let pid = launched.pid();
-            (launch.name, pid, vec![pid], Some(launched))
+            (launch.name.clone(), pid, vec![pid], Some(launched), launch.programs())
         }
     };
     let output = plan.output.clone().unwrap_or_else(|| default_name(&name, pid, "mcpprof"));
@@ -204,6 +205,7 @@ pub(super) fn record(plan: &Plan) -> anyhow::Result<Recorded> {
         capture: plan.sampling.capture(),
         counted: plan.operations.clone(),
         is_launched: launched.is_some(),
+        programs,
         output: output.clone(),
         keep: None,
     };
@@ -222,7 +224,10 @@ pub(super) struct Recorder {
     state: Option<StateFile>,
     output: PathBuf,
     pid: u32,
-    end: &'static str,
+    /// Why it ended, once it has.
+    pub(super) end: &'static str,
+    /// When a launched command was let go, `CLOCK_MONOTONIC` in nanoseconds.
+    pub(super) released_ns: u64,
     shows_progress: bool,
 }
 
@@ -254,6 +259,7 @@ impl Recorder {
         for path in files_of(&options.output) {
             give_to_caller(&path);
         }
+        let released_ns = now_ns();
         if let Some(launched) = &mut launched
             && let Err(error) = launched.release()
         {
@@ -267,8 +273,21 @@ impl Recorder {
         if options.is_asking {
             options.pids.iter().for_each(|pid| announce_asking(*pid));
         }
-        let (output, pid) = (options.output.clone(), options.pid);
-        Ok(Self { session, launched, state, output, pid, end: "", shows_progress: false })
+        Ok(Self {
+            session,
+            launched,
+            state,
+            output: options.output.clone(),
+            pid: options.pid,
+            end: "",
+            shows_progress: false,
+            released_ns,
+        })
+    }
+
+    /// Our ends of a launched command's standard input and output, where these are pipes.
+    pub(super) fn take_pipes(&mut self) -> Option<(ChildStdin, ChildStdout)> {
+        self.launched.as_mut()?.take_pipes()
     }
 
     /// Why [`Self::run`] ended.
@@ -360,7 +379,12 @@ impl Recorder {
     }
 
     /// Ends the recording, and says what it holds.
-    pub(super) fn finish(mut self) -> anyhow::Result<Recorded> {
+    pub(super) fn finish(self) -> anyhow::Result<Recorded> {
+        self.finish_before(|| ())
+    }
+
+    /// The same; `end` is called when all names were read, which need a living process, and before a launched command is ended.
+    pub(super) fn finish_before(mut self, end: impl FnOnce()) -> anyhow::Result<Recorded> {
         let last = self.session.progress();
         let summary = match self.session.finish(self.end) {
             Ok(summary) => summary,
@@ -369,6 +393,7 @@ impl Recorder {
                 return Err(error.into());
             }
         };
+        end();
         if let Some(launched) = &mut self.launched {
             end_launched(launched);
         }

@@ -8,6 +8,7 @@ pub mod folded;
 pub mod json;
 pub mod pprof;
 pub mod speedscope;
+pub mod startup;
 pub mod style;
 pub mod summary;
 mod table;

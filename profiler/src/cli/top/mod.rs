@@ -36,6 +36,7 @@ use crate::target::{
     Caller, Configurations, LaunchPlan, Launched, ProcessTable, Request, Server, Surroundings, Target,
     resolve,
 };
+use crate::wire::contents::Capture;
 use feed::{Ask, Feed, View};
 use screen::Screen;
 
@@ -223,6 +224,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         },
         counted: Vec::new(),
         is_launched: launched.is_some(),
+        programs: Vec::new(),
         keep: arguments.output.is_none().then_some(KEPT),
         output: arguments.output.clone().unwrap_or_else(|| folder.path().join("recording")),
     };
