@@ -135,6 +135,8 @@ pub struct Before {
 }
 
 type Tool<'a> = (&'a str, Option<&'a str>);
+/// Tool, outcome, code, and shape of the message.
+type Sort<'a> = (Tool<'a>, &'static str, Option<i64>, Option<String>);
 
 impl Errors {
     /// The errors of a recording: of these tools (prompts, resources, methods), or of all when there are none.
@@ -164,8 +166,7 @@ impl Errors {
         };
         let mut good: HashMap<Tool<'_>, Vec<CallIndex>> = HashMap::new();
         let mut of_tool: HashMap<Tool<'_>, u64> = HashMap::new();
-        let mut failing: BTreeMap<(Tool<'_>, &str, Option<i64>, Option<String>), Vec<CallIndex>> =
-            BTreeMap::new();
+        let mut failing: BTreeMap<Sort<'_>, Vec<CallIndex>> = BTreeMap::new();
         for (index, recorded) in recording.calls.iter().enumerate() {
             let call = &recorded.call;
             if call.caller != Side::Client || !(tools.is_empty() || call.is_of(tools)) {
@@ -328,7 +329,7 @@ impl<'a> Analyst<'a> {
                 good_ratio: ratio(of_good, all_good),
             })
             .collect();
-        before.sort_by(|one, other| other.failing.cmp(&one.failing));
+        before.sort_by_key(|before| std::cmp::Reverse(before.failing));
         before
     }
 }

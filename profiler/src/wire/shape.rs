@@ -148,8 +148,9 @@ impl Shape {
     }
 
     fn space(&mut self) {
+        let is_first = self.last.is_none() && self.text.is_empty();
         let place = if self.last.is_some() { &mut self.behind } else { &mut self.text };
-        if !place.ends_with(' ') && !(self.last.is_none() && place.is_empty()) {
+        if !is_first && !place.ends_with(' ') {
             place.push(' ');
         }
     }
