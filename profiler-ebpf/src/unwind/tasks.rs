@@ -22,12 +22,16 @@ const MAX_CALLBACKS: u64 = 8;
 const MAX_CELLS: u64 = 8;
 const MAX_ENTRIES: u64 = 64;
 
-// Where CPython 3.9 to 3.13 keep things behind an object's first 16 bytes, in bytes: `Modules/_asynciomodule.c` (`FutureObj`, `TaskObj`,
+/// As much as is read of a callback, or a closure, at once.
+type Words = [u64; 16];
+
+// Where CPython 3.9 to 3.13 keep things in an object, in bytes: `Modules/_asynciomodule.c` (`FutureObj`, `TaskObj`,
 // `TaskStepMethWrapper`, `TaskWakeupMethWrapper`), `Modules/_functoolsmodule.c` (`partialobject`), `Include/cpython/methodobject.h`,
 // `classobject.h`, `cellobject.h`, `tupleobject.h`, `listobject.h`, and the slots of `Handle` in `Lib/asyncio/events.py`, which are sorted.
 const FUTURE_CALLBACK: u32 = 24;
 const FUTURE_CALLBACKS: u32 = 40;
 const HANDLE_CALLBACK: u32 = 24;
+const OBJECT_TYPE: u32 = 8;
 const WRAPPER_TASK: u32 = 16;
 const BUILTIN_DEFINITION: u32 = 16;
 const BUILTIN_SELF: u32 = 24;
@@ -114,9 +118,13 @@ pub(crate) struct Waiting {
     future: u64,
     /// The next of its callbacks, or of the entries of its set.
     index: u64,
-    /// Where the cells of a closure are, one of which holds a future, and how many are still to be looked at: the last first.
-    cells: u64,
+    callback: Words,
+    /// The cells of a closure, one of which holds a future, and how many are still to be looked at: the last first.
+    closure: Words,
     cell_count: u64,
+    /// What this sample has met already: the definition of `task_wakeup`, and the name of a function that completes a future.
+    known_wakeup: u64,
+    known_completing: u64,
     /// What is to be shown next.
     coroutine: u64,
     /// 1 for the first of a task.
@@ -158,7 +166,18 @@ impl Waiting {
 
     #[inline(always)]
     fn type_name(&mut self, layout: &PythonLayout, object: u64) -> Result<TypeName, StackEnd> {
-        let ty: u64 = at(object, layout.object_type)?;
+        self.name_of(layout, at(object, layout.object_type)?)
+    }
+
+    /// Reads a callback, and the name of its type.
+    #[inline(always)]
+    fn read_callback(&mut self, layout: &PythonLayout, callback: u64) -> Result<TypeName, StackEnd> {
+        fill(&mut self.callback, callback)?;
+        self.name_of(layout, word(&self.callback, OBJECT_TYPE))
+    }
+
+    #[inline(always)]
+    fn name_of(&mut self, layout: &PythonLayout, ty: u64) -> Result<TypeName, StackEnd> {
         let place = (ty / 64) as usize % KNOWN_TYPES;
         if ty != self.known_types[place] {
             self.known_types[place] = 0;
@@ -167,6 +186,15 @@ impl Waiting {
         }
         Ok(self.known_names[place])
     }
+}
+
+#[inline(always)]
+fn fill(words: &mut Words, address: u64) -> Result<(), StackEnd> {
+    let bytes = size_of::<Words>() as u32;
+    // SAFETY: the helper checks the address, and writes no more than there is room for.
+    let outcome =
+        unsafe { generated::bpf_probe_read_user(words.as_mut_ptr().cast(), bytes, address as *const _) };
+    if outcome == 0 { Ok(()) } else { Err(StackEnd::Unreadable) }
 }
 
 /// One turn.
@@ -207,6 +235,8 @@ fn find_task(chain: &mut Chain) -> State {
     let Chain { layout, waiting, .. } = chain;
     if waiting.attempts == 0 {
         waiting.known_types = [0; KNOWN_TYPES];
+        waiting.known_wakeup = 0;
+        waiting.known_completing = 0;
     }
     waiting.attempts += 1;
     let task = if layout.tasks.source == TaskSource::AwaitedBy as u32 {
@@ -215,7 +245,10 @@ fn find_task(chain: &mut Chain) -> State {
         // The `self` of `Handle._run`, if that is who called.
         at(chain.frame, layout.tasks.frame_locals)
             .and_then(|handle: u64| at(handle, HANDLE_CALLBACK))
-            .and_then(|callback| task_of(layout, waiting, callback))
+            .and_then(|callback: u64| {
+                let name = waiting.read_callback(layout, callback)?;
+                task_of(waiting, &name)
+            })
     };
     let is_its = |task: u64| {
         let coroutine = at(task, layout.tasks.task_coroutine);
@@ -233,18 +266,22 @@ fn find_task(chain: &mut Chain) -> State {
 
 /// The task that a callback makes go on; zero when it does something else.
 #[inline(always)]
-fn task_of(layout: &PythonLayout, waiting: &mut Waiting, callback: u64) -> Result<u64, StackEnd> {
-    let name = waiting.type_name(layout, callback)?;
-    if STEP.is(&name) || STEP_OF_MODULE.is(&name) || WAKEUP.is(&name) {
-        return at(callback, WRAPPER_TASK);
+fn task_of(waiting: &mut Waiting, name: &TypeName) -> Result<u64, StackEnd> {
+    let callback = &waiting.callback;
+    if STEP.is(name) || STEP_OF_MODULE.is(name) || WAKEUP.is(name) {
+        return Ok(word(callback, WRAPPER_TASK));
     }
-    if BUILTIN.is(&name) {
-        let definition: u64 = at(callback, BUILTIN_DEFINITION)?;
-        if WAKEUP_DEFINITION.is(&read(read(definition)?)?) {
-            return at(callback, BUILTIN_SELF);
+    if !BUILTIN.is(name) {
+        return Ok(0);
+    }
+    let definition = word(callback, BUILTIN_DEFINITION);
+    if definition != waiting.known_wakeup {
+        if !WAKEUP_DEFINITION.is(&read(read(definition)?)?) {
+            return Ok(0);
         }
+        waiting.known_wakeup = definition;
     }
-    Ok(0)
+    Ok(word(&waiting.callback, BUILTIN_SELF))
 }
 
 /// The frame of a coroutine or generator.
@@ -304,56 +341,58 @@ fn look_at_callbacks(layout: &PythonLayout, waiting: &mut Waiting) -> Result<Sta
     if callback == 0 {
         return Ok(State::Awaited);
     }
-    let task = task_of(layout, waiting, callback)?;
+    let name = waiting.read_callback(layout, callback)?;
+    let task = task_of(waiting, &name)?;
     if task != 0 {
         return waiting.show(layout, task);
     }
-    let name = waiting.type_name(layout, callback)?;
-    let (is_method, is_partial) = (METHOD.is(&name), PARTIAL.is(&name));
-    if !is_method && !is_partial && !FUNCTION.is(&name) {
-        return Ok(State::Awaited);
-    }
-    let function = if is_method {
-        at(callback, METHOD_FUNCTION)?
-    } else if is_partial {
-        at(callback, PARTIAL_FUNCTION)?
-    } else {
-        callback
-    };
-    // What a partial calls need not be a function.
-    if is_partial && !FUNCTION.is(&waiting.type_name(layout, function)?) {
-        return Ok(State::Awaited);
-    }
     let tasks = &layout.tasks;
-    let module: [u64; 2] = at(at(function, tasks.function_module)?, tasks.string_data)?;
-    let name: [u64; 3] = at(at(function, tasks.function_name)?, tasks.string_data)?;
-    if is_method {
-        if !TASK_GROUPS_MODULE.is(&module) || !TASK_GROUP_DONE.is(&name) {
+    if FUNCTION.is(&name) {
+        return look_at_function(layout, waiting);
+    }
+    if METHOD.is(&name) {
+        let function = word(&waiting.callback, METHOD_FUNCTION);
+        let name: [u64; 3] = at(at(function, tasks.function_name)?, tasks.string_data)?;
+        let module: [u64; 2] = at(at(function, tasks.function_module)?, tasks.string_data)?;
+        if TASK_GROUP_DONE.is(&name) && TASK_GROUPS_MODULE.is(&module) {
+            let parent = parent_of(layout, word(&waiting.callback, METHOD_SELF))?;
+            return look_at_object(layout, waiting, parent, State::Awaited);
+        }
+    } else if PARTIAL.is(&name) {
+        let function = word(&waiting.callback, PARTIAL_FUNCTION);
+        // What a partial calls need not be a function.
+        if !FUNCTION.is(&waiting.type_name(layout, function)?) {
             return Ok(State::Awaited);
         }
-        let parent = parent_of(layout, at(callback, METHOD_SELF)?)?;
-        return look_at_object(layout, waiting, parent, State::Awaited);
+        let name: [u64; 3] = at(at(function, tasks.function_name)?, tasks.string_data)?;
+        let module: [u64; 2] = at(at(function, tasks.function_module)?, tasks.string_data)?;
+        if RELEASE_WAITER.is(&name) && TASKS_MODULE.is(&module) {
+            let waiter = at(word(&waiting.callback, PARTIAL_ARGUMENTS), TUPLE_ITEMS)?;
+            return look_at_object(layout, waiting, waiter, State::Awaited);
+        }
     }
-    if !TASKS_MODULE.is(&module) {
-        return Ok(State::Awaited);
-    }
-    if is_partial {
-        if !RELEASE_WAITER.is(&name) {
+    Ok(State::Awaited)
+}
+
+/// A callback that is a function: whether it is one that completes a future.
+#[inline(always)]
+fn look_at_function(layout: &PythonLayout, waiting: &mut Waiting) -> Result<State, StackEnd> {
+    let tasks = &layout.tasks;
+    let callback = &waiting.callback;
+    let name_object = word(callback, tasks.function_name);
+    if name_object != waiting.known_completing {
+        let name: [u64; 3] = at(name_object, tasks.string_data)?;
+        let module: [u64; 2] = at(word(callback, tasks.function_module), tasks.string_data)?;
+        let [ref first, ref second, ref third, ref fourth] = COMPLETING;
+        let is_known = first.is(&name) || second.is(&name) || third.is(&name) || fourth.is(&name);
+        if !is_known || !TASKS_MODULE.is(&module) {
             return Ok(State::Awaited);
         }
-        let waiter = at(at(callback, PARTIAL_ARGUMENTS)?, TUPLE_ITEMS)?;
-        return look_at_object(layout, waiting, waiter, State::Awaited);
+        waiting.known_completing = name_object;
     }
-    let [ref first, ref second, ref third, ref fourth] = COMPLETING;
-    if !first.is(&name) && !second.is(&name) && !third.is(&name) && !fourth.is(&name) {
-        return Ok(State::Awaited);
-    }
-    waiting.cells = at(callback, tasks.function_closure)?;
-    waiting.cell_count = at(waiting.cells, TUPLE_SIZE)?;
-    if waiting.cell_count > MAX_CELLS {
-        return Err(StackEnd::TooDeep);
-    }
-    Ok(State::Holding)
+    fill(&mut waiting.closure, word(&waiting.callback, tasks.function_closure))?;
+    waiting.cell_count = word(&waiting.closure, TUPLE_SIZE);
+    if waiting.cell_count > MAX_CELLS { Err(StackEnd::TooDeep) } else { Ok(State::Holding) }
 }
 
 /// The task that a task group belongs to.
@@ -377,7 +416,7 @@ fn look_at_cell(layout: &PythonLayout, waiting: &mut Waiting) -> Result<State, S
         return Ok(State::Awaited);
     }
     waiting.cell_count -= 1;
-    let cell: u64 = at(waiting.cells.wrapping_add(8 * waiting.cell_count), TUPLE_ITEMS)?;
+    let cell = word(&waiting.closure, TUPLE_ITEMS + 8 * waiting.cell_count as u32);
     // One of a name that was deleted is empty.
     match at(cell, CELL_CONTENT)? {
         0 => Ok(State::Holding),
