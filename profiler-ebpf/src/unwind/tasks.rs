@@ -22,8 +22,11 @@ const MAX_CALLBACKS: u64 = 8;
 const MAX_CELLS: u64 = 8;
 const MAX_ENTRIES: u64 = 64;
 
-/// As much as is read of a callback, or a closure, at once.
+/// As much as is read of a callback, or a closure, at once. Never more than the object has: it may be the last of its mapping.
 type Words = [u64; 16];
+/// Of any callback, and of a function, which has its name at 104 in 3.9.
+const CALLBACK_BYTES: u32 = 32;
+const FUNCTION_BYTES: u32 = 112;
 
 // Where CPython 3.9 to 3.13 keep things in an object, in bytes: `Modules/_asynciomodule.c` (`FutureObj`, `TaskObj`,
 // `TaskStepMethWrapper`, `TaskWakeupMethWrapper`), `Modules/_functoolsmodule.c` (`partialobject`), `Include/cpython/methodobject.h`,
@@ -172,7 +175,7 @@ impl Waiting {
     /// Reads a callback, and the name of its type.
     #[inline(always)]
     fn read_callback(&mut self, layout: &PythonLayout, callback: u64) -> Result<TypeName, StackEnd> {
-        fill(&mut self.callback, callback)?;
+        fill(&mut self.callback, CALLBACK_BYTES, callback)?;
         self.name_of(layout, word(&self.callback, OBJECT_TYPE))
     }
 
@@ -189,8 +192,10 @@ impl Waiting {
 }
 
 #[inline(always)]
-fn fill(words: &mut Words, address: u64) -> Result<(), StackEnd> {
-    let bytes = size_of::<Words>() as u32;
+fn fill(words: &mut Words, bytes: u32, address: u64) -> Result<(), StackEnd> {
+    if bytes as usize > size_of::<Words>() {
+        return Err(StackEnd::TooDeep); // tells the verifier
+    }
     // SAFETY: the helper checks the address, and writes no more than there is room for.
     let outcome =
         unsafe { generated::bpf_probe_read_user(words.as_mut_ptr().cast(), bytes, address as *const _) };
@@ -348,6 +353,7 @@ fn look_at_callbacks(layout: &PythonLayout, waiting: &mut Waiting) -> Result<Sta
     }
     let tasks = &layout.tasks;
     if FUNCTION.is(&name) {
+        fill(&mut waiting.callback, FUNCTION_BYTES, callback)?;
         return look_at_function(layout, waiting);
     }
     if METHOD.is(&name) {
@@ -390,9 +396,14 @@ fn look_at_function(layout: &PythonLayout, waiting: &mut Waiting) -> Result<Stat
         }
         waiting.known_completing = name_object;
     }
-    fill(&mut waiting.closure, word(&waiting.callback, tasks.function_closure))?;
-    waiting.cell_count = word(&waiting.closure, TUPLE_SIZE);
-    if waiting.cell_count > MAX_CELLS { Err(StackEnd::TooDeep) } else { Ok(State::Holding) }
+    let closure = word(&waiting.callback, tasks.function_closure);
+    let count: u64 = at(closure, TUPLE_SIZE)?;
+    if count > MAX_CELLS {
+        return Err(StackEnd::TooDeep);
+    }
+    waiting.cell_count = count;
+    fill(&mut waiting.closure, TUPLE_ITEMS + 8 * count as u32, closure)?;
+    Ok(State::Holding)
 }
 
 /// The task that a task group belongs to.
