@@ -166,7 +166,7 @@ package\t'A package: node_modules/x, site-packages/y, a crate, a library, a file
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand call-tree" -l launch -d 'Start the server if it is not running'
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand call-tree" -l passive -d 'Only watch: do not ask runtimes for names of methods. Java servers are asked by the JVM\'s attach mechanism (SIGQUIT, and files in their /tmp), .NET servers by their diagnostics socket'
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand call-tree" -l no-calls -d 'Do not look at calls: nothing that the server reads and writes is read, and its system calls cost nothing'
-complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand call-tree" -l async-stacks -d 'Start the stacks of coroutines where the event loop runs them, without the loop\'s own callers (Python\'s asyncio)'
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand call-tree" -l async-stacks -d 'Show who waits for a task of Python\'s asyncio below it, and leave out the event loop\'s own callers; no effect on others'
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand call-tree" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand startup" -l frequency -d 'Samples a second of CPU time' -r
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand startup" -l timeout -d 'How long the server may take to answer' -r
@@ -192,7 +192,7 @@ complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand flame-graph" -
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand flame-graph" -l passive -d 'Only watch: do not ask runtimes for names of methods. Java servers are asked by the JVM\'s attach mechanism (SIGQUIT, and files in their /tmp), .NET servers by their diagnostics socket'
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand flame-graph" -l no-calls -d 'Do not look at calls: nothing that the server reads and writes is read, and its system calls cost nothing'
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand flame-graph" -l diff -d 'Draw the difference between --baseline and --current'
-complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand flame-graph" -l async-stacks -d 'Start the stacks of coroutines where the event loop runs them, without the loop\'s own callers (Python\'s asyncio)'
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand flame-graph" -l async-stacks -d 'Show who waits for a task of Python\'s asyncio below it, and leave out the event loop\'s own callers; no effect on others'
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand flame-graph" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand export" -l mcp -d 'Server of this name: from the configuration of your MCP client, or as `list` shows it' -r
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand export" -l pid -d 'Process with this ID, and its children' -r
@@ -210,7 +210,7 @@ package\t'A package: node_modules/x, site-packages/y, a crate, a library, a file
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand export" -l launch -d 'Start the server if it is not running'
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand export" -l passive -d 'Only watch: do not ask runtimes for names of methods. Java servers are asked by the JVM\'s attach mechanism (SIGQUIT, and files in their /tmp), .NET servers by their diagnostics socket'
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand export" -l no-calls -d 'Do not look at calls: nothing that the server reads and writes is read, and its system calls cost nothing'
-complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand export" -l async-stacks -d 'Start the stacks of coroutines where the event loop runs them, without the loop\'s own callers (Python\'s asyncio)'
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand export" -l async-stacks -d 'Show who waits for a task of Python\'s asyncio below it, and leave out the event loop\'s own callers; no effect on others'
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand export" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand list" -l config -d 'Also read this client configuration (JSON, of any client\'s shape)' -r -F
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand list" -l format -d 'How to print the list' -r -f -a "text\t'For people'

@@ -17,17 +17,24 @@ use crate::output::count;
 pub(super) const MAX_TURNS: u64 = 256;
 /// Coroutines that evaluations were entered with and that turned out to be no task's, in one sample.
 const MAX_ATTEMPTS: u64 = 8;
-/// What is looked at of the callbacks of a future, of the cells of a closure or the attributes of an object, and of a set.
+/// What is looked at of the callbacks of a future, of the cells of a closure, and of a set.
 const MAX_CALLBACKS: u64 = 8;
-const MAX_FIELDS: u64 = 8;
+const MAX_CELLS: u64 = 8;
 const MAX_ENTRIES: u64 = 64;
 
-// Where CPython 3.9 to 3.13 keep things behind an object's first 16 bytes, in bytes: `Modules/_asynciomodule.c` (`FutureObj`, `TaskObj`,
+/// As much as is read of a callback, or a closure, at once. Never more than the object has: it may be the last of its mapping.
+type Words = [u64; 16];
+/// Of any callback, and of a function, which has its name at 104 in 3.9.
+const CALLBACK_BYTES: u32 = 32;
+const FUNCTION_BYTES: u32 = 112;
+
+// Where CPython 3.9 to 3.13 keep things in an object, in bytes: `Modules/_asynciomodule.c` (`FutureObj`, `TaskObj`,
 // `TaskStepMethWrapper`, `TaskWakeupMethWrapper`), `Modules/_functoolsmodule.c` (`partialobject`), `Include/cpython/methodobject.h`,
 // `classobject.h`, `cellobject.h`, `tupleobject.h`, `listobject.h`, and the slots of `Handle` in `Lib/asyncio/events.py`, which are sorted.
 const FUTURE_CALLBACK: u32 = 24;
 const FUTURE_CALLBACKS: u32 = 40;
 const HANDLE_CALLBACK: u32 = 24;
+const OBJECT_TYPE: u32 = 8;
 const WRAPPER_TASK: u32 = 16;
 const BUILTIN_DEFINITION: u32 = 16;
 const BUILTIN_SELF: u32 = 24;
@@ -40,6 +47,8 @@ const LIST_SIZE: u32 = 16;
 const LIST_ITEMS: u32 = 24;
 const TUPLE_SIZE: u32 = 16;
 const TUPLE_ITEMS: u32 = 24;
+/// `_parent_task` is the fifth attribute that `TaskGroup.__init__` sets (`Lib/asyncio/taskgroups.py` of 3.11 to 3.13).
+const PARENT_TASK: u64 = 4 * 8;
 
 /// A text, as far as so many words go, with its end if that is within them.
 struct Text<const WORDS: usize> {
@@ -112,27 +121,29 @@ pub(crate) struct Waiting {
     future: u64,
     /// The next of its callbacks, or of the entries of its set.
     index: u64,
-    /// The words that a callback holds, the next of them, and how many there are.
-    fields: u64,
-    field: u64,
-    field_count: u64,
-    /// 1: they are the cells of a closure, one of which holds a future; 0: attributes, one of which is a task.
-    are_cells: u64,
+    callback: Words,
+    /// The cells of a closure, one of which holds a future, and how many are still to be looked at: the last first.
+    closure: Words,
+    cell_count: u64,
+    /// What this sample has met already: the definition of `task_wakeup`, and the name of a function that completes a future.
+    known_wakeup: u64,
+    known_completing: u64,
     /// What is to be shown next.
     coroutine: u64,
     /// 1 for the first of a task.
     is_outermost: u64,
-    /// The type that was looked at last, and its name.
-    known_type: u64,
-    known_name: TypeName,
+    /// Types that this sample has met, and their names.
+    known_types: [u64; KNOWN_TYPES],
+    known_names: [TypeName; KNOWN_TYPES],
 }
+
+const KNOWN_TYPES: usize = 8;
 
 impl Waiting {
     #[inline(always)]
     pub(super) fn reset(&mut self) {
         self.turns = 0;
         self.attempts = 0;
-        self.known_type = 0;
     }
 
     /// Whether the task that runs is still to be found.
@@ -158,14 +169,37 @@ impl Waiting {
 
     #[inline(always)]
     fn type_name(&mut self, layout: &PythonLayout, object: u64) -> Result<TypeName, StackEnd> {
-        let ty: u64 = at(object, layout.object_type)?;
-        if ty != self.known_type {
-            self.known_type = 0;
-            self.known_name = read(at(ty, layout.tasks.type_name)?)?;
-            self.known_type = ty;
-        }
-        Ok(self.known_name)
+        self.name_of(layout, at(object, layout.object_type)?)
     }
+
+    /// Reads a callback, and the name of its type.
+    #[inline(always)]
+    fn read_callback(&mut self, layout: &PythonLayout, callback: u64) -> Result<TypeName, StackEnd> {
+        fill(&mut self.callback, CALLBACK_BYTES, callback)?;
+        self.name_of(layout, word(&self.callback, OBJECT_TYPE))
+    }
+
+    #[inline(always)]
+    fn name_of(&mut self, layout: &PythonLayout, ty: u64) -> Result<TypeName, StackEnd> {
+        let place = (ty / 64) as usize % KNOWN_TYPES;
+        if ty != self.known_types[place] {
+            self.known_types[place] = 0;
+            self.known_names[place] = read(at(ty, layout.tasks.type_name)?)?;
+            self.known_types[place] = ty;
+        }
+        Ok(self.known_names[place])
+    }
+}
+
+#[inline(always)]
+fn fill(words: &mut Words, bytes: u32, address: u64) -> Result<(), StackEnd> {
+    if bytes as usize > size_of::<Words>() {
+        return Err(StackEnd::TooDeep); // tells the verifier
+    }
+    // SAFETY: the helper checks the address, and writes no more than there is room for.
+    let outcome =
+        unsafe { generated::bpf_probe_read_user(words.as_mut_ptr().cast(), bytes, address as *const _) };
+    if outcome == 0 { Ok(()) } else { Err(StackEnd::Unreadable) }
 }
 
 /// One turn.
@@ -184,7 +218,7 @@ pub(super) fn step(scratch: &mut Scratch) {
             look_at_waiters(layout, waiting)
         }
         State::Awaited => look_at_callbacks(layout, waiting),
-        State::Holding => Ok(look_at_field(layout, waiting)),
+        State::Holding => look_at_cell(layout, waiting),
         _ => show_coroutine(scratch),
     };
     let chain = &mut scratch.walker.chain;
@@ -204,6 +238,11 @@ fn give_up(chain: &mut Chain) {
 #[inline(always)]
 fn find_task(chain: &mut Chain) -> State {
     let Chain { layout, waiting, .. } = chain;
+    if waiting.attempts == 0 {
+        waiting.known_types = [0; KNOWN_TYPES];
+        waiting.known_wakeup = 0;
+        waiting.known_completing = 0;
+    }
     waiting.attempts += 1;
     let task = if layout.tasks.source == TaskSource::AwaitedBy as u32 {
         at(chain.thread, layout.tasks.running_task)
@@ -211,7 +250,10 @@ fn find_task(chain: &mut Chain) -> State {
         // The `self` of `Handle._run`, if that is who called.
         at(chain.frame, layout.tasks.frame_locals)
             .and_then(|handle: u64| at(handle, HANDLE_CALLBACK))
-            .and_then(|callback| task_of(layout, waiting, callback))
+            .and_then(|callback: u64| {
+                let name = waiting.read_callback(layout, callback)?;
+                task_of(waiting, &name)
+            })
     };
     let is_its = |task: u64| {
         let coroutine = at(task, layout.tasks.task_coroutine);
@@ -229,18 +271,22 @@ fn find_task(chain: &mut Chain) -> State {
 
 /// The task that a callback makes go on; zero when it does something else.
 #[inline(always)]
-fn task_of(layout: &PythonLayout, waiting: &mut Waiting, callback: u64) -> Result<u64, StackEnd> {
-    let name = waiting.type_name(layout, callback)?;
-    if STEP.is(&name) || STEP_OF_MODULE.is(&name) || WAKEUP.is(&name) {
-        return at(callback, WRAPPER_TASK);
+fn task_of(waiting: &mut Waiting, name: &TypeName) -> Result<u64, StackEnd> {
+    let callback = &waiting.callback;
+    if STEP.is(name) || STEP_OF_MODULE.is(name) || WAKEUP.is(name) {
+        return Ok(word(callback, WRAPPER_TASK));
     }
-    if BUILTIN.is(&name) {
-        let definition: u64 = at(callback, BUILTIN_DEFINITION)?;
-        if WAKEUP_DEFINITION.is(&read(read(definition)?)?) {
-            return at(callback, BUILTIN_SELF);
+    if !BUILTIN.is(name) {
+        return Ok(0);
+    }
+    let definition = word(callback, BUILTIN_DEFINITION);
+    if definition != waiting.known_wakeup {
+        if !WAKEUP_DEFINITION.is(&read(read(definition)?)?) {
+            return Ok(0);
         }
+        waiting.known_wakeup = definition;
     }
-    Ok(0)
+    Ok(word(&waiting.callback, BUILTIN_SELF))
 }
 
 /// The frame of a coroutine or generator.
@@ -300,93 +346,112 @@ fn look_at_callbacks(layout: &PythonLayout, waiting: &mut Waiting) -> Result<Sta
     if callback == 0 {
         return Ok(State::Awaited);
     }
-    let task = task_of(layout, waiting, callback)?;
+    let name = waiting.read_callback(layout, callback)?;
+    let task = task_of(waiting, &name)?;
     if task != 0 {
         return waiting.show(layout, task);
     }
-    let name = waiting.type_name(layout, callback)?;
-    let (is_method, is_partial) = (METHOD.is(&name), PARTIAL.is(&name));
-    if !is_method && !is_partial && !FUNCTION.is(&name) {
-        return Ok(State::Awaited);
-    }
-    let function = if is_method {
-        at(callback, METHOD_FUNCTION)?
-    } else if is_partial {
-        at(callback, PARTIAL_FUNCTION)?
-    } else {
-        callback
-    };
-    // What a partial calls need not be a function.
-    if is_partial && !FUNCTION.is(&waiting.type_name(layout, function)?) {
-        return Ok(State::Awaited);
-    }
     let tasks = &layout.tasks;
-    let module: [u64; 2] = at(at(function, tasks.function_module)?, tasks.string_data)?;
-    let name: [u64; 3] = at(at(function, tasks.function_name)?, tasks.string_data)?;
-    waiting.field = 0;
-    waiting.field_count = 1;
-    waiting.are_cells = 0;
-    if is_method {
-        if !TASK_GROUPS_MODULE.is(&module) || !TASK_GROUP_DONE.is(&name) {
-            return Ok(State::Awaited);
-        }
-        waiting.fields = values_of(layout, at(callback, METHOD_SELF)?)?;
-        waiting.field_count = MAX_FIELDS;
-    } else if !TASKS_MODULE.is(&module) {
-        return Ok(State::Awaited);
-    } else if is_partial {
-        if !RELEASE_WAITER.is(&name) {
-            return Ok(State::Awaited);
-        }
-        waiting.fields = at::<u64>(callback, PARTIAL_ARGUMENTS)?.wrapping_add(u64::from(TUPLE_ITEMS));
-    } else {
-        let [ref first, ref second, ref third, ref fourth] = COMPLETING;
-        if !first.is(&name) && !second.is(&name) && !third.is(&name) && !fourth.is(&name) {
-            return Ok(State::Awaited);
-        }
-        let closure: u64 = at(callback, tasks.function_closure)?;
-        waiting.fields = closure.wrapping_add(u64::from(TUPLE_ITEMS));
-        waiting.field_count = at(closure, TUPLE_SIZE)?;
-        waiting.are_cells = 1;
+    if FUNCTION.is(&name) {
+        fill(&mut waiting.callback, FUNCTION_BYTES, callback)?;
+        return look_at_function(layout, waiting);
     }
+    if METHOD.is(&name) {
+        let function = word(&waiting.callback, METHOD_FUNCTION);
+        let name: [u64; 3] = at(at(function, tasks.function_name)?, tasks.string_data)?;
+        let module: [u64; 2] = at(at(function, tasks.function_module)?, tasks.string_data)?;
+        if TASK_GROUP_DONE.is(&name) && TASK_GROUPS_MODULE.is(&module) {
+            let parent = parent_of(layout, word(&waiting.callback, METHOD_SELF))?;
+            return look_at_object(layout, waiting, parent, State::Awaited);
+        }
+    } else if PARTIAL.is(&name) {
+        let function = word(&waiting.callback, PARTIAL_FUNCTION);
+        // What a partial calls need not be a function.
+        if !FUNCTION.is(&waiting.type_name(layout, function)?) {
+            return Ok(State::Awaited);
+        }
+        let name: [u64; 3] = at(at(function, tasks.function_name)?, tasks.string_data)?;
+        let module: [u64; 2] = at(at(function, tasks.function_module)?, tasks.string_data)?;
+        if RELEASE_WAITER.is(&name) && TASKS_MODULE.is(&module) {
+            let waiter = at(word(&waiting.callback, PARTIAL_ARGUMENTS), TUPLE_ITEMS)?;
+            return look_at_object(layout, waiting, waiter, State::Awaited);
+        }
+    }
+    Ok(State::Awaited)
+}
+
+/// A callback that is a function: whether it is one that completes a future.
+#[inline(always)]
+fn look_at_function(layout: &PythonLayout, waiting: &mut Waiting) -> Result<State, StackEnd> {
+    let tasks = &layout.tasks;
+    let callback = &waiting.callback;
+    let name_object = word(callback, tasks.function_name);
+    if name_object != waiting.known_completing {
+        let name: [u64; 3] = at(name_object, tasks.string_data)?;
+        let module: [u64; 2] = at(word(callback, tasks.function_module), tasks.string_data)?;
+        let [ref first, ref second, ref third, ref fourth] = COMPLETING;
+        let is_known = first.is(&name) || second.is(&name) || third.is(&name) || fourth.is(&name);
+        if !is_known || !TASKS_MODULE.is(&module) {
+            return Ok(State::Awaited);
+        }
+        waiting.known_completing = name_object;
+    }
+    let closure = word(&waiting.callback, tasks.function_closure);
+    let count: u64 = at(closure, TUPLE_SIZE)?;
+    if count > MAX_CELLS {
+        return Err(StackEnd::TooDeep);
+    }
+    waiting.cell_count = count;
+    fill(&mut waiting.closure, TUPLE_ITEMS + 8 * count as u32, closure)?;
     Ok(State::Holding)
 }
 
-/// Where the attributes of a task group are.
+/// The task that a task group belongs to.
 #[inline(always)]
-fn values_of(layout: &PythonLayout, object: u64) -> Result<u64, StackEnd> {
+fn parent_of(layout: &PythonLayout, group: u64) -> Result<u64, StackEnd> {
     let kind = layout.tasks.instance_values;
-    if kind == InstanceValues::Pointer as u32 {
-        return read(object.wrapping_sub(32));
-    }
-    if kind == InstanceValues::Tagged as u32 {
-        return Ok(read::<u64>(object.wrapping_sub(24))?.wrapping_add(1));
-    }
-    Ok(object.wrapping_add(24))
+    let values = if kind == InstanceValues::Pointer as u32 {
+        read(group.wrapping_sub(32))?
+    } else if kind == InstanceValues::Tagged as u32 {
+        read::<u64>(group.wrapping_sub(24))?.wrapping_add(1)
+    } else {
+        group.wrapping_add(24)
+    };
+    read(values.wrapping_add(PARENT_TASK))
 }
 
-/// One of the words that a callback holds. What is no task or future, or can't be read, is none of those that are looked for.
+/// One of the cells of a closure.
 #[inline(always)]
-fn look_at_field(layout: &PythonLayout, waiting: &mut Waiting) -> State {
-    if waiting.field >= waiting.field_count || waiting.field >= MAX_FIELDS {
-        return State::Awaited;
+fn look_at_cell(layout: &PythonLayout, waiting: &mut Waiting) -> Result<State, StackEnd> {
+    if waiting.cell_count == 0 {
+        return Ok(State::Awaited);
     }
-    let word = read(waiting.fields.wrapping_add(8 * waiting.field));
-    waiting.field += 1;
-    let object = match word {
-        Ok(cell) if waiting.are_cells == 1 => at(cell, CELL_CONTENT),
-        word => word,
-    };
-    let Ok(object) = object else { return State::Holding };
-    let Ok(name) = waiting.type_name(layout, object) else { return State::Holding };
+    waiting.cell_count -= 1;
+    let cell = word(&waiting.closure, TUPLE_ITEMS + 8 * waiting.cell_count as u32);
+    // One of a name that was deleted is empty.
+    match at(cell, CELL_CONTENT)? {
+        0 => Ok(State::Holding),
+        content => look_at_object(layout, waiting, content, State::Holding),
+    }
+}
+
+/// What a callback holds: goes on with it if it is a task or a future.
+#[inline(always)]
+fn look_at_object(
+    layout: &PythonLayout,
+    waiting: &mut Waiting,
+    object: u64,
+    otherwise: State,
+) -> Result<State, StackEnd> {
+    let name = waiting.type_name(layout, object)?;
     if TASK.is(&name) {
-        return waiting.show(layout, object).unwrap_or(State::Holding);
+        return waiting.show(layout, object);
     }
     if FUTURE.is(&name) || GATHERING_FUTURE.is(&name) {
         waiting.look_at(object);
-        return State::Awaited;
+        return Ok(State::Awaited);
     }
-    State::Holding
+    Ok(otherwise)
 }
 
 /// Shows a coroutine that is suspended, and finds what it awaits.

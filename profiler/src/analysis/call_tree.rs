@@ -497,6 +497,7 @@ mod tests {
             ("run_forever", "base_events.py", python),
             ("Handle._run", events, python),
             ("task_step", "python", native),
+            ("dispatch", "server.py", FrameKind::PythonWaiting),
             ("tool", "server.py", python),
             ("sorted", "python", native),
         ]);
@@ -510,8 +511,15 @@ mod tests {
             let path = tree.path(node.expect("it was sampled"));
             path.into_iter().map(|at| functions.get(at).name.to_string()).collect::<Vec<_>>().join(" > ")
         };
-        assert_eq!(path_of("sorted"), "Handle._run > tool > sorted");
+        assert_eq!(path_of("sorted"), "Handle._run > dispatch > tool > sorted");
         assert_eq!(path_of("main"), "_start > main");
+        assert!(functions.has_tasks());
+        // It was not on the stack.
+        let functions = Functions::new(&builder.recording);
+        assert!(functions.all().iter().all(|function| &*function.name != "dispatch"), "{functions:?}");
+        let tree = CallTree::new(&builder.recording, &functions, Filter::All, Grouping::None);
+        let own: u64 = tree.nodes().iter().map(|node| node.self_samples).sum();
+        assert_eq!(own, 4);
     }
 
     /// Samples without a stack stay visible under a name of their own.
