@@ -112,7 +112,7 @@ impl CodeMapping {
     pub fn table_number(slot: u32, loads: u32) -> u32 {
         // From one on, since memory starts with zeros, and never all ones.
         let generation = loads % (u32::MAX / MAX_TABLES - 1) + 1;
-        generation * MAX_TABLES | slot
+        (generation * MAX_TABLES) | slot
     }
 
     /// Where a table is in the map of tables.
