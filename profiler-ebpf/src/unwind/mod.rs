@@ -53,7 +53,6 @@ pub(crate) struct Walker {
     saved: rows::Saved,
     found: rows::Found,
     chain: python::Chain,
-    v8: v8::Process,
 }
 
 const PYTHON: u32 = Interpreter::Python as u32;
@@ -95,7 +94,6 @@ pub(crate) fn user_stack(scratch: &mut Scratch, first: u32, owner: u32) -> Walk 
     walker.mapping.end = 0;
     walker.other_mapping.end = 0;
     walker.chain.reset();
-    walker.v8.reset();
     let mut context = core::ptr::from_mut(scratch);
     // SAFETY: `step` has the signature of a loop callback, and the context outlives the call.
     unsafe {

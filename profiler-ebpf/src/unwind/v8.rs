@@ -32,26 +32,6 @@ struct Frame {
     return_address: u64,
 }
 
-/// What is known of the process that a walk is in. Nothing of it changes while the walk lasts, for its thread is interrupted.
-#[repr(C)]
-pub(super) struct Process {
-    facts: V8Process,
-    /// 1 when the facts are here, 0 when they were not looked for yet.
-    is_known: u64,
-    /// The script of the last function, and its ID: callers are often in the same one.
-    script: u64,
-    script_id: u64,
-}
-
-impl Process {
-    #[inline(always)]
-    pub(super) fn reset(&mut self) {
-        self.is_known = 0;
-        // No object is there.
-        self.script = u64::MAX;
-    }
-}
-
 const FRAME_BELOW: u64 = 40;
 const FUNCTION_BELOW: u64 = 16;
 
@@ -63,21 +43,15 @@ const TAG: u64 = 1;
 /// Writes the frame, and goes to its caller.
 #[inline(always)]
 pub(super) fn step(scratch: &mut Scratch) -> Result<(), StackEnd> {
-    let walker = &mut scratch.walker;
+    let walker = &scratch.walker;
     let frame_pointer = walker.frame_pointer;
     let frame = read::<Frame>(frame_pointer.wrapping_sub(FRAME_BELOW));
-    if walker.v8.is_known == 0 {
-        // SAFETY: values are never changed in place while the map is read.
-        if let Some(facts) = unsafe { V8_PROCESSES.get(walker.owner as u32) } {
-            walker.v8.facts = *facts;
-            walker.v8.is_known = 1;
-        }
-    }
-    let Some(frame) = frame.ok().filter(|_| walker.v8.is_known == 1) else {
+    // SAFETY: values are never changed in place while the map is read; a copy is taken of what is needed.
+    let process = unsafe { V8_PROCESSES.get(walker.owner as u32) };
+    let (Ok(frame), Some(process)) = (frame, process) else {
         emit_native(scratch);
         return frame_pointer::step(&mut scratch.walker);
     };
-    let walker = &scratch.walker;
     // Unwind rows are for files: what V8 makes while it runs has none.
     let is_builtin = walker.mapping.table != CodeMapping::NO_TABLE;
     let is_innermost = walker.is_innermost == 1;
@@ -90,7 +64,6 @@ pub(super) fn step(scratch: &mut Scratch) -> Result<(), StackEnd> {
         emit_native(scratch);
     }
     let walker = &scratch.walker;
-    let process = &walker.v8.facts;
     let address = walker.instruction_pointer;
     let is_interpreted = is_builtin
         && is_function
@@ -106,7 +79,7 @@ pub(super) fn step(scratch: &mut Scratch) -> Result<(), StackEnd> {
         emit_native(scratch);
         return to_caller(&mut scratch.walker, &frame);
     };
-    if is_function && let Ok((shared, script, function)) = identify(&frame, &mut scratch.walker.v8) {
+    if is_function && let Ok((shared, script, function)) = identify(&frame, process) {
         emit(scratch, V8Frame::Function { shared, script, function, place: emitted }.words());
     } else if !is_builtin && frame.context_or_marker & 1 == 0 && is_written {
         let frame_type = (frame.context_or_marker as u32) >> 1;
@@ -147,20 +120,16 @@ fn instance_type(object: u64, process: &V8Process) -> Result<u32, StackEnd> {
 
 /// What a function is known by, for good.
 #[inline(always)]
-fn identify(frame: &Frame, process: &mut Process) -> Result<(u64, u32, u32), StackEnd> {
-    let facts = &process.facts;
+fn identify(frame: &Frame, process: &V8Process) -> Result<(u64, u32, u32), StackEnd> {
     let function = pointer(frame.function)?;
-    let shared = pointer(read(function.wrapping_add(u64::from(facts.function_shared)))?)?;
+    let shared = pointer(read(function.wrapping_add(u64::from(process.function_shared)))?)?;
     // The script, and the number of the function in it.
     let script: [u32; SCRIPT_TO_FUNCTION_ID / 4 + 1] =
-        read(shared.wrapping_add(u64::from(facts.shared_script)))?;
+        read(shared.wrapping_add(u64::from(process.shared_script)))?;
     let function = script[SCRIPT_TO_FUNCTION_ID / 4];
     let script = pointer(u64::from(script[0]) | u64::from(script[1]) << 32)?;
-    if script != process.script {
-        process.script_id = read(script.wrapping_add(u64::from(facts.script_id)))?;
-        process.script = script;
-    }
-    Ok((shared, (process.script_id >> 32) as u32, function))
+    let id: u64 = read(script.wrapping_add(u64::from(process.script_id)))?;
+    Ok((shared, (id >> 32) as u32, function))
 }
 
 #[inline(always)]
