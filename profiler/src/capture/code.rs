@@ -33,6 +33,8 @@ pub(super) struct Code {
     owners: BpfHashMap<MapData, u32, u32>,
     by_module: HashMap<ModuleId, Loaded>,
     free: Vec<u32>,
+    /// Tables that were loaded so far.
+    loads: u32,
     /// Tables that were parsed before.
     cache: Option<Cache>,
     /// JavaScript frames, and what the kernel half needs for them.
@@ -70,6 +72,7 @@ impl Code {
             owners,
             by_module: HashMap::new(),
             free: (0..MAX_TABLES).rev().collect(),
+            loads: 0,
             cache: Cache::of_user(),
             v8,
             refused: 0,
@@ -224,12 +227,14 @@ impl Code {
             tables.put(slot, table);
         }
         self.tables = Some(tables);
-        slot
+        let loads = self.loads;
+        self.loads = loads.wrapping_add(1);
+        slot.map(|slot| CodeMapping::table_number(slot, loads))
     }
 
     fn unload(&mut self, table: u32) {
         if let Some(tables) = self.tables.as_ref().filter(|_| table != CodeMapping::NO_TABLE) {
-            tables.clear(table);
+            tables.clear(CodeMapping::table_slot(table));
         }
     }
 }

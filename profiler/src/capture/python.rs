@@ -1,10 +1,10 @@
 //! CPython in watched processes: tells the kernel half where its frames are, and gives them names. The user half of
 //! `unwind/python.rs` there.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use aya::maps::{HashMap as BpfHashMap, Map, MapData, MapError};
+use hashbrown::HashMap;
 use profiler_common::{MAX_PYTHON_PROCESSES, PythonLayout};
 
 use super::event::PythonFrame;

@@ -1,10 +1,11 @@
 //! JavaScript frames: what the kernel half must know of processes that run V8, and the frames that its words stand for.
 //! Twin of `unwind/v8.rs` there.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use aya::maps::{HashMap as BpfHashMap, Map, MapData, MapError};
+use hashbrown::HashMap;
 use profiler_common::{V8Frame, V8Process};
 
 use crate::recording::{Error, FrameId, FrameKind, RowId, Writer};

@@ -1,10 +1,10 @@
 //! Writes a recording while it is made. What was committed survives the death of the writer.
 
-use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use hashbrown::HashMap;
 use rusqlite::{Connection, params};
 
 use crate::wire::Id;

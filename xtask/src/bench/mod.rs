@@ -39,8 +39,11 @@ enum Benchmark {
         /// What is loaded: server-everything on Node, or mcp-server-time on Python.
         #[arg(long, value_enum, default_value_t)]
         server: overhead::Language,
+        /// Without the other profilers: more rounds in less time.
+        #[arg(long)]
+        alone: bool,
         /// Seconds that are measured of each slice; one profiler runs in a slice, or none.
-        #[arg(long, default_value_t = 4.0, value_parser = seconds)]
+        #[arg(long, default_value_t = 10.0, value_parser = seconds)]
         seconds: f64,
         /// Rounds; each one has a slice of every profiler. 20 give an interval that is good for 1%.
         #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
@@ -137,12 +140,12 @@ pub(crate) fn bench(options: &Options) -> Result<()> {
     let profiler = Profiler::build()?;
     machine::print()?;
     match options.benchmark {
-        Benchmark::Overhead { server: language, seconds, rounds } => {
+        Benchmark::Overhead { server: language, alone, seconds, rounds } => {
             let server = match language {
                 overhead::Language::Node => server,
                 overhead::Language::Python => server::Server::python(&servers)?,
             };
-            overhead::run(&profiler, &server, language, seconds, rounds)
+            overhead::run(&profiler, &server, language, alone, seconds, rounds)
         }
         Benchmark::Calls { seconds, rounds } => calls::run(&profiler, &servers, &server, seconds, rounds),
         Benchmark::KernelTime { seconds, rounds } => kernel_time::run(&profiler, &server, seconds, rounds),

@@ -6,9 +6,9 @@ mod mapped;
 mod naming;
 mod sample;
 
-use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use hashbrown::HashMap;
 use profiler_common::WireEvent;
 
 use mapped::{FEW_MAPPINGS, FIRST_READING_REST};

@@ -1,7 +1,8 @@
 //! Names for frames that have none yet: from symbol tables, from perf maps, and from runtimes that are asked.
 
-use std::collections::HashMap;
 use std::time::Instant;
+
+use hashbrown::HashMap;
 
 use super::Timeline;
 use crate::asking::remove_perf_map;
