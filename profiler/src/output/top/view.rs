@@ -16,7 +16,7 @@ use crate::output::text;
 /// Servers that are told of above the table; the others show in its rows.
 const SERVERS_SHOWN: usize = 4;
 /// Functions that are shown of a tool.
-const TOP_FUNCTIONS: usize = 30;
+const TOP_FUNCTIONS: usize = 15;
 
 const HELP: &str = "\
 Keys
