@@ -12,9 +12,11 @@ mod program {
     mod known_answers;
     mod known_calls;
     mod mcp_servers;
+    mod memory;
     mod namespaces;
     mod native;
     mod node;
+    mod other_runtimes;
     mod packages;
     mod peers;
     mod python;

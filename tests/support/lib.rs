@@ -1,5 +1,6 @@
 //! What the whole-program tests share: the profiler as a user runs it, servers, load and workloads.
 
+mod footprint;
 mod http;
 mod mcp;
 mod process;
@@ -7,9 +8,11 @@ mod profiler;
 mod pythons;
 mod report;
 mod servers;
+mod shares;
 mod tools;
 mod workload;
 
+pub use footprint::{Footprint, map_bytes};
 pub use http::HttpClient;
 pub use mcp::{Client, Load, outcome_of, tool_call, with_metadata};
 pub use process::{Process, wait_until};
@@ -21,5 +24,6 @@ pub use servers::{
     go_time, python, python_git, python_program, python_time, rmcp, rmcp_over_http, stress, toolbox,
     under_load,
 };
+pub use shares::{assert_share, together, tolerance};
 pub use tools::{go, node, node_package, node_program, require, require_root, speedscope_import};
 pub use workload::{Workload, script};

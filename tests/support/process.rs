@@ -1,7 +1,8 @@
 //! A child process that never outlives its test.
 
 use std::os::unix::process::CommandExt as _;
-use std::process::{Child, Command, ExitStatus};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -23,6 +24,24 @@ impl Process {
         let program = command.get_program().display().to_string();
         let child = command.process_group(0).spawn().with_context(|| format!("cannot start {program}"))?;
         Ok(Self { child, folder: None })
+    }
+
+    /// Starts a shell whose children are interpreters that run a script each, and waits until they are there. They print
+    /// nothing.
+    pub fn start_scripts(scripts: &[(&Path, &Path)]) -> Result<Self> {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", r#"while [ $# -gt 0 ]; do "$1" "$2" & shift 2; done; wait"#, "sh"]);
+        scripts.iter().for_each(|(interpreter, script)| _ = shell.args([interpreter, script]));
+        let process = Self::start(shell.stdin(Stdio::null()).stdout(Stdio::null()))?;
+        let programs = scripts.iter().map(|(interpreter, _)| Ok(std::fs::canonicalize(interpreter)?));
+        let programs = programs.collect::<Result<Vec<_>>>()?;
+        wait_until("the interpreters run", Duration::from_secs(20), || {
+            let children = process.children().ok()?;
+            let run = children.iter().filter_map(|pid| std::fs::read_link(format!("/proc/{pid}/exe")).ok());
+            let run: Vec<PathBuf> = run.collect();
+            programs.iter().all(|program| run.contains(program)).then_some(())
+        })?;
+        Ok(process)
     }
 
     /// Keeps a folder until the process is dropped.
@@ -84,6 +103,17 @@ impl Process {
         let pid = self.pid();
         let list = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
         list.split_whitespace().map(|pid| Ok(pid.parse()?)).collect()
+    }
+
+    /// User and system time that it has used, as the kernel counts it.
+    pub fn cpu_seconds(&self) -> Result<f64> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid()))?;
+        let fields = stat.rsplit_once(')').context("no name in stat")?.1;
+        let ticks = |index: usize| -> Result<f64> {
+            Ok(fields.split_whitespace().nth(index).context("short stat")?.parse()?)
+        };
+        // Fields 14 and 15 of proc(5), in ticks of 10 ms.
+        Ok((ticks(11)? + ticks(12)?) / 100.0)
     }
 
     fn kill(&mut self) {

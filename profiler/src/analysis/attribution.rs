@@ -30,6 +30,21 @@ pub enum Charge {
     Shared(Box<[CallIndex]>),
 }
 
+impl Charge {
+    /// What a call pays of a sample of this weight, in nanoseconds.
+    pub fn cost(&self, call: CallIndex, weight_ns: u64) -> Cost {
+        match self {
+            Self::Exact(own) if *own == call => Cost { exact_ns: weight_ns, shared_ns: 0 },
+            Self::Shared(calls) => {
+                let mut paid = calls.iter().zip(parts(weight_ns, calls.len()));
+                let shared_ns = paid.find(|(own, _)| **own == call).map_or(0, |(_, part)| part);
+                Cost { exact_ns: 0, shared_ns }
+            }
+            _ => Cost::default(),
+        }
+    }
+}
+
 /// What a call costs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cost {
@@ -163,8 +178,13 @@ impl Attribution {
     }
 }
 
+/// A recording with the samples of calls of some tools (prompts, resources, methods) only.
+pub fn of_tools(recording: &Recording, tools: &[String]) -> Recording {
+    Attribution::new(recording).only(recording, |call| recording.calls[call].call.is_of(tools))
+}
+
 /// Equal parts that add up to the whole.
-fn parts(whole: u64, count: usize) -> impl Iterator<Item = u64> {
+pub(super) fn parts(whole: u64, count: usize) -> impl Iterator<Item = u64> {
     let count = (count as u64).max(1);
     let (part, rest) = (whole / count, whole % count);
     (0..count).map(move |index| part + u64::from(index < rest))

@@ -110,29 +110,47 @@ pub fn duration_ns(call: &Call) -> u64 {
     call.end_ns.saturating_sub(call.start_ns).saturating_sub(call.input_wait_ns)
 }
 
-/// Whether a call ended with an error.
-pub fn is_error(ended: &Ended) -> bool {
-    matches!(ended, Ended::Error { .. } | Ended::ToolError)
+/// Whether calls may be missing, or their ends, by what was seen of messages and what was lost.
+pub(super) fn is_incomplete(messages: &BTreeMap<String, u64>, losses: &BTreeMap<String, u64>) -> bool {
+    ["lost_stretches", "cut_messages", "given_up"].iter().any(|name| has(messages, name))
+        || losses.contains_key("wire_ring_full")
+}
+
+fn has(messages: &BTreeMap<String, u64>, name: &str) -> bool {
+    messages.get(name).is_some_and(|count| *count > 0)
 }
 
 impl Calls {
     /// The calls of a recording; `None` when no JSON-RPC was seen.
     pub fn new(recording: &Recording, attribution: &Attribution) -> Option<Self> {
+        Self::select(recording, attribution, |_| true, attribution.background_ns)
+    }
+
+    /// Those of some tools (prompts, resources, methods) only.
+    pub fn of_tools(recording: &Recording, attribution: &Attribution, tools: &[String]) -> Option<Self> {
+        Self::select(recording, attribution, |call| call.is_of(tools), 0)
+    }
+
+    fn select(
+        recording: &Recording,
+        attribution: &Attribution,
+        is_selected: impl Fn(&Call) -> bool,
+        background_ns: u64,
+    ) -> Option<Self> {
         let messages: BTreeMap<String, u64> = recording.messages.clone();
-        let has = |name: &&str| messages.get(*name).is_some_and(|count| *count > 0);
-        if recording.calls.is_empty() && !has(&"messages") {
+        if recording.calls.is_empty() && !has(&messages, "messages") {
             return None;
         }
-        let incomplete = ["lost_stretches", "cut_messages", "given_up"].iter().any(has)
-            || recording.losses.contains_key("wire_ring_full");
         let mut groups: BTreeMap<(&str, Option<&str>, bool), Vec<CallIndex>> = BTreeMap::new();
-        for (index, recorded) in recording.calls.iter().enumerate() {
+        let selected =
+            || recording.calls.iter().enumerate().filter(|(_, recorded)| is_selected(&recorded.call));
+        for (index, recorded) in selected() {
             let call = &recorded.call;
             let by_server = call.caller == Side::Server;
             groups.entry((&call.method, call.name.as_deref(), by_server)).or_default().push(index);
         }
         let sample_ns = scaled_period_ns(recording);
-        let answered = || recording.calls.iter().filter(|recorded| recorded.call.caller == Side::Client);
+        let answered = || selected().filter(|(_, recorded)| recorded.call.caller == Side::Client);
         let mut tools: Vec<Tool> = groups
             .into_iter()
             .map(|((method, tool, asked_by_server), indices)| {
@@ -150,21 +168,21 @@ impl Calls {
             other.cpu_ms.total_cmp(&one.cpu_ms).then(other.wall_ms.total.total_cmp(&one.wall_ms.total))
         });
         let mut all = Cost::default();
-        attribution.costs.iter().for_each(|cost| all.add(*cost));
+        selected().filter_map(|(index, _)| attribution.costs.get(index)).for_each(|cost| all.add(*cost));
         let window_seconds = seconds(recording.meta.end_ns.saturating_sub(recording.meta.start_ns));
         let total = answered().count() as u64;
         Some(Self {
             total,
-            errors: answered().filter(|recorded| is_error(&recorded.call.ended)).count() as u64,
+            errors: answered().filter(|(_, recorded)| recorded.call.ended.is_error()).count() as u64,
             throughput_per_second: (window_seconds > 0.0).then(|| total as f64 / window_seconds),
             peak_in_flight: attribution.peak_in_flight as u64,
             cpu: CallCpu {
                 exact_seconds: seconds(all.exact_ns),
                 shared_seconds: seconds(all.shared_ns),
                 told_by_function_seconds: seconds(attribution.told_ns),
-                background_seconds: seconds(attribution.background_ns),
+                background_seconds: seconds(background_ns),
             },
-            incomplete,
+            incomplete: is_incomplete(&messages, &recording.losses),
             messages,
             tools,
         })
@@ -180,7 +198,7 @@ impl Tool {
         for (call, own) in calls {
             let duration = duration_ns(call);
             match &call.ended {
-                Ended::Ok | Ended::Error { .. } | Ended::ToolError => durations.push(duration),
+                Ended::Ok | Ended::Error { .. } | Ended::ToolError { .. } => durations.push(duration),
                 other => *unfinished.entry(other.name()).or_default() += 1,
             }
             wall_ns = wall_ns.saturating_add(duration);
@@ -198,7 +216,7 @@ impl Tool {
             tool: tool.map(str::to_owned),
             asked_by_server: false,
             count: calls.len() as u64,
-            errors: calls.iter().filter(|(call, _)| is_error(&call.ended)).count() as u64,
+            errors: calls.iter().filter(|(call, _)| call.ended.is_error()).count() as u64,
             unfinished,
             request_bytes: sum(|call| call.request_bytes),
             response_bytes: sum(|call| call.response_bytes),
@@ -276,7 +294,7 @@ mod tests {
         }
         builder.call(0, "burn", 2000 * MS, 2050 * MS);
         builder.call(0, "burn", 3000 * MS, 3050 * MS);
-        builder.recording.calls[101].call.ended = Ended::ToolError;
+        builder.recording.calls[101].call.ended = Ended::ToolError { message: None };
         builder.sample_at(2010 * MS, thread, 40 * MS);
         builder.sample_at(3010 * MS, thread, 80 * MS);
         builder.sample_at(5000 * MS, thread, MS);

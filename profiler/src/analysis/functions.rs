@@ -46,7 +46,8 @@ pub enum Folding {
     Function,
     /// All functions of a package that call each other: the package.
     Package,
-    /// A function, and what an event loop runs starts where the loop runs it: its own callers are left out.
+    /// A function, and what an event loop runs starts where the loop runs it: its own callers are left out, and tasks that wait for
+    /// a task stand below it.
     Task,
 }
 
@@ -67,31 +68,38 @@ pub struct Functions {
     functions: Vec<Function>,
     frames: Vec<Vec<FrameFunction>>,
     folding: Folding,
+    has_waiting_tasks: bool,
 }
 
 impl Functions {
     /// Tells the functions of a recording apart.
     pub fn new(recording: &Recording) -> Self {
+        Self::unfolded(recording, Folding::Function)
+    }
+
+    fn unfolded(recording: &Recording, folding: Folding) -> Self {
         let mut interner = Interner::default();
         let no_stack = Identity { name: "[no stack]".into(), module: "[unknown]".into(), file: None };
         interner.intern(no_stack, FrameKind::Native, None, false);
-        let frames: Vec<_> = recording.frames.iter().map(|frame| interner.frame(frame)).collect();
+        let is_waiting = |frame: &Frame| frame.kind == FrameKind::PythonWaiting;
+        let frame = |frame: &Frame| match folding {
+            Folding::Function | Folding::Package if is_waiting(frame) => Vec::new(),
+            _ => interner.frame(frame),
+        };
+        let frames: Vec<_> = recording.frames.iter().map(frame).collect();
+        let has_waiting_tasks = recording.frames.iter().any(is_waiting);
         let mut functions = interner.functions;
         for (function, line) in most_sampled_lines(recording, &frames) {
             functions[function].line = Some(line);
         }
         find_packages(&mut functions, &Projects::new(recording));
-        Self { functions, frames, folding: Folding::Function }
+        Self { functions, frames, folding, has_waiting_tasks }
     }
 
     /// What the frames of a recording stand for: its functions, or their packages.
     pub fn folded(recording: &Recording, folding: Folding) -> Self {
-        let functions = Self::new(recording);
-        match folding {
-            Folding::Function => functions,
-            Folding::Package => functions.by_package(),
-            Folding::Task => Self { folding, ..functions },
-        }
+        let functions = Self::unfolded(recording, folding);
+        if folding == Folding::Package { functions.by_package() } else { functions }
     }
 
     /// With a package in the place of each function.
@@ -125,7 +133,7 @@ impl Functions {
             packages.dedup();
             packages
         });
-        Self { frames: frames.collect(), functions: packages, folding: Folding::Package }
+        Self { frames: frames.collect(), functions: packages, ..self }
     }
 
     /// Whether a frame below one of the same function is the same frame.
@@ -144,6 +152,11 @@ impl Functions {
         self.folding == Folding::Task && is_handle(self.get(function))
     }
 
+    /// Whether a view by tasks is another one than a view by functions.
+    pub fn has_tasks(&self) -> bool {
+        self.has_waiting_tasks || (0..self.functions.len()).any(|function| self.starts_task(function))
+    }
+
     /// All functions. Index 0 is [`NO_STACK`].
     pub fn all(&self) -> &[Function] {
         &self.functions
@@ -155,7 +168,7 @@ impl Functions {
     }
 
     /// The functions at the address of a frame, outermost first: one, or more where calls were inlined.
-    /// Empty for an index that is not one of the recording's.
+    /// Empty for tasks that wait, unless the view is by tasks, and for an index that is not one of the recording's.
     pub fn of_frame(&self, frame: FrameIndex) -> &[FrameFunction] {
         self.frames.get(frame).map_or(&[], Vec::as_slice)
     }
@@ -176,10 +189,11 @@ struct Interner {
 
 impl Interner {
     fn frame(&mut self, frame: &Frame) -> Vec<FrameFunction> {
+        let kind = if frame.kind == FrameKind::PythonWaiting { FrameKind::Python } else { frame.kind };
         if frame.lines.is_empty() {
             let name = format!("{}+{:#x}", basename(&frame.module), frame.offset).into();
             let identity = Identity { name, module: frame.module.clone(), file: None };
-            return vec![self.intern(identity, frame.kind, None, false)];
+            return vec![self.intern(identity, kind, None, false)];
         }
         let lines = frame.lines.iter().enumerate().map(|(depth, line)| {
             // A script is what its functions come from, also when they were inlined into another one's.
@@ -189,7 +203,7 @@ impl Interner {
                 module: script.unwrap_or(&frame.module).clone(),
                 file: line.file.clone(),
             };
-            self.intern(identity, frame.kind, line.line, depth > 0)
+            self.intern(identity, kind, line.line, depth > 0)
         });
         lines.collect()
     }

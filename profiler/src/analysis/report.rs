@@ -45,6 +45,11 @@ pub struct Report {
     pub stacks: Stacks,
     /// Time on CPUs.
     pub cpu: Cpu,
+    /// Tools, prompts, resources and methods whose calls this report is of; absent when it is of everything.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub operations: Vec<String>,
+    /// Whether calls were looked for.
+    pub calls_recorded: bool,
     /// Calls of the server; absent when none was seen.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub calls: Option<Calls>,
@@ -264,6 +269,22 @@ impl Report {
     /// Reads the report off a recording. `hot_path_threshold` is the share of the time, 0 to 1, that
     /// [hot paths](super::hot_paths) hold.
     pub fn new(recording: &Recording, hot_path_threshold: f64) -> Self {
+        Self::with_calls(recording, Calls::new(recording, &Attribution::new(recording)), hot_path_threshold)
+    }
+
+    /// The same of what was done for calls of some tools (prompts, resources, methods); of everything, when there are none.
+    pub fn of_tools(recording: &Recording, tools: &[String], hot_path_threshold: f64) -> Self {
+        if tools.is_empty() {
+            return Self::new(recording, hot_path_threshold);
+        }
+        // What is shared is told by all calls.
+        let attribution = Attribution::new(recording);
+        let calls = Calls::of_tools(recording, &attribution, tools);
+        let own = attribution.only(recording, |call| recording.calls[call].call.is_of(tools));
+        Self { operations: tools.to_vec(), ..Self::with_calls(&own, calls, hot_path_threshold) }
+    }
+
+    fn with_calls(recording: &Recording, calls: Option<Calls>, hot_path_threshold: f64) -> Self {
         let meta = &recording.meta;
         let functions = Functions::new(recording);
         let tree = CallTree::new(recording, &functions, Filter::All, Grouping::None);
@@ -303,7 +324,9 @@ impl Report {
             },
             stacks: stacks(recording, &functions),
             cpu,
-            calls: Calls::new(recording, &Attribution::new(recording)),
+            operations: Vec::new(),
+            calls_recorded: meta.has_calls,
+            calls,
             hot_paths: reported_paths(&tree, &functions, hot_path_threshold),
             hot_path_threshold,
             processes,

@@ -75,7 +75,7 @@ fn is_own(function: &Function) -> bool {
     let is_standard = package.ends_with(" stdlib")
         || ["node:", "ext:", "bun:", "go ", "rust "].iter().any(|start| package.starts_with(start));
     match function.kind {
-        FrameKind::Python | FrameKind::JavaScript => !is_standard,
+        FrameKind::Python | FrameKind::PythonWaiting | FrameKind::JavaScript => !is_standard,
         FrameKind::Native => !is_standard && !function.module.contains(".so"),
         FrameKind::Kernel | FrameKind::Jit => false,
     }

@@ -12,7 +12,7 @@ use profiler_common::{
 };
 
 use super::mappings::Mapped;
-use super::tables::{Pages, Tables};
+use super::tables::Tables;
 use super::v8::V8Frames;
 use crate::symbol::{Image, InterpreterCode, Module, ModuleId};
 use crate::unwind::{Cache, Table};
@@ -210,12 +210,12 @@ impl Code {
     }
 
     fn try_load(&mut self, rows: &[UnwindRow]) -> Option<u32> {
-        let table = pages(rows)?;
+        let table = kernel_table(rows)?;
         let tables = match self.tables.take() {
             Some(tables) => tables,
             None => {
                 let outer = self.outer.fd().as_fd().try_clone_to_owned().ok()?;
-                Tables::start(outer, pages(&[UNUSED])?).ok()?
+                Tables::start(outer, kernel_table(&[UNUSED])?).ok()?
             }
         };
         self.free.extend(tables.cleared());
@@ -267,8 +267,9 @@ fn cut(mapped: &Mapped, first: u64, interpreters: &[InterpreterCode]) -> Vec<Pie
     pieces
 }
 
-/// A table for the kernel half: the index, then the pages.
-fn pages(rows: &[UnwindRow]) -> Option<Pages> {
+/// A table for the kernel half, of rows in the order of their starts: the index, then the pages. `None` when there are too many
+/// rows, or the kernel has no room.
+pub fn kernel_table(rows: &[UnwindRow]) -> Option<Array<MapData, RowPage>> {
     let count = rows.len().div_ceil(ROWS_PER_PAGE);
     if count > MAX_PAGES {
         return None;

@@ -23,6 +23,7 @@ mod wire;
 
 use std::path::PathBuf;
 
+pub use code::kernel_table;
 pub use cpu::has_cycles;
 pub use kernel::{OBJECT, try_load};
 pub(crate) use mappings::FileIdentity;

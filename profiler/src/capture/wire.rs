@@ -7,12 +7,15 @@ use profiler_common::{StreamRule, StreamVerdict, WireEvent, WireFlag};
 
 use crate::wire::Piece;
 use crate::wire::calls::Call;
+use crate::wire::contents::Capture;
 use crate::wire::streams::{Counts, Interest, Moved, Streams};
 
 /// The streams of all watched processes.
 pub(super) struct Wire {
     rules: BpfHashMap<MapData, u64, StreamRule>,
     processes: HashMap<u32, Streams>,
+    /// What of arguments and results is kept.
+    capture: Capture,
     /// Processes that have ended.
     ended: Counts,
     /// How far the parts of the last call that was taken reach.
@@ -32,14 +35,20 @@ impl Wire {
         Ok(Self {
             rules: BpfHashMap::try_from(rules)?,
             processes: HashMap::new(),
+            capture: Capture::default(),
             ended: Counts::default(),
             last: None,
         })
     }
 
+    /// The same, which keeps so much of arguments and results.
+    pub(super) fn keeping(self, capture: Capture) -> Self {
+        Self { capture, ..self }
+    }
+
     /// Takes a piece of what a process moved.
     pub(super) fn take(&mut self, event: &WireEvent, bytes: &[u8]) {
-        let streams = self.processes.entry(event.header.pid).or_default();
+        let streams = self.processes.entry(event.header.pid).or_insert_with(|| Streams::new(self.capture));
         let moved = Moved {
             stream: event.stream,
             is_written: event.flags & WireFlag::Written as u32 != 0,
@@ -84,6 +93,11 @@ impl Wire {
             .iter_mut()
             .flat_map(|(pid, streams)| streams.calls.take_ended().into_iter().map(|call| (*pid, call)));
         ended.collect()
+    }
+
+    /// The calls that have not ended, by process.
+    pub(super) fn open_calls(&self) -> impl Iterator<Item = (u32, &Call)> {
+        self.processes.iter().flat_map(|(pid, streams)| streams.calls.open().map(|call| (*pid, call)))
     }
 
     /// Nothing more comes from a process.

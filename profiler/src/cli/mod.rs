@@ -5,6 +5,7 @@ mod call_tree;
 mod calls;
 mod cpu;
 mod demo;
+mod diagnose;
 mod doctor;
 mod export;
 mod files;
@@ -16,6 +17,7 @@ mod recording;
 mod report;
 mod startup;
 mod terminal;
+mod top;
 
 use std::process::ExitCode;
 
@@ -55,6 +57,8 @@ enum Command {
     Status(background::StatusArguments),
     /// End a background recording and keep what it has
     Stop(background::StopArguments),
+    /// Show what goes on now: calls, times and CPU of each tool
+    Top(top::Arguments),
     /// Show where CPU time goes: hot paths and top functions
     Cpu(cpu::Arguments),
     /// Report on a recording, or record first
@@ -63,6 +67,8 @@ enum Command {
     Calls(calls::Arguments),
     /// Show one call: its time, its CPU, its stacks
     Trace(calls::TraceArguments),
+    /// Say why calls are slow, or why they fail
+    Diagnose(diagnose::Arguments),
     /// Show who calls whom, with the time spent there
     CallTree(call_tree::Arguments),
     /// Start a server and show where the time to its first replies goes
@@ -112,10 +118,12 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Start(arguments) => background::start(&arguments),
         Command::Status(arguments) => background::status(&arguments),
         Command::Stop(arguments) => background::stop(&arguments),
+        Command::Top(arguments) => top::run(&arguments),
         Command::Cpu(arguments) => cpu::run(&arguments),
         Command::Report(arguments) => report::run(&arguments),
         Command::Calls(arguments) => calls::run(&arguments),
         Command::Trace(arguments) => calls::trace(&arguments),
+        Command::Diagnose(arguments) => diagnose::run(&arguments),
         Command::CallTree(arguments) => call_tree::run(&arguments),
         Command::Startup(arguments) => startup::run(&arguments),
         Command::FlameGraph(arguments) => flame_graph::run(&arguments),

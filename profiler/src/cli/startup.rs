@@ -20,6 +20,7 @@ use crate::output::startup::write_startup;
 use crate::output::units::duration;
 use crate::recording::Recording;
 use crate::target::{Caller, Launched, Process, Request, Target, resolve};
+use crate::wire::contents::Capture;
 
 /// Version of the JSON object's shape.
 const SCHEMA_VERSION: u32 = 1;
@@ -174,17 +175,21 @@ async fn start(arguments: &Arguments, output: PathBuf) -> anyhow::Result<Run> {
         frequency_hz: arguments.frequency,
         is_asking: false,
         is_reading_calls: true,
+        capture: Capture::default(),
+        counted: Vec::new(),
         is_launched: true,
         programs: plan.programs(),
         output,
+        keep: None,
     };
-    let mut recorder = Recorder::start(&options, Some(launched), None)?;
+    let mut recorder = Recorder::begin(&options, Some(launched), None)?;
     let released_ns = recorder.released_ns;
     let (stdin, stdout) = recorder.take_pipes().context("the command has no pipes")?;
     let mut stdin = tokio::process::ChildStdin::from_std(stdin)?;
     let mut stdout = tokio::process::ChildStdout::from_std(stdout)?;
-    let introduction = recorder.run(Some(arguments.timeout), introduce(&mut stdout, &mut stdin)).await?;
-    let end = recorder.end;
+    let introduction =
+        recorder.run(Some(arguments.timeout), None, introduce(&mut stdout, &mut stdin)).await?;
+    let end = recorder.end_reason();
     // A server ends when its standard input does.
     let recorded = recorder.finish_before(|| drop(stdin))?;
     await_ends(&recorded.recording).await;

@@ -91,7 +91,7 @@ pub fn write_tools(mut out: impl Write, calls: &Calls, style: Style) -> io::Resu
 
 /// What else was seen on the streams, and should not be there.
 fn notes(messages: &BTreeMap<String, u64>) -> Vec<String> {
-    const NOTES: [(&str, &str, &str, &str); 7] = [
+    const NOTES: [(&str, &str, &str, &str); 8] = [
         (
             "lost_stretches",
             "stretch",
@@ -108,6 +108,12 @@ fn notes(messages: &BTreeMap<String, u64>) -> Vec<String> {
         ),
         ("repeated_ids", "request", "requests", "with the ID of one that still waited."),
         ("skipped_lines", "line", "lines", "on its streams without a JSON-RPC message."),
+        (
+            "contents_dropped",
+            "call",
+            "calls",
+            "whose arguments were not kept: too many waited for an answer.",
+        ),
         ("unreadable_http", "HTTP message", "HTTP messages", "that could not be read."),
     ];
     let note = |(name, one, many, text): &(&str, &str, &str, &str)| {
@@ -198,6 +204,11 @@ pub fn write_call(
     if let Some(message) = &call.error_message {
         fact("Message", message.clone())?;
     }
+    for (name, contents) in [("Arguments", &call.arguments), ("Result", &call.result)] {
+        if let Some(contents) = contents {
+            fact(name, contents.to_string())?;
+        }
+    }
     if let Some(trace) = &call.trace_parent {
         fact("Trace", trace.clone())?;
     }
@@ -227,7 +238,7 @@ fn outcome(call: &ListedCall) -> String {
     }
 }
 
-fn name(method: &str, tool: Option<&str>, asked_by_server: bool) -> String {
+pub(super) fn name(method: &str, tool: Option<&str>, asked_by_server: bool) -> String {
     let name = match tool {
         Some(tool) if method == "tools/call" => tool.to_owned(),
         Some(tool) => format!("{method} {tool}"),

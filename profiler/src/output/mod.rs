@@ -2,6 +2,7 @@
 
 pub mod call_tree;
 pub mod calls;
+pub mod diagnose;
 pub mod flame_graph;
 pub mod folded;
 pub mod json;
@@ -12,6 +13,7 @@ pub mod style;
 pub mod summary;
 mod table;
 pub mod text;
+pub mod top;
 pub mod units;
 
 /// Why a view could not be written.

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use super::style::{Paint, Style, cut_middle, printable, wrap};
 use super::units::{count, duration, percent, plural};
 use crate::analysis::report::{Report, ReportedUnwinding};
+use crate::recording::StackEnd;
 
 /// Below this share of complete stacks the summary warns.
 const FEW_COMPLETE: f64 = 0.9;
@@ -192,9 +193,13 @@ fn warnings(report: &Report) -> Vec<String> {
     if let (Some(ratio), Some((cause, samples))) =
         (stacks.complete_ratio.filter(|ratio| *ratio < FEW_COMPLETE), main)
     {
+        let (others, consequence) = if cause == StackEnd::PythonFramesUnreadable.name() {
+            ("have frames of the interpreter in place of functions", "Their time is right as a sum.")
+        } else {
+            ("lack callers", "Self times are right; total times and call paths are cut short.")
+        };
         warnings.push(format!(
-            "Only {} of the stacks reach the start of their thread: the others lack callers. \
-             Main cause: {} ({}). Self times are right; total times and call paths are cut short.",
+            "Only {} of the stacks are whole: the others {others}. Main cause: {} ({}). {consequence}",
             percent(ratio),
             explain(cause),
             plural(*samples, "sample", "samples"),
@@ -256,6 +261,7 @@ fn explain(cause: &str) -> String {
         "too_deep" => "deeper than the profiler follows",
         "no_user_stack" => "threads that were starting or ending",
         "no_frames" => "not one frame was found",
+        "python_frames_unreadable" => "Python functions that could not be read",
         other => return printable(other).into_owned(),
     };
     text.into()

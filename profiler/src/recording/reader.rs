@@ -1,11 +1,12 @@
 //! Reads a recording into memory. Every reference is checked: a file may be damaged or made by someone else.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 
 use rusqlite::{Connection, OpenFlags, Row};
 
+use crate::wire::Id;
 use crate::wire::calls::{Call, Ended, Side};
 
 use super::model::{
@@ -16,6 +17,8 @@ use super::{APPLICATION_ID, Error, LOG_SUFFIX, SAMPLE_ON_CPU, SCHEMA_VERSION, be
 
 /// Version of the schema in which calls came.
 const CALLS_SINCE: i64 = 3;
+/// Version in which IDs of requests, and contents, came.
+const CONTENTS_SINCE: i64 = 4;
 
 /// Reads a recording, also one that is still being written.
 ///
@@ -40,7 +43,7 @@ pub fn read(path: &Path) -> Result<Recording, Error> {
     Ok(recording)
 }
 
-fn open(path: &Path) -> Result<Connection, Error> {
+pub(super) fn open(path: &Path) -> Result<Connection, Error> {
     let sqlite = |error| Error::from_sqlite(path, error);
     // SQLite gives `file:` and `:memory:` a meaning of their own.
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
@@ -108,9 +111,14 @@ impl Reader<'_> {
         let frames = self.frames()?;
         let stacks = self.stacks(frames.len())?;
         let samples = self.samples(threads.len(), stacks.len())?;
+        let meta = self.meta(version)?;
         Ok(Recording {
-            meta: self.meta()?,
-            calls: if version < CALLS_SINCE { Vec::new() } else { self.calls(processes.len())? },
+            calls: if version < CALLS_SINCE {
+                Vec::new()
+            } else {
+                self.calls(version, processes.len(), &meta)?
+            },
+            meta,
             messages: if version < CALLS_SINCE { BTreeMap::new() } else { self.counts("messages", "name")? },
             gauges: self.gauges(processes.len())?,
             sampled_ns: Vec::new(),
@@ -123,7 +131,7 @@ impl Reader<'_> {
         })
     }
 
-    fn meta(&self) -> Result<Meta, Error> {
+    fn meta(&self, version: i64) -> Result<Meta, Error> {
         use rusqlite::types::Value;
         let mut values: BTreeMap<String, Value> = self
             .rows("SELECT key, value FROM meta", |row| Ok((row.get(0)?, row.get(1)?)))?
@@ -152,6 +160,11 @@ impl Reader<'_> {
             frequency_hz: unsigned("frequency_hz"),
             kernel_release: kernel_release.unwrap_or_default(),
             cpus: unsigned("cpus"),
+            has_calls: if version < CONTENTS_SINCE {
+                version >= CALLS_SINCE
+            } else {
+                number("has_calls") != 0
+            },
         })
     }
 
@@ -284,46 +297,48 @@ impl Reader<'_> {
         Ok(rows.into_iter().collect())
     }
 
-    fn calls(&self, processes: usize) -> Result<Vec<RecordedCall>, Error> {
+    /// Ended calls; of a recording without an end also those that were in flight at its last commit.
+    fn calls(&self, version: i64, processes: usize, meta: &Meta) -> Result<Vec<RecordedCall>, Error> {
         let strings: Vec<Arc<str>> = self.strings()?;
-        let sql = "SELECT process, session, caller, method, name, trace_parent, start_ns, request_end_ns, \
-                   response_ns, end_ns, request_thread, response_thread, request_bytes, response_bytes, requests, \
-                   input_wait_ns, outcome, error_code, error_message FROM calls ORDER BY start_ns, id";
-        let rows = self.rows(sql, |row| {
-            let text = |column: usize| -> rusqlite::Result<Option<Box<str>>> {
-                let id: Option<i64> = row.get(column)?;
-                Ok(id.and_then(|id| strings.get(index(id))).map(|text| Box::from(&**text)))
-            };
-            let caller = Side::from_number(row.get(2)?);
-            let ended = Ended::from_number(row.get(16)?, row.get(17)?, text(18)?);
-            let (Some(caller), Some(ended), Some(method)) = (caller, ended, text(3)?) else {
-                return Ok(None);
-            };
-            let call = Call {
-                session: row.get::<_, i64>(1)? as u64,
-                caller,
-                method,
-                name: text(4)?,
-                trace_parent: text(5)?,
-                start_ns: unsigned(row, 6)?,
-                request_end_ns: unsigned(row, 7)?,
-                response_ns: row.get::<_, Option<i64>>(8)?.and_then(|time| u64::try_from(time).ok()),
-                end_ns: unsigned(row, 9)?,
-                request_thread: row.get(10)?,
-                response_thread: row.get(11)?,
-                request_bytes: unsigned(row, 12)?,
-                response_bytes: unsigned(row, 13)?,
-                requests: row.get(14)?,
-                input_wait_ns: unsigned(row, 15)?,
-                ended,
-            };
-            Ok(Some(RecordedCall { process: index(row.get(0)?), call }))
-        })?;
-        let calls: Option<Vec<RecordedCall>> = rows.into_iter().collect();
-        match calls {
-            Some(calls) if calls.iter().all(|call| call.process < processes) => Ok(calls),
-            _ => damaged(self.path, "a call of no process, or of an unknown kind"),
+        let has_contents = version >= CONTENTS_SINCE;
+        let columns =
+            if has_contents { CALL_COLUMNS.to_owned() } else { CALL_COLUMNS.replace("request_id", "NULL") };
+        let mut contents = if has_contents { self.contents()? } else { HashMap::new() };
+        let mut of = |table: &str| {
+            let sql = format!("SELECT {columns} FROM {table} ORDER BY start_ns, id");
+            let text = |id: i64| strings.get(index(id)).map(|text| Box::from(&**text));
+            let rows = self.rows(&sql, |row| {
+                let Some((process, mut call)) = call_of(row, text)? else { return Ok(None) };
+                if table == "calls" {
+                    (call.arguments, call.result) = contents.remove(&row.get(19)?).unwrap_or_default();
+                }
+                Ok(Some(RecordedCall { process: index(process), call }))
+            })?;
+            let calls: Option<Vec<RecordedCall>> = rows.into_iter().collect();
+            match calls {
+                Some(calls) if calls.iter().all(|recorded| recorded.process < processes) => Ok(calls),
+                _ => damaged(self.path, "a call of no process, or of an unknown kind"),
+            }
+        };
+        let mut calls = of("calls")?;
+        if meta.end_reason.is_none() && has_contents {
+            let mut open = of("in_flight")?;
+            for RecordedCall { call, .. } in &mut open {
+                call.end_ns = meta.end_ns.max(call.request_end_ns);
+            }
+            calls.extend(open);
+            calls.sort_by_key(|recorded| recorded.call.start_ns);
         }
+        Ok(calls)
+    }
+
+    /// Arguments and results, by the row of their call.
+    fn contents(&self) -> Result<HashMap<i64, (Option<Box<str>>, Option<Box<str>>)>, Error> {
+        let rows = self.rows("SELECT call, arguments, result FROM contents", |row| {
+            let text = |column: usize| row.get::<_, Option<String>>(column);
+            Ok((row.get(0)?, (text(1)?.map(Into::into), text(2)?.map(Into::into))))
+        })?;
+        Ok(rows.into_iter().collect())
     }
 
     fn strings(&self) -> Result<Vec<Arc<str>>, Error> {
@@ -361,12 +376,54 @@ impl Reader<'_> {
     }
 }
 
+/// What [`call_of`] reads, and the row's ID.
+pub(super) const CALL_COLUMNS: &str = "process, session, caller, method, name, trace_parent, start_ns, request_end_ns, \
+     response_ns, end_ns, request_thread, response_thread, request_bytes, response_bytes, requests, \
+     input_wait_ns, outcome, error_code, error_message, id, request_id";
+
+/// A call, and the row of its process. `None` where a number or a text has no meaning; `text` gives the text of a row.
+pub(super) fn call_of(
+    row: &Row<'_>,
+    mut text: impl FnMut(i64) -> Option<Box<str>>,
+) -> rusqlite::Result<Option<(i64, Call)>> {
+    let mut text_at = |column: usize| -> rusqlite::Result<Option<Box<str>>> {
+        Ok(row.get::<_, Option<i64>>(column)?.and_then(&mut text))
+    };
+    let caller = Side::from_number(row.get(2)?);
+    let ended = Ended::from_number(row.get(16)?, row.get(17)?, text_at(18)?);
+    let (Some(caller), Some(ended), Some(method)) = (caller, ended, text_at(3)?) else {
+        return Ok(None);
+    };
+    let call = Call {
+        session: row.get::<_, i64>(1)? as u64,
+        caller,
+        method,
+        name: text_at(4)?,
+        request_id: row.get::<_, Option<String>>(20)?.as_deref().and_then(Id::from_json),
+        trace_parent: text_at(5)?,
+        arguments: None,
+        result: None,
+        start_ns: unsigned(row, 6)?,
+        request_end_ns: unsigned(row, 7)?,
+        response_ns: row.get::<_, Option<i64>>(8)?.and_then(|time| u64::try_from(time).ok()),
+        end_ns: unsigned(row, 9)?,
+        request_thread: row.get(10)?,
+        response_thread: row.get(11)?,
+        request_bytes: unsigned(row, 12)?,
+        response_bytes: unsigned(row, 13)?,
+        requests: row.get(14)?,
+        input_wait_ns: unsigned(row, 15)?,
+        ended,
+    };
+    Ok(Some((row.get(0)?, call)))
+}
+
 /// The index of the row with this ID; an ID that can't be gives an index that no table has.
-fn index(id: i64) -> usize {
+pub(super) fn index(id: i64) -> usize {
     usize::try_from(id - 1).unwrap_or(usize::MAX)
 }
 
-fn unsigned(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
+pub(super) fn unsigned(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
     let value: i64 = row.get(column)?;
     u64::try_from(value).map_err(|_| rusqlite::Error::IntegralValueOutOfRange(column, value))
 }

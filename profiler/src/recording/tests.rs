@@ -99,11 +99,42 @@ fn knows_unfinished_recordings() {
 fn reads_the_first_version() {
     let (_folder, path) = scratch();
     write(&path).finish(9, "").unwrap();
-    let older = "DROP TABLE unwinding; DROP TABLE calls; DROP TABLE messages; ALTER TABLE processes DROP COLUMN project; PRAGMA user_version = 1";
+    let older = "DROP TABLE unwinding; DROP TABLE contents; DROP TABLE calls; DROP TABLE messages; ALTER TABLE processes DROP COLUMN project; PRAGMA user_version = 1";
     Connection::open(&path).unwrap().execute_batch(older).unwrap();
     let recording = read(&path).unwrap();
     assert_eq!((&recording.processes[0].project, &recording.processes[0].unwinding), (&None, &None));
     assert_eq!(recording.samples.len(), 1);
+    assert!(!recording.meta.has_calls && recording.calls.is_empty());
+}
+
+/// Contents of calls, and IDs of either kind, come back; the version before knew neither, and had calls.
+#[test]
+fn reads_calls() {
+    use crate::wire::Id;
+    let (_folder, path) = scratch();
+    let mut writer = write(&path);
+    let mut calls = crate::analysis::testing::Builder::new();
+    calls.call(0, "a", 1, 2);
+    let mut call = calls.recording.calls.remove(0).call;
+    call.request_id = Some(Id::Text("7\"".into()));
+    writer.call(1, &call).unwrap();
+    call.request_id = Some(Id::Number("7".into()));
+    call.arguments = Some(r#"{"a":1}"#.into());
+    writer.call(1, &call).unwrap();
+    writer.finish(9, "").unwrap();
+    let recording = read(&path).unwrap();
+    let ids: Vec<_> =
+        recording.calls.iter().map(|recorded| recorded.call.request_id.clone().unwrap()).collect();
+    assert_eq!(ids, [Id::Text("7\"".into()), Id::Number("7".into())]);
+    assert_eq!(recording.calls[0].call.arguments, None);
+    assert_eq!(recording.calls[1].call.arguments.as_deref(), Some(r#"{"a":1}"#));
+    let older = "DROP TABLE contents; ALTER TABLE calls DROP COLUMN request_id; DELETE FROM meta WHERE key = 'has_calls'; \
+                 PRAGMA user_version = 3";
+    Connection::open(&path).unwrap().execute_batch(older).unwrap();
+    let recording = read(&path).unwrap();
+    assert!(
+        recording.meta.has_calls && recording.calls.iter().all(|recorded| recorded.call.request_id.is_none())
+    );
 }
 
 /// Another program's file is neither read nor overwritten; an older recording is replaced.
@@ -128,7 +159,7 @@ fn leaves_other_files_alone() {
 #[test]
 fn refuses_what_it_cannot_trust() {
     let broken = [
-        "PRAGMA user_version = 4",
+        "PRAGMA user_version = 5",
         "UPDATE samples SET stack = 99",
         "UPDATE samples SET thread = 0",
         "UPDATE samples SET weight_ns = -1",
@@ -152,7 +183,7 @@ fn refuses_what_it_cannot_trust() {
         write(&path).finish(9, "").unwrap();
         Connection::open(&path).unwrap().execute_batch(&format!("PRAGMA foreign_keys = off; {sql}")).unwrap();
         match read(&path) {
-            Err(Error::Newer { found: 4, .. } | Error::Damaged { .. }) => {}
+            Err(Error::Newer { found: 5, .. } | Error::Damaged { .. }) => {}
             other => panic!("{sql}: {other:?}"),
         }
         // A newer recording is still one of ours: it can be replaced.

@@ -70,6 +70,8 @@ pub struct LaunchPlan {
     pub environment: BTreeMap<OsString, OsString>,
     /// The folder that it runs in, when it is not the current one.
     pub directory: Option<PathBuf>,
+    /// Whether it has no input and its output is dropped. Else its standard streams are those of the profiler.
+    pub is_silent: bool,
 }
 
 impl LaunchPlan {
@@ -210,8 +212,8 @@ enum State {
 }
 
 impl Launched {
-    /// Forks, as the given user if there is one. The child has its process ID and waits. Standard input, output and error are
-    /// those of the profiler: whoever started it talks to the child.
+    /// Forks, as the given user if there is one. The child has its process ID and waits. Unless it is silent, standard input,
+    /// output and error are those of the profiler: whoever started it talks to the child.
     ///
     /// # Errors
     /// When no process can be made.
@@ -371,6 +373,9 @@ fn command_of(plan: &LaunchPlan, caller: Option<&Caller>) -> Command {
     command.envs(&plan.environment);
     if let Some(directory) = &plan.directory {
         command.current_dir(directory);
+    }
+    if plan.is_silent {
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     }
     command
 }

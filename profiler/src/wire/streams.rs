@@ -3,6 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use super::calls::{Calls, Ended, ResponseTimes, Session, Side};
+use super::contents::Capture;
 use super::http::{Direction, Event, Half, Head};
 use super::stdio::Lines;
 use super::{Id, Kind, Message, Piece, Received};
@@ -24,6 +25,8 @@ pub struct Streams {
     pub calls: Calls,
     /// Counts of streams that were dropped.
     ended: Counts,
+    /// What of arguments and results is kept.
+    capture: Capture,
 }
 
 /// What was seen besides calls.
@@ -47,6 +50,8 @@ pub struct Counts {
     pub repeated_ids: u64,
     /// Requests that were not waited for any longer, as too many did.
     pub given_up: u64,
+    /// Requests whose arguments were not kept, though they were asked for, as too many waited.
+    pub contents_dropped: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -97,11 +102,16 @@ pub enum Interest {
 }
 
 impl Streams {
+    /// Streams of whose messages so much of arguments and results is kept.
+    pub fn new(capture: Capture) -> Self {
+        Self { capture, ..Self::default() }
+    }
+
     /// Takes what the process read from a stream or wrote to it.
     pub fn moved(&mut self, moved: Moved, piece: Piece<'_>) -> Interest {
         let Moved { stream, is_written, timestamp_ns, thread } = moved;
         if !self.streams.contains_key(&stream) {
-            let Some(protocol) = Protocol::of(piece, is_written) else { return Interest::No };
+            let Some(protocol) = Protocol::of(piece, is_written, self.capture) else { return Interest::No };
             self.make_room();
             self.streams.insert(stream, Stream { last_ns: timestamp_ns, ..Stream::new(protocol) });
         }
@@ -183,6 +193,7 @@ impl Streams {
         counts.unmatched_responses += self.calls.unexpected;
         counts.repeated_ids += self.calls.repeated_ids;
         counts.given_up += self.calls.given_up;
+        counts.contents_dropped += self.calls.contents_dropped;
         counts
     }
 
@@ -207,23 +218,24 @@ impl Streams {
 
 impl Protocol {
     /// Told by a stream's first bytes; `None` when it is no MCP server's.
-    fn of(piece: Piece<'_>, is_written: bool) -> Option<Self> {
-        let Piece::Bytes(bytes) = piece else { return Some(Self::stdio()) };
+    fn of(piece: Piece<'_>, is_written: bool, capture: Capture) -> Option<Self> {
+        let Piece::Bytes(bytes) = piece else { return Some(Self::stdio(capture)) };
         let requests = Half::starts(Direction::Requests, bytes);
         let responses = Half::starts(Direction::Responses, bytes);
         match (requests, responses, is_written) {
             (true, _, false) | (_, true, true) => Some(Self::Http {
-                requests: Box::new(Half::new(Direction::Requests)),
-                responses: Box::new(Half::new(Direction::Responses)),
+                requests: Box::new(Half::new(Direction::Requests, capture)),
+                responses: Box::new(Half::new(Direction::Responses, capture)),
             }),
             // The process is a client there: whom it asks counts the calls.
             (true, _, true) | (_, true, false) => None,
-            (false, false, _) => Some(Self::stdio()),
+            (false, false, _) => Some(Self::stdio(capture)),
         }
     }
 
-    fn stdio() -> Self {
-        Self::Stdio { read: Box::default(), written: Box::default() }
+    fn stdio(capture: Capture) -> Self {
+        let lines = || Box::new(Lines::new(capture));
+        Self::Stdio { read: lines(), written: lines() }
     }
 }
 
@@ -401,6 +413,7 @@ impl Counts {
             unmatched_responses,
             repeated_ids,
             given_up,
+            contents_dropped,
         } = self;
         *messages += other.messages;
         *skipped_lines += other.skipped_lines;
@@ -411,10 +424,11 @@ impl Counts {
         *unmatched_responses += other.unmatched_responses;
         *repeated_ids += other.repeated_ids;
         *given_up += other.given_up;
+        *contents_dropped += other.contents_dropped;
     }
 
     /// Each count with the name that recordings and reports use.
-    pub fn named(self) -> [(&'static str, u64); 9] {
+    pub fn named(self) -> [(&'static str, u64); 10] {
         [
             ("messages", self.messages),
             ("notifications", self.notifications),
@@ -425,6 +439,7 @@ impl Counts {
             ("unmatched_responses", self.unmatched_responses),
             ("repeated_ids", self.repeated_ids),
             ("given_up", self.given_up),
+            ("contents_dropped", self.contents_dropped),
         ]
     }
 }

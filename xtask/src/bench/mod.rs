@@ -11,6 +11,7 @@ mod server;
 mod statistics;
 mod stop;
 mod table;
+mod tables;
 mod unwind;
 
 use std::path::PathBuf;
@@ -64,12 +65,12 @@ enum Benchmark {
         #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
         rounds: u32,
     },
-    /// Kernel time and bytes of a sample, of stacks of C and of Python with a known depth.
+    /// Time and kernel memory of unwind tables; kernel time and bytes of a sample, of stacks of C and of Python with a known depth.
     Unwind {
         /// Seconds that are measured of each recording.
         #[arg(long, default_value_t = 5.0, value_parser = seconds)]
         seconds: f64,
-        /// Recordings of each program.
+        /// Recordings of each program, and how often a table is loaded.
         #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u32).range(1..=1000))]
         rounds: u32,
     },
@@ -131,7 +132,10 @@ pub(crate) fn bench(options: &Options) -> Result<()> {
         }
         Benchmark::Calls { seconds, rounds } => calls::run(&profiler, &servers, &server, seconds, rounds),
         Benchmark::KernelTime { seconds, rounds } => kernel_time::run(&profiler, &server, seconds, rounds),
-        Benchmark::Unwind { seconds, rounds } => unwind::measure(&profiler, seconds, rounds),
+        Benchmark::Unwind { seconds, rounds } => {
+            tables::measure(&profiler, &servers, rounds)?;
+            unwind::measure(&profiler, seconds, rounds)
+        }
         Benchmark::Memory { seconds, rounds } => footprint::memory(&profiler, &server, seconds, rounds),
         Benchmark::Attach { seconds, rounds } => attach::run(&profiler, &server, seconds, rounds),
         Benchmark::Stop { seconds, rounds } => stop::run(&profiler, &server, seconds, rounds),

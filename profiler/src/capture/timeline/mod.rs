@@ -26,6 +26,7 @@ use crate::recording::{Error, GaugeKind, ProcessId, RowId, Runtime, ThreadId, Un
 use crate::symbol::{ModuleId, Modules};
 use crate::target::process::command_line;
 use crate::target::{Process, project_folder, runtime};
+use crate::wire::calls::{Call, Side};
 
 /// Losses that are known here.
 const CODE_REFUSED: &str = "code_tables_full";
@@ -34,9 +35,13 @@ const MAPPING_RECORDS_LOST: &str = "mapping_records_lost";
 const MESSAGES_TOO_LATE: &str = "messages_too_late";
 const MODULE_UNREADABLE: &str = "module_unreadable";
 const PYTHON_LAYOUT_UNKNOWN: &str = "python_layout_unknown";
+const PYTHON_PROCESSES_FULL: &str = "python_processes_full";
 const PYTHON_NAMES_UNREADABLE: &str = "python_names_unreadable";
 const JAVASCRIPT_UNREAD: &str = "javascript_unread";
 const V8_UNKNOWN: &str = "v8_unknown";
+
+/// Most calls in flight that are written down at each commit.
+const MAX_IN_FLIGHT: usize = 4096;
 
 /// Writes events into a recording, with the names and mappings of the moment at which they happened.
 pub(super) struct Timeline {
@@ -46,7 +51,8 @@ pub(super) struct Timeline {
     wire: Wire,
     modules: Modules,
     module_rows: HashMap<ModuleId, RowId>,
-    naming: NamingBudget,
+    code_naming: NamingBudget,
+    kernel_naming: NamingBudget,
     jit_naming: NamingBudget,
     processes: HashMap<u32, ProcessState>,
     kernel_module: RowId,
@@ -54,6 +60,8 @@ pub(super) struct Timeline {
     period_ns: u64,
     /// Whether runtimes may be asked for names.
     is_asking: bool,
+    /// Calls of these tools or methods are counted; of all, when it is empty.
+    counted: Vec<String>,
     unnamed: Unnamed,
     /// Processes that mapped V8, or may have: the report is to say how their JavaScript is had.
     v8_mapped: Vec<u32>,
@@ -64,8 +72,8 @@ pub(super) struct Timeline {
     undecodable: u64,
     /// Samples written.
     pub(super) samples: u64,
-    /// Samples whose stack was walked to its end.
-    pub(super) whole_stacks: u64,
+    /// Calls of clients that ended, of those that are counted.
+    pub(super) calls: u64,
 }
 
 struct ProcessState {
@@ -132,6 +140,7 @@ impl Timeline {
         wire: Wire,
         period_ns: u64,
         is_asking: bool,
+        counted: Vec<String>,
     ) -> Result<Self, Error> {
         let kernel_module = writer.module("[kernel]", None)?;
         let unknown_module = writer.module("[unknown]", None)?;
@@ -142,13 +151,16 @@ impl Timeline {
             wire,
             modules: Modules::default(),
             module_rows: HashMap::new(),
-            naming: NamingBudget::default(),
-            jit_naming: NamingBudget::default(),
+            code_naming: NamingBudget::of_files(),
+            kernel_naming: NamingBudget::of_files(),
+            jit_naming: NamingBudget::of_perf_maps(),
             processes: HashMap::new(),
             kernel_module,
             unknown_module,
             period_ns,
             is_asking,
+            counted,
+            calls: 0,
             unnamed: Unnamed::default(),
             v8_mapped: Vec::new(),
             read: Vec::new(),
@@ -156,7 +168,6 @@ impl Timeline {
             messages_too_late: 0,
             undecodable: 0,
             samples: 0,
-            whole_stacks: 0,
         })
     }
 
@@ -293,9 +304,10 @@ impl Timeline {
             Event::Wire { wire, bytes } => self.message(&wire, &bytes),
             Event::Exit { timestamp_ns, pid } => match self.processes.get(&pid) {
                 Some(process) => {
-                    self.writer.process_exit(process.id, timestamp_ns)?;
+                    let id = process.id;
+                    self.writer.process_exit(id, timestamp_ns)?;
                     for call in self.wire.process_ended(pid, timestamp_ns) {
-                        self.writer.call(process.id, &call)?;
+                        self.call(id, &call)?;
                     }
                     self.forget_jit(pid)?;
                     self.forget(pid);
@@ -387,13 +399,26 @@ impl Timeline {
         Ok(())
     }
 
-    /// Writes the calls that have ended.
-    fn calls(&mut self) -> Result<(), Error> {
+    /// Writes the calls that have ended, and which have not.
+    pub(super) fn write_calls(&mut self) -> Result<(), Error> {
         for (pid, call) in self.wire.take_calls() {
-            if let Some(process) = self.processes.get(&pid) {
-                self.writer.call(process.id, &call)?;
+            if let Some(id) = self.processes.get(&pid).map(|process| process.id) {
+                self.call(id, &call)?;
             }
         }
+        let open = self.wire.open_calls();
+        let open = open.filter_map(|(pid, call)| Some((self.processes.get(&pid)?.id, call)));
+        self.writer.in_flight(open.take(MAX_IN_FLIGHT))?;
+        Ok(())
+    }
+
+    fn call(&mut self, process: ProcessId, call: &Call) -> Result<(), Error> {
+        let is_counted = self.counted.is_empty() || call.is_of(&self.counted);
+        self.calls += u64::from(is_counted && call.caller == Side::Client);
+        self.writer.call(process, call)
+    }
+
+    fn count_messages(&mut self) -> Result<(), Error> {
         self.wire.counts().try_for_each(|(name, count)| self.writer.messages(name, count))
     }
 
@@ -402,8 +427,17 @@ impl Timeline {
         for (cause, count) in self.losses(kernel_losses) {
             self.writer.loss(cause, count)?;
         }
-        self.calls()?;
+        self.write_calls()?;
+        self.count_messages()?;
         self.writer.commit_until(now_ns)
+    }
+
+    /// Leaves out of the recording what is over since before this moment.
+    pub(super) fn forget_before(&mut self, before_ns: u64) -> Result<(), Error> {
+        self.writer.forget_before(before_ns)?;
+        // Their rows may be gone.
+        self.processes.values_mut().for_each(|process| process.threads.clear());
+        Ok(())
     }
 
     /// All losses so far.
@@ -418,6 +452,7 @@ impl Timeline {
             (MESSAGES_TOO_LATE, self.messages_too_late),
             (MODULE_UNREADABLE, self.modules.unreadable()),
             (PYTHON_LAYOUT_UNKNOWN, self.pythons.unknown_layouts),
+            (PYTHON_PROCESSES_FULL, self.pythons.without_room),
             (PYTHON_NAMES_UNREADABLE, self.pythons.unreadable_names),
             (JAVASCRIPT_UNREAD, self.code.v8.unread),
             (V8_UNKNOWN, self.code.v8.unknown_layouts),
@@ -427,7 +462,8 @@ impl Timeline {
 
     pub(super) fn finish(mut self, now_ns: u64, reason: &str) -> Result<(), Error> {
         self.wire.finish(now_ns);
-        self.calls()?;
+        self.write_calls()?;
+        self.count_messages()?;
         self.writer.finish(now_ns, reason)
     }
 }
