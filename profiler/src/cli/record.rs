@@ -91,13 +91,6 @@ pub(crate) struct SamplingArguments {
     pub(crate) capture_arguments: Option<u32>,
 }
 
-impl SamplingArguments {
-    /// What of arguments and results is kept.
-    pub(super) fn capture(&self) -> Capture {
-        Capture { bytes: self.capture_arguments.map_or(0, |bytes| bytes as usize) }
-    }
-}
-
 /// A duration of at least a millisecond and at most ten years.
 pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
     const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
@@ -202,7 +195,7 @@ pub(super) fn record(plan: &Plan) -> anyhow::Result<Recorded> {
         frequency_hz: plan.sampling.frequency,
         is_asking: !plan.sampling.passive,
         is_reading_calls: !plan.sampling.no_calls,
-        capture: plan.sampling.capture(),
+        capture: Capture { bytes: plan.sampling.capture_arguments.map_or(0, |bytes| bytes as usize) },
         counted: plan.operations.clone(),
         is_launched: launched.is_some(),
         programs,
@@ -224,11 +217,10 @@ pub(super) struct Recorder {
     state: Option<StateFile>,
     output: PathBuf,
     pid: u32,
-    /// Why it ended, once it has.
-    pub(super) end: &'static str,
+    end: &'static str,
+    shows_progress: bool,
     /// When a launched command was let go, `CLOCK_MONOTONIC` in nanoseconds.
     pub(super) released_ns: u64,
-    shows_progress: bool,
 }
 
 impl Recorder {
@@ -273,16 +265,8 @@ impl Recorder {
         if options.is_asking {
             options.pids.iter().for_each(|pid| announce_asking(*pid));
         }
-        Ok(Self {
-            session,
-            launched,
-            state,
-            output: options.output.clone(),
-            pid: options.pid,
-            end: "",
-            shows_progress: false,
-            released_ns,
-        })
+        let (output, pid) = (options.output.clone(), options.pid);
+        Ok(Self { session, launched, state, output, pid, end: "", shows_progress: false, released_ns })
     }
 
     /// Our ends of a launched command's standard input and output, where these are pipes.

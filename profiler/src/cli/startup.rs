@@ -182,14 +182,14 @@ async fn start(arguments: &Arguments, output: PathBuf) -> anyhow::Result<Run> {
         output,
         keep: None,
     };
-    let mut recorder = Recorder::start(&options, Some(launched), None)?;
+    let mut recorder = Recorder::begin(&options, Some(launched), None)?;
     let released_ns = recorder.released_ns;
     let (stdin, stdout) = recorder.take_pipes().context("the command has no pipes")?;
     let mut stdin = tokio::process::ChildStdin::from_std(stdin)?;
     let mut stdout = tokio::process::ChildStdout::from_std(stdout)?;
     let introduction =
         recorder.run(Some(arguments.timeout), None, introduce(&mut stdout, &mut stdin)).await?;
-    let end = recorder.end;
+    let end = recorder.end_reason();
     // A server ends when its standard input does.
     let recorded = recorder.finish_before(|| drop(stdin))?;
     await_ends(&recorded.recording).await;
