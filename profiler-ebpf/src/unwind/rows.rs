@@ -181,7 +181,12 @@ fn find(walker: &mut Walker) -> Option<Rule> {
     let slot = (place.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - FOUND_BITS)) as usize;
     let found = &mut walker.found.rules[slot & (FOUND_RULES - 1)];
     if found.place != place {
-        found.rule = u64::from(search_table(table, address)?);
+        let rule = search_table(table, address)?;
+        // A mapping may be known some milliseconds before its table is in place.
+        if rule == 0 {
+            return None;
+        }
+        found.rule = u64::from(rule);
         found.place = place;
     }
     Some(Rule::unpack(found.rule as u32))
@@ -199,7 +204,9 @@ fn search_table(table: u32, address: u64) -> Option<u32> {
     // SAFETY: a page of the table. User space fills a table before it is in the outer map, and never changes it.
     let rows = unsafe { &*rows };
     let row = search::<ROWS_PER_PAGE>(address, |at| rows[at].start);
-    Some(rows[row & (ROWS_PER_PAGE - 1)].rule)
+    let row = rows[row & (ROWS_PER_PAGE - 1)];
+    // The table may have been put in place between its index and its page.
+    if u64::from(row.start) <= address { Some(row.rule) } else { None }
 }
 
 /// The last of `LENGTH` sorted starts that is not behind the address. Without branches: the verifier would follow

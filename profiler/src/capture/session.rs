@@ -66,6 +66,8 @@ pub struct Options {
     /// Only what is younger than this is kept, for whoever [follows](crate::recording::Follower) the recording; such a file
     /// can't be read as a whole. `None`: everything is kept.
     pub keep: Option<Duration>,
+    /// Whether somebody looks at the recording while it grows: new code then gets its names within seconds, at a higher cost.
+    pub is_followed: bool,
 }
 
 /// How far a recording is.
@@ -189,6 +191,7 @@ impl Session {
             is_launched: options.is_launched,
             programs: options.programs.clone(),
             keep: options.keep,
+            is_followed: options.is_followed,
             watched_ns: meta.start_ns,
             period_ns: sampling.period_ns(),
             receiver,
@@ -246,15 +249,15 @@ impl Session {
     ///
     /// # Errors
     /// When the recording can't be written any more: [`Self::finish`] says why.
-    pub fn tick(&mut self, is_woken: bool) -> Result<bool, Error> {
-        let mut has_new_code = false;
+    pub fn tick(&mut self, is_woken: bool) -> Result<Option<bool>, Error> {
+        let mut has_new_code = None;
         if self.waiting.is_none() {
             let batch = self.drain(if is_woken { Drain::Woken } else { Drain::Tick })?;
-            has_new_code = !batch.announced.is_empty();
+            has_new_code = Some(!batch.announced.is_empty());
             // Strangers wake us for nothing: the recorder need not hear of it.
             self.waiting = if is_woken && batch.is_empty() { None } else { Some(batch) };
         }
-        let Some((sender, _)) = &self.recorder else { return Ok(false) };
+        let Some((sender, _)) = &self.recorder else { return Ok(None) };
         match self.waiting.take().map(|batch| sender.try_send(batch)) {
             Some(Err(TrySendError::Full(batch))) => self.waiting = Some(batch),
             Some(Err(TrySendError::Disconnected(_))) => return Err(self.recorder_error()),
@@ -457,6 +460,7 @@ struct Recorder {
     is_launched: bool,
     programs: Vec<PathBuf>,
     keep: Option<Duration>,
+    is_followed: bool,
     /// Since when they are watched.
     watched_ns: u64,
     period_ns: u64,
@@ -478,6 +482,9 @@ impl Recorder {
             self.is_asking,
             self.counted,
         )?;
+        if self.is_followed {
+            timeline.name_soon();
+        }
         if let (Some((pid, _)), true) = (self.pids.first(), self.is_launched) {
             self.programs.iter().for_each(|program| timeline.expect(*pid, program));
         }

@@ -76,21 +76,23 @@ impl Wakeups {
         };
     }
 
-    /// The rings have been drained after a wakeup; `has_new_code`: of a watched process.
-    pub fn rest(&mut self, has_new_code: bool) {
+    /// After a wakeup. `has_new_code`: of a watched process; `None` when nobody could look yet.
+    pub fn rest(&mut self, has_new_code: Option<bool>) {
         // Takes the rings off the list of those that are ready.
         let mut ready = [EpollEvent::empty(); 64];
         while self.rings.wait(&mut ready, EpollTimeout::ZERO) == Ok(ready.len()) {}
         let now = Instant::now();
         self.events_from = Some(now + REST);
-        if has_new_code {
+        if has_new_code == Some(true) {
             self.mappings = None;
             self.mappings_from = Some(now + REST);
             self.rest_from_strangers = FIRST_REST_FROM_STRANGERS;
         } else if self.is_of_mappings {
             self.mappings = None;
             self.mappings_from = Some(now + self.rest_from_strangers);
-            self.rest_from_strangers = (self.rest_from_strangers * 2).min(LONGEST_REST_FROM_STRANGERS);
+            if has_new_code.is_some() {
+                self.rest_from_strangers = (self.rest_from_strangers * 2).min(LONGEST_REST_FROM_STRANGERS);
+            }
         }
     }
 

@@ -64,6 +64,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
             programs: Vec::new(),
             output: RECORDING.into(),
             keep: None,
+            is_followed: false,
         };
         let mut recorder = Recorder::start(&options, None, None)?;
         // The load is a task of its own: ending the recording early must not wait for it.

@@ -201,6 +201,7 @@ pub(super) fn record(plan: &Plan) -> anyhow::Result<Recorded> {
         programs,
         output: output.clone(),
         keep: None,
+        is_followed: false,
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
@@ -323,8 +324,8 @@ impl Recorder {
                 is_tick = async { tokio::select! { _ = tick.tick() => true, () = wakeups.next() => false } } => {
                     match self.session.tick(!is_tick) {
                         Ok(has_new_code) if !is_tick => wakeups.rest(has_new_code),
-                        Ok(true) => wakeups.attend(),
-                        Ok(false) => {}
+                        Ok(Some(true)) => wakeups.attend(),
+                        Ok(_) => {}
                         Err(error) => {
                             progress.clear();
                             let last = self.session.progress();

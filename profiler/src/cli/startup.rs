@@ -181,6 +181,7 @@ async fn start(arguments: &Arguments, output: PathBuf) -> anyhow::Result<Run> {
         programs: plan.programs(),
         output,
         keep: None,
+        is_followed: false,
     };
     let mut recorder = Recorder::begin(&options, Some(launched), None)?;
     let released_ns = recorder.released_ns;

@@ -47,6 +47,12 @@ impl Timeline {
         Ok(())
     }
 
+    /// Has names looked up soon after new code was seen.
+    pub(in crate::capture) fn name_soon(&mut self) {
+        self.code_naming.rest = FOLLOWED_FILE_REST;
+        self.kernel_naming.rest = FOLLOWED_FILE_REST;
+    }
+
     fn name_code(&mut self) -> Result<(), Error> {
         for (module, frames) in std::mem::take(&mut self.unnamed.elf) {
             if let Some(Module { path, image: Image::Elf(image) }) = self.modules.get(module) {
@@ -159,6 +165,8 @@ impl Timeline {
 /// Reading symbol tables is paid for by the host that is profiled. Files are kept open and the kernel stays, so they can be read at any
 /// time: reading rests this many times as long as it took.
 const FILE_REST: u32 = 1000;
+/// While somebody looks at the recording.
+const FOLLOWED_FILE_REST: u32 = 50;
 /// A perf map goes with its process.
 const PERF_MAP_REST: u32 = 50;
 

@@ -226,6 +226,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         is_launched: launched.is_some(),
         programs: Vec::new(),
         keep: arguments.output.is_none().then_some(KEPT),
+        is_followed: true,
         output: arguments.output.clone().unwrap_or_else(|| folder.path().join("recording")),
     };
     let interval = arguments.interval.unwrap_or(match manner {
