@@ -95,7 +95,8 @@ fn folded() -> Result<()> {
     for name in ["a", "b"] {
         let expected = report.function(name)?;
         let ratio = own(name) as f64 / total as f64;
-        assert!((ratio - expected.self_ratio).abs() < 0.001, "{ratio} instead of {expected:?}");
+        // The report scales samples, here and there a little differently, to what the kernel counted.
+        assert!((ratio - expected.self_ratio).abs() < 0.005, "{ratio} instead of {expected:?}");
     }
     Ok(())
 }

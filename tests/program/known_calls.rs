@@ -196,10 +196,15 @@ fn alone(server: &Server) -> Result<()> {
     assert!(shortest >= 99.0, "{}: {shortest} ms asleep", server.name);
     // Nothing of it is shared, so no sample of one tool is another's.
     let asleep = folded(&recorded.profiler, "sleep")?;
-    assert!(!asleep.contains("burn"), "{}: {asleep}", server.name);
+    assert!(!has(&asleep, "burn"), "{}: {asleep}", server.name);
     let burning = folded(&recorded.profiler, "burn")?;
-    assert!(burning.contains("burn") && !burning.contains("mixed"), "{}: {burning}", server.name);
+    assert!(has(&burning, "burn") && !has(&burning, "mixed"), "{}: {burning}", server.name);
     Ok(())
+}
+
+/// Whether a tool's function is in some stack. The server in Rust lists its tools for each call by `burn_tool_attr` and the like.
+fn has(folded: &str, tool: &str) -> bool {
+    folded.match_indices(tool).any(|(at, name)| !folded[at + name.len()..].starts_with("_tool"))
 }
 
 fn folded(profiler: &Profiler, tool: &str) -> Result<String> {

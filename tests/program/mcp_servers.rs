@@ -54,7 +54,8 @@ fn assert_seen<T>(recorded: &Recorded<T>, expected: &Tally) -> Result<()> {
         let outcome = call.get("error_code").map_or(outcome.to_owned(), |code| format!("{outcome} {code}"));
         *seen.entry((name, outcome)).or_default() += 1;
     }
-    assert_eq!(seen, *expected);
+    let messages = &recorded.report.json["calls"]["messages"];
+    assert_eq!(seen, *expected, "{messages:#}");
     let calls = &recorded.report.json["calls"];
     let count = |is_wanted: fn(&str) -> bool| -> u64 {
         expected.iter().filter(|((_, outcome), _)| is_wanted(outcome)).map(|(_, count)| count).sum()

@@ -70,9 +70,11 @@ fn deno_has_the_names_of_its_perf_map() -> Result<()> {
     let of_three: Vec<_> =
         stacks.iter().filter(|(stack, _)| stack.ends_with(";timed_[j];three_[j]")).collect();
     assert!(!of_three.is_empty(), "{stacks:?}");
-    for (stack, _) in of_three {
-        assert_eq!(stack.split(';').filter(|frame| *frame == "recurse_[j]").count(), 40, "{stack}");
-    }
+    // A function that is just called has no frame pointer of its own yet, and hides its caller.
+    let depth = |stack: &str| stack.split(';').filter(|frame| *frame == "recurse_[j]").count();
+    let all: u64 = of_three.iter().map(|(_, weight)| weight).sum();
+    let exact: u64 = of_three.iter().filter(|(stack, _)| depth(stack) == 40).map(|(_, weight)| weight).sum();
+    assert!(exact * 100 >= all * 98, "{exact} of {all} have the right depth");
 
     let mut command = Command::new(bin("deno")?);
     command.env("DENO_NO_UPDATE_CHECK", "1").args(["run", "--allow-all"]);

@@ -1,24 +1,30 @@
-"""CPU time in the ratio 3:2:1, behind a recursion of 31 calls."""
+"""CPU time in the ratio 3:2:1, behind a recursion of 31 calls. What the functions do is done by the evaluation of bytecode itself."""
+
+from itertools import repeat
+
 
 def three(units):
-    value = 0
-    for step in range(3 * units):
-        value ^= step
-    return value
+    one, other = 1, 2
+    for _ in repeat(None, 3 * units):
+        one, other = other, one; one, other = other, one; one, other = other, one; one, other = other, one
+        one, other = other, one; one, other = other, one; one, other = other, one; one, other = other, one
+    return one
 
 
 def two(units):
-    value = 0
-    for step in range(2 * units):
-        value ^= step
-    return value
+    one, other = 1, 2
+    for _ in repeat(None, 2 * units):
+        one, other = other, one; one, other = other, one; one, other = other, one; one, other = other, one
+        one, other = other, one; one, other = other, one; one, other = other, one; one, other = other, one
+    return one
 
 
 def one(units):
-    value = 0
-    for step in range(units):
-        value ^= step
-    return value
+    one, other = 1, 2
+    for _ in repeat(None, units):
+        one, other = other, one; one, other = other, one; one, other = other, one; one, other = other, one
+        one, other = other, one; one, other = other, one; one, other = other, one; one, other = other, one
+    return one
 
 
 def recurse(left, units):
