@@ -18,11 +18,15 @@ pub enum Failure {
     PythonFramesUnreadable = 5,
     /// What a process read or wrote did not fit into the ring buffer.
     WireRingFull = 6,
+    /// Something was moved on a stream that speaks MCP in a way that can't be seen, such as `splice`.
+    WireUnseen = 7,
+    /// What went through a TLS library could not be taken: too many threads did it at once.
+    TlsUnread = 8,
 }
 
 impl Failure {
     /// Every cause, in the order of their counters.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::SampleRingFull,
         Self::LifecycleRingFull,
         Self::TargetSetFull,
@@ -30,6 +34,8 @@ impl Failure {
         Self::KernelStackUnreadable,
         Self::PythonFramesUnreadable,
         Self::WireRingFull,
+        Self::WireUnseen,
+        Self::TlsUnread,
     ];
 
     /// The name that recordings and reports use.
@@ -42,6 +48,8 @@ impl Failure {
             Self::KernelStackUnreadable => "kernel_stack_unreadable",
             Self::PythonFramesUnreadable => "python_frames_unreadable",
             Self::WireRingFull => "wire_ring_full",
+            Self::WireUnseen => "wire_unseen",
+            Self::TlsUnread => "tls_unread",
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The kernel half, loaded: its programs, its maps and its counters.
 
 use aya::maps::{HashMap, MapData, PerCpuArray, RingBuf};
-use aya::programs::{PerfEvent, RawTracePoint};
+use aya::programs::{BtfTracePoint, PerfEvent, RawTracePoint, UProbe};
 use aya::{Ebpf, EbpfLoader};
 use profiler_common::Failure;
 
@@ -21,8 +21,12 @@ const LIFECYCLE: [(&str, &str); 3] = [
     ("target_exec", "sched_process_exec"),
     ("target_exit", "sched_process_exit"),
 ];
-/// The raw tracepoint that reads the wire, and its program.
+/// The program that reads the wire, and its tracepoint.
 const WIRE: (&str, &str) = ("wire_exit", "sys_exit");
+/// The program that sees clients write, and its tracepoint.
+const CLIENTS: (&str, &str) = ("client_enter", "sys_enter");
+/// The programs that read what goes through TLS libraries.
+const TLS: [&str; 3] = ["tls_enter", "tls_return", "tls_free"];
 
 /// The loaded kernel half. Dropping it detaches everything.
 pub(super) struct Kernel {
@@ -105,7 +109,7 @@ impl Kernel {
     /// Has the kernel verify the sampling program, which takes its time: attaching it later does not.
     pub(super) fn load_probes(&mut self, is_reading_calls: bool) -> Result<(), Error> {
         if is_reading_calls {
-            program::<RawTracePoint>(&mut self.ebpf, WIRE.0)?.load()?;
+            load_wire(&mut self.ebpf)?;
         }
         Ok(program::<PerfEvent>(&mut self.ebpf, "cpu_sample")?.load()?)
     }
@@ -113,16 +117,27 @@ impl Kernel {
     /// Samples every CPU, and reads the wire.
     pub(super) fn attach_probes(&mut self, sampling: &Sampling, is_reading_calls: bool) -> Result<(), Error> {
         if is_reading_calls {
-            program::<RawTracePoint>(&mut self.ebpf, WIRE.0)?.attach(WIRE.1)?;
+            program::<BtfTracePoint>(&mut self.ebpf, WIRE.0)?.attach()?;
         }
         sampling.attach(program(&mut self.ebpf, "cpu_sample")?)
+    }
+
+    /// Takes the times at which clients write, from now on.
+    pub(super) fn attach_clients(&mut self) -> Result<(), Error> {
+        program::<BtfTracePoint>(&mut self.ebpf, CLIENTS.0)?.attach()?;
+        Ok(())
     }
 
     /// Ends sampling; the ring can be drained to its end afterwards.
     pub(super) fn detach(&mut self) {
         // What can't be unloaded goes with this value at the latest.
-        for (name, _) in LIFECYCLE.into_iter().chain([WIRE]) {
+        for (name, _) in LIFECYCLE {
             if let Ok(program) = program::<RawTracePoint>(&mut self.ebpf, name) {
+                let _ = program.unload();
+            }
+        }
+        for (name, _) in [WIRE, CLIENTS] {
+            if let Ok(program) = program::<BtfTracePoint>(&mut self.ebpf, name) {
                 let _ = program.unload();
             }
         }
@@ -150,11 +165,20 @@ pub fn try_load(object: &[u8]) -> Result<usize, Error> {
     let offsets = offsets::read()?;
     let mut ebpf =
         EbpfLoader::new().btf(None).override_global("KERNEL_OFFSETS", &offsets, true).load(object)?;
-    for (name, _) in LIFECYCLE.into_iter().chain([WIRE]) {
+    for (name, _) in LIFECYCLE {
         program::<RawTracePoint>(&mut ebpf, name)?.load()?;
     }
+    load_wire(&mut ebpf)?;
     program::<PerfEvent>(&mut ebpf, "cpu_sample")?.load()?;
     Ok(ebpf.programs().count())
+}
+
+fn load_wire(ebpf: &mut Ebpf) -> Result<(), Error> {
+    let tracepoints = offsets::tracepoints(&[WIRE.1, CLIENTS.1])?;
+    for (name, tracepoint) in [WIRE, CLIENTS] {
+        program::<BtfTracePoint>(ebpf, name)?.load(tracepoint, &tracepoints)?;
+    }
+    TLS.into_iter().try_for_each(|name| Ok(program::<UProbe>(ebpf, name)?.load()?))
 }
 
 fn program<'ebpf, P>(ebpf: &'ebpf mut Ebpf, name: &'static str) -> Result<&'ebpf mut P, Error>
@@ -175,6 +199,6 @@ mod tests {
     /// The running kernel accepts every program (needs root).
     #[test]
     fn kernel_accepts_the_committed_object() {
-        assert_eq!(try_load(OBJECT).unwrap(), LIFECYCLE.len() + 2);
+        assert_eq!(try_load(OBJECT).unwrap(), LIFECYCLE.len() + TLS.len() + 3);
     }
 }

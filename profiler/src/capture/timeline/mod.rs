@@ -291,6 +291,7 @@ impl Timeline {
             Event::Fork { timestamp_ns, parent, child } => self.fork(timestamp_ns, parent, child),
             Event::Exec { pid, .. } => self.exec(pid),
             Event::Wire { wire, bytes } => self.message(&wire, &bytes),
+            Event::ClientWrite(_) => Ok(()),
             Event::Exit { timestamp_ns, pid } => match self.processes.get(&pid) {
                 Some(process) => {
                     self.writer.process_exit(process.id, timestamp_ns)?;
