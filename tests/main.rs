@@ -19,4 +19,5 @@ mod program {
     mod servers;
     mod soak;
     mod stacks;
+    mod wire;
 }

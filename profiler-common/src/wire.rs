@@ -101,6 +101,8 @@ pub enum TlsFunction {
     ReadExtended = 3,
     /// `SSL_write_ex`.
     WriteExtended = 4,
+    /// `SSL_free`.
+    Free = 5,
 }
 
 /// What is done with a stream: the value of its entry in the map of streams.

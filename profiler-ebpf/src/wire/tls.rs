@@ -102,9 +102,7 @@ pub(crate) fn returned(context: &RetProbeContext) {
     let Some(slot) = take_slot() else {
         count(Failure::TlsUnread);
         // SAFETY: a live entry.
-        unsafe {
-            if call.is_write != 0 { (*rule).lost_written = 1 } else { (*rule).lost_read = 1 }
-        }
+        unsafe { if call.is_write != 0 { (*rule).lost_written = 1 } else { (*rule).lost_read = 1 } }
         return;
     };
     if let Some(scratch) = TLS_SCRATCH.get_ptr_mut(slot) {

@@ -68,6 +68,10 @@ pub struct Tool {
     /// From the first byte of a request to the last of its response; absent when none has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub latency_ms: Option<Latency>,
+    /// From the client's write of a request to the server's read of it, which is before its latency begins; absent when it is
+    /// known of no call. Of calls whose client is on this host and was known by then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queue_ms: Option<Queue>,
     /// Where the time of all calls went, in milliseconds; the parts add up to `total`.
     pub wall_ms: Wall,
     /// CPU time of all its calls, in milliseconds: more than their time where several threads worked for one.
@@ -87,6 +91,19 @@ pub struct Latency {
     /// 95 % of them took no longer.
     pub p95: f64,
     /// 99 % of them took no longer.
+    pub p99: f64,
+    /// The longest.
+    pub max: f64,
+}
+
+/// How long requests waited before they were read, in milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Queue {
+    /// Calls of which it is known.
+    pub count: u64,
+    /// Half of them waited no longer.
+    pub p50: f64,
+    /// 99 % of them waited no longer.
     pub p99: f64,
     /// The longest.
     pub max: f64,
@@ -118,11 +135,14 @@ impl Calls {
     pub fn new(recording: &Recording, attribution: &Attribution) -> Option<Self> {
         let messages: BTreeMap<String, u64> = recording.messages.clone();
         let has = |name: &&str| messages.get(*name).is_some_and(|count| *count > 0);
-        if recording.calls.is_empty() && !has(&"messages") {
+        let is_anything = ["messages", "encrypted_streams"].iter().any(has);
+        if recording.calls.is_empty() && !is_anything {
             return None;
         }
         let incomplete = ["lost_stretches", "cut_messages", "given_up"].iter().any(has)
-            || recording.losses.contains_key("wire_ring_full");
+            || ["wire_ring_full", "wire_unseen", "tls_unread"]
+                .iter()
+                .any(|cause| recording.losses.contains_key(*cause));
         let mut groups: BTreeMap<(&str, Option<&str>, bool), Vec<CallIndex>> = BTreeMap::new();
         for (index, recorded) in recording.calls.iter().enumerate() {
             let call = &recorded.call;
@@ -200,6 +220,7 @@ impl Tool {
             request_bytes: sum(|call| call.request_bytes),
             response_bytes: sum(|call| call.response_bytes),
             latency_ms: Latency::new(durations),
+            queue_ms: Queue::new(calls.iter().filter_map(|(call, _)| call.queue_ns).collect()),
             wall_ms: Wall {
                 total: milliseconds(wall_ns),
                 on_cpu: milliseconds(on_cpu_ns),
@@ -208,6 +229,13 @@ impl Tool {
             cpu_ms: milliseconds(cost.total_ns()),
             exact_ratio: (cost.total_ns() > 0).then(|| ratio(cost.exact_ns, cost.total_ns())),
         }
+    }
+}
+
+impl Queue {
+    fn new(times_ns: Vec<u64>) -> Option<Self> {
+        let count = times_ns.len() as u64;
+        Latency::new(times_ns).map(|Latency { p50, p99, max, .. }| Self { count, p50, p99, max })
     }
 }
 

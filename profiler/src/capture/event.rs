@@ -1,8 +1,7 @@
 //! Records of the ring buffer, decoded.
 
 use profiler_common::{
-    ClientWriteEvent,
-    COMM_LEN, EventHeader, EventKind, ForkEvent, FrameTag, SampleEvent, V8Frame, WireEvent,
+    COMM_LEN, ClientWriteEvent, EventHeader, EventKind, ForkEvent, FrameTag, SampleEvent, V8Frame, WireEvent,
 };
 
 /// What happened to a watched process.

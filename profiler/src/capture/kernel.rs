@@ -3,11 +3,16 @@
 use aya::maps::{HashMap, MapData, PerCpuArray, RingBuf};
 use aya::programs::{BtfTracePoint, PerfEvent, RawTracePoint, UProbe};
 use aya::{Ebpf, EbpfLoader};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use profiler_common::Failure;
 
+use super::clients::Clients;
 use super::code::Code;
 use super::cpu::Sampling;
 use super::python::Pythons;
+use super::tls::Tls;
 use super::v8::V8Frames;
 use super::wire::Wire;
 use super::{Error, offsets};
@@ -38,6 +43,9 @@ pub(super) struct Kernel {
     code: Option<Code>,
     pythons: Option<Pythons>,
     wire: Option<Wire>,
+    /// Set by whoever knows the clients of watched processes: from then on it is to be seen when they write.
+    wants_clients: Arc<AtomicBool>,
+    has_clients: bool,
 }
 
 impl Kernel {
@@ -64,10 +72,26 @@ impl Kernel {
         let v8 = V8Frames::new(take_map(&mut ebpf, "V8_PROCESSES")?)?;
         let code = Code::new(code_mappings, tables, &targets, v8)?;
         let pythons = Some(Pythons::new(take_map(&mut ebpf, "PYTHON_LAYOUTS")?)?);
-        let wire = Some(Wire::new(take_map(&mut ebpf, "STREAMS")?)?);
+        let wants_clients = Arc::<AtomicBool>::default();
+        let [clients, client_streams] =
+            [take_map(&mut ebpf, "CLIENTS")?, take_map(&mut ebpf, "CLIENT_STREAMS")?];
+        let clients = Clients::new(clients, client_streams, Arc::clone(&wants_clients))?;
+        let wire = Some(Wire::new(take_map(&mut ebpf, "STREAMS")?, clients)?);
         let targets = HashMap::try_from(targets)?;
         let failures = PerCpuArray::try_from(take_map(&mut ebpf, "FAILURES")?)?;
-        Ok(Self { ebpf, events, messages, targets, failures, code: Some(code), pythons, wire })
+        let code = Some(code);
+        Ok(Self {
+            ebpf,
+            events,
+            messages,
+            targets,
+            failures,
+            code,
+            pythons,
+            wire,
+            wants_clients,
+            has_clients: false,
+        })
     }
 
     /// The maps of code, for the thread that knows what is mapped where. They can be taken once.
@@ -122,10 +146,32 @@ impl Kernel {
         sampling.attach(program(&mut self.ebpf, "cpu_sample")?)
     }
 
-    /// Takes the times at which clients write, from now on.
-    pub(super) fn attach_clients(&mut self) -> Result<(), Error> {
-        program::<BtfTracePoint>(&mut self.ebpf, CLIENTS.0)?.attach()?;
-        Ok(())
+    /// Sees from now on when clients write, if any is known: this costs every system call of the host a little.
+    pub(super) fn see_clients(&mut self) {
+        if !self.has_clients && self.wants_clients.load(Ordering::Relaxed) {
+            self.has_clients = true;
+            if let Ok(program) = program::<BtfTracePoint>(&mut self.ebpf, CLIENTS.0) {
+                // Without it, the time that calls waited is not known.
+                let _ = program.attach();
+            }
+        }
+    }
+
+    /// What attaches to TLS libraries; nothing where this kernel, or what we may do, does not allow it.
+    pub(super) fn take_tls(&mut self, is_reading_calls: bool) -> Tls {
+        let mut start = || -> Result<Tls, Error> {
+            for name in TLS {
+                program::<UProbe>(&mut self.ebpf, name)?.load()?;
+            }
+            let [enter, leave, free] = TLS.map(|name| {
+                self.ebpf
+                    .program(name)
+                    .and_then(|program| program.try_into().ok())
+                    .ok_or(Error::MissingInObject(name))
+            });
+            Ok(Tls::start([enter?, leave?, free?])?)
+        };
+        if is_reading_calls { start().unwrap_or_default() } else { Tls::default() }
     }
 
     /// Ends sampling; the ring can be drained to its end afterwards.
@@ -169,6 +215,9 @@ pub fn try_load(object: &[u8]) -> Result<usize, Error> {
         program::<RawTracePoint>(&mut ebpf, name)?.load()?;
     }
     load_wire(&mut ebpf)?;
+    for name in TLS {
+        program::<UProbe>(&mut ebpf, name)?.load()?;
+    }
     program::<PerfEvent>(&mut ebpf, "cpu_sample")?.load()?;
     Ok(ebpf.programs().count())
 }
@@ -178,7 +227,7 @@ fn load_wire(ebpf: &mut Ebpf) -> Result<(), Error> {
     for (name, tracepoint) in [WIRE, CLIENTS] {
         program::<BtfTracePoint>(ebpf, name)?.load(tracepoint, &tracepoints)?;
     }
-    TLS.into_iter().try_for_each(|name| Ok(program::<UProbe>(ebpf, name)?.load()?))
+    Ok(())
 }
 
 fn program<'ebpf, P>(ebpf: &'ebpf mut Ebpf, name: &'static str) -> Result<&'ebpf mut P, Error>

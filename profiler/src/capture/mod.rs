@@ -5,6 +5,7 @@
 //! must not keep the ring from being drained.
 
 mod asking;
+mod clients;
 mod code;
 mod cpu;
 mod event;
@@ -16,6 +17,8 @@ mod python;
 mod session;
 mod tables;
 mod timeline;
+mod tls;
+mod unix_sockets;
 mod unwinding;
 mod v8;
 mod wakeups;

@@ -20,6 +20,7 @@ use super::kernel::Kernel;
 use super::mappings::{MappingEvent, MappingRecords};
 use super::python::Pythons;
 use super::timeline::Timeline;
+use super::tls::Tls;
 use super::wakeups::Wakeups;
 use super::wire::Wire;
 use crate::recording::{Meta, Writer};
@@ -158,6 +159,7 @@ impl Session {
             code: kernel.take_code()?,
             pythons: kernel.take_pythons()?,
             wire: kernel.take_wire()?,
+            tls: kernel.take_tls(options.is_reading_calls),
             pids,
             is_asking: options.is_asking,
             is_launched: options.is_launched,
@@ -219,6 +221,7 @@ impl Session {
     /// # Errors
     /// When the recording can't be written any more: [`Self::finish`] says why.
     pub fn tick(&mut self, is_woken: bool) -> Result<bool, Error> {
+        self.kernel.see_clients();
         let mut has_new_code = false;
         if self.waiting.is_none() {
             let batch = self.drain(if is_woken { Drain::Woken } else { Drain::Tick })?;
@@ -415,6 +418,7 @@ struct Recorder {
     code: Code,
     pythons: Pythons,
     wire: Wire,
+    tls: Tls,
     /// Processes that were running at the start, each with its parent.
     pids: Vec<(u32, Option<u32>)>,
     is_asking: bool,
@@ -431,8 +435,14 @@ impl Recorder {
     /// Writes until the last batch, or until the recording can't be written.
     fn run(self, shared: &Mutex<Progress>) -> Result<(), Error> {
         drop_capabilities();
-        let mut timeline =
-            Timeline::new(self.writer, self.code, self.pythons, self.wire, self.period_ns, self.is_asking)?;
+        let mut timeline = Timeline::new(
+            self.writer,
+            self.code,
+            self.pythons,
+            (self.wire, self.tls),
+            self.period_ns,
+            self.is_asking,
+        )?;
         for (pid, parent) in self.pids {
             timeline.adopt(pid, parent, self.watched_ns)?;
             // A command that waits for its start still has our own code, and will have none of it.

@@ -1,18 +1,25 @@
 //! What processes said on their streams: puts the kernel half's pieces together and hands them to the parsers.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use aya::maps::{HashMap as BpfHashMap, Map, MapData, MapError};
-use profiler_common::{StreamRule, StreamVerdict, WireEvent, WireFlag};
+use profiler_common::{ClientWriteEvent, StreamRule, StreamVerdict, WireEvent, WireFlag};
 
+use super::clients::{Clients, Read};
 use crate::wire::Piece;
 use crate::wire::calls::Call;
+use crate::wire::queue::ClientWrite;
 use crate::wire::streams::{Counts, Interest, Moved, Streams};
 
 /// The streams of all watched processes.
 pub(super) struct Wire {
     rules: BpfHashMap<MapData, u64, StreamRule>,
     processes: HashMap<u32, Streams>,
+    clients: Clients,
+    /// Which process reads the streams whose clients are known.
+    readers: HashMap<u64, u32>,
+    /// Processes that have an `io_uring`.
+    io_urings: HashSet<u32>,
     /// Processes that have ended.
     ended: Counts,
     /// How far the parts of the last call that was taken reach.
@@ -28,10 +35,13 @@ struct Part {
 }
 
 impl Wire {
-    pub(super) fn new(rules: Map) -> Result<Self, MapError> {
+    pub(super) fn new(rules: Map, clients: Clients) -> Result<Self, MapError> {
         Ok(Self {
             rules: BpfHashMap::try_from(rules)?,
             processes: HashMap::new(),
+            clients,
+            readers: HashMap::new(),
+            io_urings: HashSet::new(),
             ended: Counts::default(),
             last: None,
         })
@@ -39,6 +49,10 @@ impl Wire {
 
     /// Takes a piece of what a process moved.
     pub(super) fn take(&mut self, event: &WireEvent, bytes: &[u8]) {
+        if event.flags & WireFlag::IoUring as u32 != 0 {
+            self.io_urings.insert(event.header.pid);
+            return;
+        }
         let streams = self.processes.entry(event.header.pid).or_default();
         let moved = Moved {
             stream: event.stream,
@@ -46,12 +60,27 @@ impl Wire {
             timestamp_ns: event.header.timestamp_ns,
             thread: event.tid,
         };
+        if event.flags & WireFlag::Encrypted as u32 != 0 {
+            return streams.encrypted(moved);
+        }
         if event.flags & WireFlag::Lost as u32 != 0 {
             streams.lost(moved, event.offset == 0);
         }
         if event.flags & WireFlag::Ended as u32 != 0 {
             streams.closed(moved.stream, moved.timestamp_ns);
+            self.readers.remove(&moved.stream);
+            self.clients.closed(moved.stream);
             return;
+        }
+        if event.flags & WireFlag::Plain as u32 != 0 {
+            streams.has_plain = true;
+        } else if !moved.is_written {
+            self.clients.read(Read {
+                stream: event.stream,
+                pid: event.header.pid,
+                descriptor: event.descriptor,
+                is_socket: event.flags & WireFlag::Socket as u32 != 0,
+            });
         }
         // Parts of a call follow each other.
         let start = match self.last {
@@ -77,6 +106,40 @@ impl Wire {
         }
     }
 
+    /// Takes a write of a client.
+    pub(super) fn client_wrote(&mut self, event: &ClientWriteEvent) {
+        let ClientWriteEvent { header, stream, end_ns, written, length } = *event;
+        let write = ClientWrite { start_ns: header.timestamp_ns, end_ns, written, length };
+        if let Some(streams) = self.readers.get(&stream).and_then(|pid| self.processes.get_mut(pid)) {
+            streams.client_wrote(stream, write);
+        }
+    }
+
+    /// All events until this moment have been taken. Looks after clients.
+    pub(super) fn settle(&mut self, settled_ns: u64) {
+        let processes = &self.processes;
+        let turn = self.clients.turn(|read| {
+            processes.get(&read.pid).is_some_and(|streams| streams.is_client_certain(read.stream))
+        });
+        for Read { stream, pid, .. } in turn.followed {
+            if self.processes.get_mut(&pid).is_some_and(|streams| streams.follow_client(stream)) {
+                self.readers.insert(stream, pid);
+            }
+        }
+        for (Read { stream, pid, .. }, look) in turn.looks {
+            self.processes.get_mut(&pid).into_iter().for_each(|streams| streams.looked(stream, look));
+        }
+        let readers: HashSet<u32> = self.readers.values().copied().collect();
+        for pid in readers {
+            self.processes.get_mut(&pid).into_iter().for_each(|streams| streams.settle(settled_ns));
+        }
+    }
+
+    /// The process was found to have an `io_uring`.
+    pub(super) fn has_io_uring(&mut self, pid: u32) {
+        self.io_urings.insert(pid);
+    }
+
     /// The calls that ended since the last time, by process.
     pub(super) fn take_calls(&mut self) -> Vec<(u32, Call)> {
         let ended = self
@@ -88,6 +151,12 @@ impl Wire {
 
     /// Nothing more comes from a process.
     pub(super) fn process_ended(&mut self, pid: u32, now_ns: u64) -> Vec<Call> {
+        self.readers.retain(|stream, reader| {
+            if *reader == pid {
+                self.clients.closed(*stream);
+            }
+            *reader != pid
+        });
         let Some(mut streams) = self.processes.remove(&pid) else { return Vec::new() };
         streams.calls.finish(now_ns);
         self.ended.add(streams.counts());
@@ -118,6 +187,7 @@ impl Wire {
     pub(super) fn counts(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
         let mut counts = self.ended;
         self.processes.values().for_each(|streams| counts.add(streams.counts()));
+        counts.io_uring_processes = self.io_urings.len() as u64;
         counts.named().into_iter()
     }
 }

@@ -15,8 +15,14 @@ use crate::analysis::calls::{Calls, Latency};
 /// Those of the writer.
 pub fn write_tools(mut out: impl Write, calls: &Calls, style: Style) -> io::Result<()> {
     if calls.tools.is_empty() {
-        let text = "Calls: none. Messages were seen, but no request.";
-        return writeln!(out, "{}", style.paint(Paint::Heading, text));
+        let has_messages = calls.messages.get("messages").is_some_and(|count| *count > 0);
+        let text = if has_messages {
+            "Calls: none. Messages were seen, but no request."
+        } else {
+            "Calls: none seen."
+        };
+        writeln!(out, "{}", style.paint(Paint::Heading, text))?;
+        return write_notes(&mut out, calls, style);
     }
     let title = format!(
         "Calls: {}, {}, at most {} in flight",
@@ -25,42 +31,44 @@ pub fn write_tools(mut out: impl Write, calls: &Calls, style: Style) -> io::Resu
         count(calls.peak_in_flight)
     );
     writeln!(out, "{}", style.paint(Paint::Heading, &title))?;
-    let mut table = Table::new(
-        &[
-            ("calls", Align::Right),
-            ("errors", Align::Right),
-            ("p50", Align::Right),
-            ("p95", Align::Right),
-            ("p99", Align::Right),
-            ("max", Align::Right),
-            ("CPU", Align::Right),
-            ("CPU/call", Align::Right),
-            ("exact", Align::Right),
-            ("tool", Align::Left),
-        ],
-        9,
-    );
+    let mut headings: Vec<(&'static str, Align)> =
+        ["calls", "errors", "p50", "p95", "p99", "max", "CPU", "CPU/call", "exact"]
+            .map(|heading| (heading, Align::Right))
+            .into();
+    let has_queue = calls.tools.iter().any(|tool| tool.queue_ms.is_some());
+    if has_queue {
+        headings.insert(2, ("queue p99", Align::Right));
+    }
+    headings.push(("tool", Align::Left));
+    let mut table = Table::new(&headings, headings.len() - 1);
     for tool in &calls.tools {
         let latency = |value: fn(&Latency) -> f64| {
             tool.latency_ms.as_ref().map_or("-".into(), |latency| duration(value(latency) / 1e3))
         };
-        table.row(
-            (tool.errors > 0).then_some(Paint::Hot),
-            vec![
-                count(tool.count),
-                count(tool.errors),
-                latency(|latency| latency.p50),
-                latency(|latency| latency.p95),
-                latency(|latency| latency.p99),
-                latency(|latency| latency.max),
-                sampled(tool.cpu_ms),
-                sampled(tool.cpu_ms / tool.count.max(1) as f64),
-                tool.exact_ratio.map_or("-".into(), percent),
-                name(&tool.method, tool.tool.as_deref(), tool.asked_by_server),
-            ],
-        );
+        let mut cells = vec![
+            count(tool.count),
+            count(tool.errors),
+            latency(|latency| latency.p50),
+            latency(|latency| latency.p95),
+            latency(|latency| latency.p99),
+            latency(|latency| latency.max),
+            sampled(tool.cpu_ms),
+            sampled(tool.cpu_ms / tool.count.max(1) as f64),
+            tool.exact_ratio.map_or("-".into(), percent),
+            name(&tool.method, tool.tool.as_deref(), tool.asked_by_server),
+        ];
+        if has_queue {
+            cells.insert(2, tool.queue_ms.map_or("-".into(), |queue| duration(queue.p99 / 1e3)));
+        }
+        table.row((tool.errors > 0).then_some(Paint::Hot), cells);
     }
     table.write(&mut out, style)?;
+    if has_queue {
+        let text = "queue: from the client's write to the server's read, which is not in the other times.";
+        for line in wrap(text, style.columns()) {
+            writeln!(out, "{}", style.paint(Paint::Dim, &line))?;
+        }
+    }
     let cpu = &calls.cpu;
     let text = format!(
         "CPU time: {} certainly of one call, {} split between calls in flight together (an estimate), {} while no call was \
@@ -79,6 +87,10 @@ pub fn write_tools(mut out: impl Write, calls: &Calls, style: Style) -> io::Resu
             writeln!(out, "{}", style.paint(Paint::Warning, &line))?;
         }
     }
+    write_notes(&mut out, calls, style)
+}
+
+fn write_notes(mut out: impl Write, calls: &Calls, style: Style) -> io::Result<()> {
     for line in notes(&calls.messages).iter().flat_map(|note| wrap(note, style.columns())) {
         writeln!(out, "{}", style.paint(Paint::Dim, &line))?;
     }
@@ -87,7 +99,7 @@ pub fn write_tools(mut out: impl Write, calls: &Calls, style: Style) -> io::Resu
 
 /// What else was seen on the streams, and should not be there.
 fn notes(messages: &BTreeMap<String, u64>) -> Vec<String> {
-    const NOTES: [(&str, &str, &str, &str); 7] = [
+    const NOTES: [(&str, &str, &str, &str); 9] = [
         (
             "lost_stretches",
             "stretch",
@@ -105,6 +117,18 @@ fn notes(messages: &BTreeMap<String, u64>) -> Vec<String> {
         ("repeated_ids", "request", "requests", "with the ID of one that still waited."),
         ("skipped_lines", "line", "lines", "on its streams without a JSON-RPC message."),
         ("unreadable_http", "HTTP message", "HTTP messages", "that could not be read."),
+        (
+            "encrypted_streams",
+            "encrypted stream",
+            "encrypted streams",
+            "that can't be read: calls over TLS are seen where the server uses OpenSSL, not in Go or rustls.",
+        ),
+        (
+            "io_uring_processes",
+            "process has",
+            "processes have",
+            "an io_uring: what is read and written by it is not seen.",
+        ),
     ];
     let note = |(name, one, many, text): &(&str, &str, &str, &str)| {
         let count = *messages.get(*name).filter(|count| **count > 0)?;
@@ -126,33 +150,29 @@ pub fn write_calls(mut out: impl Write, calls: &[ListedCall], hidden: usize, sty
     if calls.is_empty() {
         return writeln!(out, "No such call was recorded.");
     }
-    let mut table = Table::new(
-        &[
-            ("call", Align::Right),
-            ("start", Align::Right),
-            ("time", Align::Right),
-            ("CPU", Align::Right),
-            ("request", Align::Right),
-            ("response", Align::Right),
-            ("outcome", Align::Left),
-            ("tool", Align::Left),
-        ],
-        7,
-    );
+    let mut headings: Vec<(&'static str, Align)> =
+        ["call", "start", "time", "CPU", "request", "response"].map(|heading| (heading, Align::Right)).into();
+    let has_queue = calls.iter().any(|call| call.queue_ms.is_some());
+    if has_queue {
+        headings.insert(2, ("queue", Align::Right));
+    }
+    headings.extend([("outcome", Align::Left), ("tool", Align::Left)]);
+    let mut table = Table::new(&headings, headings.len() - 1);
     for call in calls {
-        table.row(
-            (call.outcome != "ok").then_some(Paint::Hot),
-            vec![
-                call.call.to_string(),
-                format!("+{}", duration(call.start_seconds)),
-                duration(call.duration_ms / 1e3),
-                cpu(call),
-                format!("{} B", count(call.request_bytes)),
-                format!("{} B", count(call.response_bytes)),
-                outcome(call),
-                name(&call.method, call.tool.as_deref(), false),
-            ],
-        );
+        let mut cells = vec![
+            call.call.to_string(),
+            format!("+{}", duration(call.start_seconds)),
+            duration(call.duration_ms / 1e3),
+            cpu(call),
+            format!("{} B", count(call.request_bytes)),
+            format!("{} B", count(call.response_bytes)),
+            outcome(call),
+            name(&call.method, call.tool.as_deref(), false),
+        ];
+        if has_queue {
+            cells.insert(2, call.queue_ms.map_or("-".into(), |queue| duration(queue / 1e3)));
+        }
+        table.row((call.outcome != "ok").then_some(Paint::Hot), cells);
     }
     table.write(&mut out, style)?;
     if hidden > 0 {
@@ -176,6 +196,9 @@ pub fn write_call(
     writeln!(out, "{}", style.paint(Paint::Heading, &printable(&title)))?;
     let mut fact = |key: &str, value: String| writeln!(out, "{key:<11}{}", printable(&value));
     fact("Start", format!("+{} in process {}", duration(call.start_seconds), call.pid))?;
+    if let Some(queue) = call.queue_ms {
+        fact("Queue", format!("{} before that, since its client wrote it", duration(queue / 1e3)))?;
+    }
     fact("Time", duration(call.duration_ms / 1e3))?;
     if let Some(first) = call.first_response_ms {
         fact("Response", format!("began after {}", duration(first / 1e3)))?;
@@ -249,6 +272,7 @@ mod tests {
         let thread = builder.thread(0, 100, "main");
         builder.call(0, "burn", start + 10 * MS, start + 90 * MS);
         builder.call(0, "sleep", start + 50 * MS, start + 250 * MS);
+        builder.recording.calls[1].call.queue_ns = Some(3 * MS);
         builder.recording.calls[1].call.ended =
             Ended::Error { code: Some(-32000), message: Some("too\x1b[1m late".into()) };
         for time in [20, 30, 60, 95] {

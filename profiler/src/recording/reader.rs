@@ -16,6 +16,8 @@ use super::{APPLICATION_ID, Error, LOG_SUFFIX, SAMPLE_ON_CPU, SCHEMA_VERSION, be
 
 /// Version of the schema in which calls came.
 const CALLS_SINCE: i64 = 3;
+/// Version in which calls got the time that they waited before they were read.
+const QUEUE_SINCE: i64 = 4;
 
 /// Reads a recording, also one that is still being written.
 ///
@@ -110,7 +112,7 @@ impl Reader<'_> {
         let samples = self.samples(threads.len(), stacks.len())?;
         Ok(Recording {
             meta: self.meta()?,
-            calls: if version < CALLS_SINCE { Vec::new() } else { self.calls(processes.len())? },
+            calls: if version < CALLS_SINCE { Vec::new() } else { self.calls(version, processes.len())? },
             messages: if version < CALLS_SINCE { BTreeMap::new() } else { self.counts("messages", "name")? },
             gauges: self.gauges(processes.len())?,
             losses: self.counts("losses", "cause")?,
@@ -283,12 +285,15 @@ impl Reader<'_> {
         Ok(rows.into_iter().collect())
     }
 
-    fn calls(&self, processes: usize) -> Result<Vec<RecordedCall>, Error> {
+    fn calls(&self, version: i64, processes: usize) -> Result<Vec<RecordedCall>, Error> {
         let strings: Vec<Arc<str>> = self.strings()?;
-        let sql = "SELECT process, session, caller, method, name, trace_parent, start_ns, request_end_ns, \
+        let queue = if version < QUEUE_SINCE { "NULL" } else { "queue_ns" };
+        let sql = format!(
+            "SELECT process, session, caller, method, name, trace_parent, start_ns, request_end_ns, \
                    response_ns, end_ns, request_thread, response_thread, request_bytes, response_bytes, requests, \
-                   input_wait_ns, outcome, error_code, error_message FROM calls ORDER BY start_ns, id";
-        let rows = self.rows(sql, |row| {
+                   input_wait_ns, outcome, error_code, error_message, {queue} FROM calls ORDER BY start_ns, id"
+        );
+        let rows = self.rows(&sql, |row| {
             let text = |column: usize| -> rusqlite::Result<Option<Box<str>>> {
                 let id: Option<i64> = row.get(column)?;
                 Ok(id.and_then(|id| strings.get(index(id))).map(|text| Box::from(&**text)))
@@ -314,6 +319,7 @@ impl Reader<'_> {
                 response_bytes: unsigned(row, 13)?,
                 requests: row.get(14)?,
                 input_wait_ns: unsigned(row, 15)?,
+                queue_ns: row.get::<_, Option<i64>>(19)?.and_then(|time| u64::try_from(time).ok()),
                 ended,
             };
             Ok(Some(RecordedCall { process: index(row.get(0)?), call }))

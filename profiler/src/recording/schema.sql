@@ -83,7 +83,8 @@ CREATE TABLE calls (
     input_wait_ns INTEGER NOT NULL,
     outcome INTEGER NOT NULL,       -- Ended
     error_code INTEGER,
-    error_message INTEGER REFERENCES strings
+    error_message INTEGER REFERENCES strings,
+    queue_ns INTEGER                -- from the client's write to the server's read; since version 4
 );
 -- What was seen of JSON-RPC besides calls: messages, lines that are none, responses to nothing...
 CREATE TABLE messages (name TEXT PRIMARY KEY, count INTEGER NOT NULL) WITHOUT ROWID;

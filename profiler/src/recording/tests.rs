@@ -128,7 +128,7 @@ fn leaves_other_files_alone() {
 #[test]
 fn refuses_what_it_cannot_trust() {
     let broken = [
-        "PRAGMA user_version = 4",
+        "PRAGMA user_version = 5",
         "UPDATE samples SET stack = 99",
         "UPDATE samples SET thread = 0",
         "UPDATE samples SET weight_ns = -1",

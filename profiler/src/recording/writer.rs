@@ -280,7 +280,7 @@ impl Writer {
         };
         let message = message.map(|message| self.string(message)).transpose()?;
         self.insert(
-            "INSERT INTO calls VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO calls VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             params![
                 process,
                 call.session as i64,
@@ -301,6 +301,7 @@ impl Writer {
                 call.ended.number(),
                 code,
                 message,
+                call.queue_ns.map(|time| time as i64),
             ],
         )
     }

@@ -10,10 +10,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use object::read::{Object, ObjectSegment, ReadCache};
-use profiler_common::Interpreter;
+use profiler_common::{Interpreter, TlsFunction};
 
 use super::go;
 use super::namer::Name;
+use super::tls;
 use crate::capture::FileIdentity;
 use crate::target::Process;
 use crate::unwind::v8::V8;
@@ -68,6 +69,8 @@ pub struct ElfImage {
     pub(crate) python: Option<Arc<PythonImage>>,
     /// The V8 in it.
     v8: Option<V8>,
+    /// The functions of a TLS library in it, with their offsets in the file.
+    tls: Vec<(TlsFunction, u64)>,
 }
 
 /// Code in which an interpreter runs, in its file's own address space.
@@ -97,7 +100,7 @@ impl ElfImage {
     fn open(file: File, pid: u32, path: &Path) -> Option<Self> {
         let cache = ReadCache::new(&file);
         let object = object::File::parse(&cache).ok()?;
-        let segments = object
+        let segments: Vec<LoadSegment> = object
             .segments()
             .filter(|segment| segment.permissions().executable())
             .map(|segment| {
@@ -113,7 +116,19 @@ impl ElfImage {
         let debug_file = build_id.as_deref().and_then(|id| find_debug_file(id, pid));
         let python = PythonImage::read(&object, path).map(Arc::new);
         let v8 = V8::read(&object);
+        let tls = tls::functions(&object);
         drop(object);
+        let file_offset = |address: u64| {
+            let mut segments = segments.iter();
+            segments.find_map(|segment| {
+                let offset = segment.file_start.checked_add(address.checked_sub(segment.address)?)?;
+                (offset < segment.file_end).then_some(offset)
+            })
+        };
+        let tls = tls
+            .into_iter()
+            .filter_map(|(function, address)| Some((function, file_offset(address)?)))
+            .collect();
         let builtins = v8.as_ref().filter(|v8| v8.layout.is_some() && !v8.builtins.is_empty());
         let builtins = builtins.map(|v8| (v8.builtins.start, v8.builtins.end, Interpreter::V8));
         let evaluation = python.iter().flat_map(|python| &python.evaluation);
@@ -128,6 +143,7 @@ impl ElfImage {
             interpreters,
             python,
             v8,
+            tls,
             debug_file,
             segments,
             build_id: build_id.as_deref().map(hex),
@@ -185,6 +201,14 @@ impl Module {
         match &self.image {
             Image::Elf(elf) => &elf.interpreters,
             Image::Jit | Image::Opaque => &[],
+        }
+    }
+
+    /// The functions of a TLS library in it: their offsets in the file. `None` where there are none.
+    pub(crate) fn tls_functions(&self) -> Option<(&File, &[(TlsFunction, u64)])> {
+        match &self.image {
+            Image::Elf(elf) if !elf.tls.is_empty() => Some((&elf.file, &elf.tls)),
+            _ => None,
         }
     }
 

@@ -153,6 +153,8 @@ pub struct Call {
     pub response_bytes: u64,
     /// Requests that it took: more than one when it was asked for input.
     pub requests: u32,
+    /// How long its first request waited since its caller began to write it, in nanoseconds; absent where that is not known.
+    pub queue_ns: Option<u64>,
     /// Time in which it waited for input from its caller, in nanoseconds.
     pub input_wait_ns: u64,
     /// How it ended.
@@ -322,7 +324,7 @@ impl Calls {
     }
 
     fn request(&mut self, session: Session, caller: Side, received: Received) {
-        let Received { message, first_ns, last_ns, thread, bytes } = received;
+        let Received { message, first_ns, last_ns, thread, bytes, queue_ns, .. } = received;
         let (Some(id), Some(method)) = (message.id, message.method) else { return };
         let continued = self.for_input.iter().position(|waiting| {
             let call = &waiting.call;
@@ -356,6 +358,7 @@ impl Calls {
                 request_bytes: bytes,
                 response_bytes: 0,
                 requests: 1,
+                queue_ns,
                 input_wait_ns: 0,
                 ended: Ended::Unanswered,
             },
@@ -378,7 +381,7 @@ impl Calls {
     }
 
     fn response(&mut self, session: Session, caller: Side, received: Received) {
-        let Received { message, first_ns, last_ns, thread, bytes } = received;
+        let Received { message, first_ns, last_ns, thread, bytes, .. } = received;
         let open = message.id.and_then(|id| {
             let key = (session, caller, id);
             self.open.remove(&key).or_else(|| {

@@ -62,6 +62,11 @@ pub struct Received {
     pub last_ns: u64,
     /// The thread that moved its last byte; zero when that is not known.
     pub thread: u32,
+    /// Where its first byte stood, counted from the first one that was seen of its stream and direction; absent in streams
+    /// of events, which are written by servers.
+    pub offset: Option<u64>,
+    /// How long it waited since its sender began to write it, in nanoseconds, where that is known.
+    pub queue_ns: Option<u64>,
     /// Its length as it stood on the stream, without framing; of a batch, the whole batch's on its first message.
     pub bytes: u64,
 }

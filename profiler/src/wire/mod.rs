@@ -7,6 +7,7 @@ pub mod calls;
 pub mod http;
 pub mod json;
 mod message;
+pub mod queue;
 pub mod sse;
 pub mod stdio;
 pub mod streams;
@@ -20,4 +21,14 @@ pub enum Piece<'bytes> {
     Bytes(&'bytes [u8]),
     /// That many bytes are missing.
     Gap(u64),
+}
+
+impl Piece<'_> {
+    /// How long it is, in bytes.
+    pub fn length(self) -> u64 {
+        match self {
+            Self::Bytes(bytes) => bytes.len() as u64,
+            Self::Gap(missing) => missing,
+        }
+    }
 }

@@ -10,8 +10,10 @@ const MAX_FOREIGN_BYTES: u64 = 1 << 20;
 #[derive(Clone, Debug, Default)]
 pub struct Lines {
     scanner: Scanner,
-    /// When the current line began.
-    first_ns: Option<u64>,
+    /// When the current line began, and where.
+    first: Option<(u64, u64)>,
+    /// Length of all that was seen.
+    position: u64,
     bytes: u64,
     is_synchronized: bool,
     /// Up to the end of the line nothing is of use: its start was lost.
@@ -30,8 +32,9 @@ impl Lines {
         match piece {
             Piece::Bytes(bytes) => self.bytes(bytes, timestamp_ns, &mut received),
             Piece::Gap(missing) => {
-                self.first_ns.get_or_insert(timestamp_ns);
+                self.first.get_or_insert((timestamp_ns, self.position));
                 self.bytes = self.bytes.saturating_add(missing);
+                self.position = self.position.saturating_add(missing);
                 self.scanner.gap();
             }
         }
@@ -41,7 +44,7 @@ impl Lines {
     /// Nobody knows what was said before the next piece. `is_start`: a system call starts there, and with it a line most likely.
     pub fn lost(&mut self, is_start: bool) {
         self.scanner = Scanner::default();
-        (self.first_ns, self.bytes) = (None, 0);
+        (self.first, self.bytes) = (None, 0);
         (self.is_synchronized, self.is_skipping) = (false, !is_start);
     }
 
@@ -57,6 +60,7 @@ impl Lines {
                 self.lost(true);
             }
             self.end_line(timestamp_ns, received);
+            self.position += 1;
             bytes = &bytes[end + 1..];
         }
         self.part(bytes, timestamp_ns);
@@ -64,14 +68,15 @@ impl Lines {
 
     fn part(&mut self, bytes: &[u8], timestamp_ns: u64) {
         if !bytes.is_empty() {
-            self.first_ns.get_or_insert(timestamp_ns);
+            self.first.get_or_insert((timestamp_ns, self.position));
             self.bytes += bytes.len() as u64;
+            self.position += bytes.len() as u64;
             self.scanner.feed(bytes);
         }
     }
 
     fn end_line(&mut self, last_ns: u64, received: &mut Vec<Received>) {
-        let first_ns = self.first_ns.take().unwrap_or(last_ns);
+        let (first_ns, offset) = self.first.take().unwrap_or((last_ns, self.position));
         let mut bytes = std::mem::take(&mut self.bytes);
         let was_cut = self.scanner.has_gap();
         match self.scanner.finish() {
@@ -80,6 +85,8 @@ impl Lines {
                 first_ns,
                 last_ns,
                 thread: 0,
+                offset: Some(offset),
+                queue_ns: None,
                 bytes: std::mem::take(&mut bytes),
             })),
             Outcome::NotRpc if was_cut => self.cut += u64::from(self.is_synchronized),

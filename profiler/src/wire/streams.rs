@@ -4,6 +4,7 @@ use std::collections::{HashMap, VecDeque};
 
 use super::calls::{Calls, Ended, ResponseTimes, Session, Side};
 use super::http::{Direction, Event, Half, Head};
+use super::queue::{ClientWrite, Look, Queue};
 use super::stdio::Lines;
 use super::{Id, Kind, Message, Piece, Received};
 
@@ -13,6 +14,8 @@ const MAX_STREAMS: usize = 4096;
 const MAX_SILENT: u64 = 256;
 /// HTTP requests on a connection that wait for their responses; the oldest is forgotten.
 const MAX_EXCHANGES: usize = 256;
+/// Streams of one process whose clients' writes are followed.
+const MAX_QUEUES: usize = 128;
 /// All stdio streams of a process are one session: requests come by one pipe and responses go by another.
 const STDIO: Session = 0;
 
@@ -20,10 +23,16 @@ const STDIO: Session = 0;
 #[derive(Clone, Debug, Default)]
 pub struct Streams {
     streams: HashMap<u64, Stream>,
+    /// Of streams whose clients are known.
+    queues: HashMap<u64, Queue>,
     /// The calls that are made of it.
     pub calls: Calls,
     /// Counts of streams that were dropped.
     ended: Counts,
+    /// Something was seen in plain that goes over the wire encrypted.
+    pub has_plain: bool,
+    /// Encrypted streams of clients.
+    encrypted: u64,
 }
 
 /// What was seen besides calls.
@@ -47,6 +56,10 @@ pub struct Counts {
     pub repeated_ids: u64,
     /// Requests that were not waited for any longer, as too many did.
     pub given_up: u64,
+    /// Encrypted streams, of processes in which nothing of that is seen in plain.
+    pub encrypted_streams: u64,
+    /// Processes that have an `io_uring`: what they move by it is not seen.
+    pub io_uring_processes: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -56,6 +69,8 @@ struct Stream {
     messages: u64,
     /// HTTP bodies, with and without messages.
     bodies: u64,
+    /// How much the process has read there.
+    position: u64,
     /// What the process is there, as far as its messages tell.
     role: Option<Side>,
     lost_stretches: u64,
@@ -108,19 +123,28 @@ impl Streams {
         let Some(state) = self.streams.get_mut(&stream) else { return Interest::No };
         state.last_ns = timestamp_ns;
         let sender = if is_written { Side::Server } else { Side::Client };
+        let mut queue = if is_written { None } else { self.queues.get_mut(&stream) };
+        if !is_written {
+            state.position = state.position.saturating_add(piece.length());
+            queue.iter_mut().for_each(|queue| queue.read(timestamp_ns, state.position));
+        }
         match &mut state.protocol {
             Protocol::Stdio { read, written } => {
                 let lines = if is_written { written } else { read };
                 for received in lines.feed(timestamp_ns, piece) {
                     state.messages += 1;
                     if is_own(&mut state.role, sender, &received.message, &self.calls) {
-                        self.calls.message(STDIO, sender, Received { thread, ..received });
+                        let queue_ns = queue_ns(queue.as_deref_mut(), &received);
+                        self.calls.message(STDIO, sender, Received { thread, queue_ns, ..received });
                     }
                 }
             }
             Protocol::Http { requests, responses } => {
                 let half = if is_written { responses } else { requests };
-                for event in half.feed(timestamp_ns, piece) {
+                for mut event in half.feed(timestamp_ns, piece) {
+                    if let Event::Message(received) = &mut event {
+                        received.queue_ns = queue_ns(queue.as_deref_mut(), received);
+                    }
                     state.http(moved, sender, event, &mut self.calls);
                 }
             }
@@ -132,14 +156,53 @@ impl Streams {
         Interest::Yes
     }
 
+    /// A stream is encrypted; `moved` tells who sent what was seen first.
+    pub fn encrypted(&mut self, moved: Moved) {
+        // A process that speaks first is a client, of something else than MCP most likely.
+        self.encrypted += u64::from(!moved.is_written);
+    }
+
     /// Whether a stream is followed.
     pub fn knows(&self, stream: u64) -> bool {
         self.streams.contains_key(&stream)
     }
 
+    /// Follows from now on what a client writes to a stream, which is told by [`client_wrote`](Self::client_wrote) and
+    /// [`looked`](Self::looked). False when there are too many.
+    pub fn follow_client(&mut self, stream: u64) -> bool {
+        let Some(state) = self.streams.get(&stream).filter(|_| self.queues.len() < MAX_QUEUES) else {
+            return false;
+        };
+        self.queues.insert(stream, Queue::new(state.position));
+        true
+    }
+
+    /// A client wrote to a stream.
+    pub fn client_wrote(&mut self, stream: u64, write: ClientWrite) {
+        self.queues.get_mut(&stream).into_iter().for_each(|queue| queue.wrote(write));
+    }
+
+    /// Somebody looked at how much waits in a stream.
+    pub fn looked(&mut self, stream: u64, look: Look) {
+        self.queues.get_mut(&stream).into_iter().for_each(|queue| queue.looked(look));
+    }
+
+    /// Everything until this moment has been told.
+    pub fn settle(&mut self, settled_ns: u64) {
+        self.queues.values_mut().for_each(|queue| queue.settle(settled_ns));
+    }
+
+    /// Whether it is known which write of a client is which read.
+    pub fn is_client_certain(&self, stream: u64) -> bool {
+        self.queues.get(&stream).is_some_and(Queue::is_certain)
+    }
+
     /// Nobody knows what was moved before the next piece. `is_start`: that one is the start of what a system call moved.
     pub fn lost(&mut self, moved: Moved, is_start: bool) {
         let sender = if moved.is_written { Side::Server } else { Side::Client };
+        if !moved.is_written {
+            self.queues.get_mut(&moved.stream).into_iter().for_each(Queue::lost);
+        }
         let Some(state) = self.streams.get_mut(&moved.stream) else {
             // It may have been the first of its stream.
             self.ended.lost_stretches += 1;
@@ -163,6 +226,7 @@ impl Streams {
 
     /// A stream has ended.
     pub fn closed(&mut self, stream: u64, timestamp_ns: u64) {
+        self.queues.remove(&stream);
         if let Some(mut state) = self.streams.remove(&stream) {
             if let Protocol::Http { responses, .. } = &mut state.protocol {
                 let moved = Moved { stream, is_written: true, timestamp_ns, thread: 0 };
@@ -183,10 +247,12 @@ impl Streams {
         counts.unmatched_responses += self.calls.unexpected;
         counts.repeated_ids += self.calls.repeated_ids;
         counts.given_up += self.calls.given_up;
+        counts.encrypted_streams += if self.has_plain { 0 } else { self.encrypted };
         counts
     }
 
     fn drop_stream(&mut self, stream: u64) {
+        self.queues.remove(&stream);
         if let Some(state) = self.streams.remove(&stream) {
             self.ended.add(state.counts());
         }
@@ -225,6 +291,11 @@ impl Protocol {
     fn stdio() -> Self {
         Self::Stdio { read: Box::default(), written: Box::default() }
     }
+}
+
+/// How long a message waited since its client began to write it.
+fn queue_ns(queue: Option<&mut Queue>, received: &Received) -> Option<u64> {
+    Some(received.first_ns.saturating_sub(queue?.written_ns(received.offset?)?))
 }
 
 /// Methods that only clients call, in every revision of the protocol so far.
@@ -277,6 +348,7 @@ impl Stream {
             last_ns: 0,
             messages: 0,
             bodies: 0,
+            position: 0,
             role: None,
             lost_stretches: 0,
             exchanges: VecDeque::new(),
@@ -401,6 +473,8 @@ impl Counts {
             unmatched_responses,
             repeated_ids,
             given_up,
+            encrypted_streams,
+            io_uring_processes,
         } = self;
         *messages += other.messages;
         *skipped_lines += other.skipped_lines;
@@ -411,10 +485,12 @@ impl Counts {
         *unmatched_responses += other.unmatched_responses;
         *repeated_ids += other.repeated_ids;
         *given_up += other.given_up;
+        *encrypted_streams += other.encrypted_streams;
+        *io_uring_processes += other.io_uring_processes;
     }
 
     /// Each count with the name that recordings and reports use.
-    pub fn named(self) -> [(&'static str, u64); 9] {
+    pub fn named(self) -> [(&'static str, u64); 11] {
         [
             ("messages", self.messages),
             ("notifications", self.notifications),
@@ -425,6 +501,8 @@ impl Counts {
             ("unmatched_responses", self.unmatched_responses),
             ("repeated_ids", self.repeated_ids),
             ("given_up", self.given_up),
+            ("encrypted_streams", self.encrypted_streams),
+            ("io_uring_processes", self.io_uring_processes),
         ]
     }
 }

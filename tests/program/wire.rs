@@ -1,0 +1,299 @@
+//! The wire where it is not plain: what waits before it is read, what is encrypted, and what can't be seen.
+
+use std::io::{BufRead as _, BufReader, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+use tests::{
+    HttpClient, Process, Profiler, Report, Running, node_program, python, python_program, require, script,
+    tool_call, wait_until,
+};
+
+/// Calls before the ones that count. Clients are looked for at their first message, and two looks at what waits must agree,
+/// some tenths of a second later.
+const CALLS_BEFORE: u64 = 40;
+const BETWEEN: Duration = Duration::from_millis(75);
+
+fn recording(profiler: &Profiler, pid: u32) -> Result<Running> {
+    let pid = pid.to_string();
+    let options = ["record", "--duration", "100s", "-o", "recording.mcpprof", "--pid", &pid];
+    let running = profiler.start(&options)?;
+    wait_until("the recording starts", Duration::from_secs(60), || {
+        running.stderr().ok()?.contains("recording ").then_some(())
+    })?;
+    Ok(running)
+}
+
+fn end(profiler: &Profiler, running: Running) -> Result<Report> {
+    running.signal(Signal::SIGINT)?;
+    let outcome = running.finish()?;
+    outcome.assert_clean();
+    ensure!(outcome.code == Some(0), "{outcome:#?}");
+    profiler.report("recording.mcpprof")
+}
+
+/// The calls of the recording, in the order of their starts.
+fn listed(profiler: &Profiler) -> Result<Vec<Value>> {
+    let options = ["calls", "recording.mcpprof", "--in-order", "--limit", "100000", "--format", "json"];
+    Ok(serde_json::from_str(&profiler.succeed(&options)?.stdout)?)
+}
+
+fn milliseconds(call: &Value, name: &str) -> Result<f64> {
+    call[name].as_f64().with_context(|| format!("no {name} in {call:#}"))
+}
+
+/// A server that is busy, with more requests than it can take: each waits since its client wrote it, as the client itself
+/// knows. `send` writes a message, `receive` waits for an answer.
+fn requests_wait(
+    pid: u32,
+    mut send: impl FnMut(&Value) -> Result<()>,
+    mut receive: impl FnMut() -> Result<()>,
+) -> Result<()> {
+    let profiler = Profiler::new()?;
+    let running = recording(&profiler, pid)?;
+    let echo = |id: u64| tool_call(&json!(id), "echo", &json!({"text": "x"}));
+    for id in 0..CALLS_BEFORE {
+        send(&echo(id))?;
+        receive()?;
+        std::thread::sleep(BETWEEN);
+    }
+    // When each of the others was written, at the earliest and at the latest.
+    let mut written: Vec<(Instant, Instant)> = Vec::new();
+    for id in CALLS_BEFORE..CALLS_BEFORE + 4 {
+        let before = Instant::now();
+        send(&if id == CALLS_BEFORE {
+            tool_call(&json!(id), "burn", &json!({"milliseconds": 600}))
+        } else {
+            echo(id)
+        })?;
+        written.push((before, Instant::now()));
+        std::thread::sleep(BETWEEN);
+    }
+    (0..4).try_for_each(|_| receive())?;
+    let report = end(&profiler, running)?;
+    let calls = listed(&profiler)?;
+    let last = calls.len().checked_sub(4).context("too few calls")?;
+    let ours: Vec<f64> = calls[last..]
+        .iter()
+        .map(|call| {
+            Ok(call["start_seconds"].as_f64().context("start")? * 1e3 - milliseconds(call, "queue_ms")?)
+        })
+        .collect::<Result<_>>()?;
+    let of_client = |span: Duration| span.as_secs_f64() * 1e3;
+    for (ours_ms, (before, after)) in ours.iter().zip(&written).skip(1) {
+        let since_first_ms = ours_ms - ours[0];
+        let (least, most) = (of_client(*before - written[0].1), of_client(*after - written[0].0));
+        assert!(
+            (least - 0.1..most + 0.1).contains(&since_first_ms),
+            "{since_first_ms} is not {least}..{most} ms"
+        );
+    }
+    // It had read the first one long before the last one came, or it waits with it.
+    let queued = milliseconds(&calls[last + 1], "queue_ms")?;
+    let tools = report.json["calls"]["tools"].as_array().context("no tools")?;
+    let echo = tools.iter().find(|tool| tool["tool"] == "echo").context("no echo")?;
+    let most = echo["queue_ms"]["max"].as_f64().context("queue_ms")?;
+    assert!(most >= queued && queued >= 0.0, "{echo:#}");
+    let number = calls[last + 1]["call"].to_string();
+    let trace = profiler.succeed(&["trace", &number, "recording.mcpprof"])?.stdout;
+    assert!(trace.contains("since its client wrote it"), "{trace}");
+    Ok(())
+}
+
+fn lines<W: Write, R: Read>(
+    mut to: W,
+    from: R,
+) -> (impl FnMut(&Value) -> Result<()>, impl FnMut() -> Result<()>) {
+    let mut from = BufReader::new(from);
+    let send = move |message: &Value| Ok(to.write_all(format!("{message}\n").as_bytes())?);
+    let receive = move || {
+        ensure!(from.read_line(&mut String::new())? > 0, "the server ended");
+        Ok(())
+    };
+    (send, receive)
+}
+
+/// Pipes have one inode for both ends.
+#[test]
+fn queue_of_a_pipe() -> Result<()> {
+    let mut command = Command::new(python_program()?);
+    let mut server = Process::start(
+        command
+            .arg(script("mcp_server.py"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null()),
+    )?;
+    let stdin = server.child().stdin.take().context("stdin is a pipe")?;
+    let stdout = server.child().stdout.take().context("stdout is a pipe")?;
+    let (send, receive) = lines(stdin, stdout);
+    requests_wait(server.pid(), send, receive)
+}
+
+/// Clients in Node connect their servers by Unix sockets, whose ends have an inode each.
+#[test]
+fn queue_of_a_unix_socket() -> Result<()> {
+    let (own, theirs) = UnixStream::pair()?;
+    let mut command = Command::new(python_program()?);
+    let server = Process::start(
+        command
+            .arg(script("mcp_server.py"))
+            .stdin(Stdio::from(OwnedFd::from(theirs.try_clone()?)))
+            .stdout(Stdio::from(OwnedFd::from(theirs)))
+            .stderr(Stdio::null()),
+    )?;
+    drop(command);
+    let (send, receive) = lines(own.try_clone()?, own);
+    requests_wait(server.pid(), send, receive)
+}
+
+/// A server that tells its port on standard output.
+struct Server {
+    process: Process,
+    port: u16,
+}
+
+impl Server {
+    fn start(command: &mut Command) -> Result<Self> {
+        let mut process = Process::start(command.stdin(Stdio::null()).stdout(Stdio::piped()))?;
+        let stdout = process.child().stdout.take().context("stdout is a pipe")?;
+        let mut line = String::new();
+        BufReader::new(stdout).read_line(&mut line)?;
+        Ok(Self { process, port: line.trim().parse().context("no port")? })
+    }
+}
+
+/// Of a TCP connection within this host, both ends are known by their addresses.
+#[test]
+fn queue_of_a_connection() -> Result<()> {
+    let server = Server::start(Command::new(python_program()?).arg(script("mcp_http.py")))?;
+    let client = std::cell::RefCell::new(HttpClient::connect(server.port)?);
+    requests_wait(
+        server.process.pid(),
+        |message| client.borrow_mut().send(message),
+        || client.borrow_mut().response().map(drop),
+    )
+}
+
+/// A certificate that nobody has to trust, and its key.
+fn certificate(profiler: &Profiler) -> Result<[PathBuf; 2]> {
+    let files = [profiler.path("certificate.pem"), profiler.path("key.pem")];
+    let mut command = Command::new(require("openssl", "openssl")?);
+    command.args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost"]);
+    command.arg("-out").arg(&files[0]).arg("-keyout").arg(&files[1]);
+    ensure!(command.stderr(Stdio::null()).status()?.success(), "openssl made no certificate");
+    Ok(files)
+}
+
+/// What goes through OpenSSL within the server is seen in plain, with its lengths; the encrypted stream is not counted.
+fn calls_over_tls(mut command: Command) -> Result<()> {
+    const CALLS: u64 = 100;
+    let profiler = Profiler::new()?;
+    let server = Server::start(command.args(certificate(&profiler)?))?;
+    let running = recording(&profiler, server.process.pid())?;
+    let mut client = Command::new(python_program()?);
+    client.arg(script("https_client.py")).args([server.port.to_string(), CALLS.to_string()]);
+    ensure!(client.status()?.success(), "the client failed");
+    let report = end(&profiler, running)?;
+    let calls = &report.json["calls"];
+    assert_eq!((&calls["total"], &calls["errors"]), (&json!(CALLS), &json!(0)), "{calls:#}");
+    assert_eq!(calls["tools"][0]["tool"], "echo", "{calls:#}");
+    assert_eq!(calls["tools"][0].get("unfinished"), None, "{calls:#}");
+    assert_eq!(calls["messages"].get("encrypted_streams"), None, "{calls:#}");
+    let bytes = calls["tools"][0]["response_bytes"].as_u64().context("response_bytes")?;
+    assert!((500_000..520_000).contains(&bytes), "{bytes} bytes");
+    assert_eq!(report.json["losses"]["by_cause"].get("tls_unread"), None, "{:#}", report.json["losses"]);
+    Ok(())
+}
+
+/// Python calls libssl, by `SSL_read_ex` and `SSL_write_ex`.
+#[test]
+fn python_over_tls() -> Result<()> {
+    let mut command = Command::new(python_program()?);
+    command.arg(script("mcp_http.py"));
+    calls_over_tls(command)
+}
+
+/// Node has OpenSSL built in, and calls `SSL_read` and `SSL_write`.
+#[test]
+fn node_over_tls() -> Result<()> {
+    let mut command = Command::new(node_program()?);
+    command.arg(script("mcp_https.mjs"));
+    calls_over_tls(command)
+}
+
+/// A server that encrypts by other means can't be read: the report says so.
+#[test]
+fn encrypted_by_others() -> Result<()> {
+    let source = "
+import socket
+server = socket.create_server(('127.0.0.1', 0))
+print(server.getsockname()[1], flush=True)
+while True:
+    connection, _ = server.accept()
+    while connection.recv(1000):
+        connection.send(bytes([23, 3, 3, 0, 1, 0]))
+";
+    let server = Server::start(&mut python(source)?)?;
+    let profiler = Profiler::new()?;
+    let running = recording(&profiler, server.process.pid())?;
+    for _ in 0..3 {
+        let mut client = std::net::TcpStream::connect(("127.0.0.1", server.port))?;
+        // The start of a ClientHello.
+        client.write_all(&[22, 3, 1, 2, 0, 1, 0])?;
+        client.read_exact(&mut [0; 6])?;
+    }
+    let report = end(&profiler, running)?;
+    assert_eq!(report.json["calls"]["messages"]["encrypted_streams"], 3, "{:#}", report.json["calls"]);
+    let text = profiler.succeed(&["report", "recording.mcpprof"])?.stdout;
+    assert!(text.contains("3 encrypted streams"), "{text}");
+    Ok(())
+}
+
+/// A server that moves bytes where nobody looks: it is said, and what is seen is right.
+#[test]
+fn unseen_ways() -> Result<()> {
+    let source = "
+import ctypes, json, os, sys
+libc = ctypes.CDLL(None)
+source, sink = os.pipe()
+for line in iter(lambda: os.read(0, 65536), b''):
+    message = json.loads(line)
+    tool = message['params']['name']
+    if tool == 'ring':
+        assert libc.syscall(425, 8, ctypes.create_string_buffer(120)) >= 0
+    answer = {'jsonrpc': '2.0', 'id': message['id'], 'result': {}}
+    os.write(1, json.dumps(answer).encode() + b'\\n')
+    if tool == 'splice':
+        unseen = os.splice(0, sink, 65536)
+        message = json.loads(os.read(source, unseen))
+        answer['id'] = message['id']
+        os.write(1, json.dumps(answer).encode() + b'\\n')
+";
+    let mut server = Process::start(python(source)?.stdin(Stdio::piped()).stdout(Stdio::piped()))?;
+    let stdin = server.child().stdin.take().context("stdin is a pipe")?;
+    let stdout = server.child().stdout.take().context("stdout is a pipe")?;
+    let (mut send, mut receive) = lines(stdin, stdout);
+    let profiler = Profiler::new()?;
+    let running = recording(&profiler, server.pid())?;
+    for (id, tool) in ["plain", "ring", "splice", "unseen", "plain"].iter().enumerate() {
+        send(&tool_call(&json!(id), tool, &json!({})))?;
+        receive()?;
+    }
+    let report = end(&profiler, running)?;
+    let calls = &report.json["calls"];
+    assert_eq!(calls["messages"]["io_uring_processes"], 1, "{calls:#}");
+    assert_eq!(report.json["losses"]["by_cause"]["wire_unseen"], 1, "{:#}", report.json["losses"]);
+    assert_eq!(calls["incomplete"], true, "{calls:#}");
+    let tools: Vec<Value> = listed(&profiler)?.iter().map(|call| call["tool"].clone()).collect();
+    assert_eq!(tools, ["plain", "ring", "splice", "plain"], "{calls:#}");
+    let text = profiler.succeed(&["report", "recording.mcpprof"])?.stdout;
+    assert!(text.contains("io_uring"), "{text}");
+    Ok(())
+}
