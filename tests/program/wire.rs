@@ -256,23 +256,21 @@ while True:
     Ok(())
 }
 
-/// A server that moves bytes where nobody looks: it is said, and what is seen is right.
+/// A server that moves a message where nobody looks: it is said, and what is seen is right.
 #[test]
 fn unseen_ways() -> Result<()> {
     let source = "
-import ctypes, json, os, sys
-libc = ctypes.CDLL(None)
-source, sink = os.pipe()
+import json, os, tempfile
 for line in iter(lambda: os.read(0, 65536), b''):
     message = json.loads(line)
     tool = message['params']['name']
-    if tool == 'ring':
-        assert libc.syscall(425, 8, ctypes.create_string_buffer(120)) >= 0
     answer = {'jsonrpc': '2.0', 'id': message['id'], 'result': {}}
     os.write(1, json.dumps(answer).encode() + b'\\n')
     if tool == 'splice':
-        unseen = os.splice(0, sink, 65536)
-        message = json.loads(os.read(source, unseen))
+        file = tempfile.TemporaryFile()
+        os.splice(0, file.fileno(), 65536)
+        file.seek(0)
+        message = json.load(file)
         answer['id'] = message['id']
         os.write(1, json.dumps(answer).encode() + b'\\n')
 ";
@@ -282,18 +280,49 @@ for line in iter(lambda: os.read(0, 65536), b''):
     let (mut send, mut receive) = lines(stdin, stdout);
     let profiler = Profiler::new()?;
     let running = recording(&profiler, server.pid())?;
-    for (id, tool) in ["plain", "ring", "splice", "unseen", "plain"].iter().enumerate() {
+    for (id, tool) in ["plain", "splice", "unseen", "plain"].iter().enumerate() {
         send(&tool_call(&json!(id), tool, &json!({})))?;
         receive()?;
     }
     let report = end(&profiler, running)?;
     let calls = &report.json["calls"];
-    assert_eq!(calls["messages"]["io_uring_processes"], 1, "{calls:#}");
     assert_eq!(report.json["losses"]["by_cause"]["wire_unseen"], 1, "{:#}", report.json["losses"]);
     assert_eq!(calls["incomplete"], true, "{calls:#}");
     let tools: Vec<Value> = listed(&profiler)?.iter().map(|call| call["tool"].clone()).collect();
-    assert_eq!(tools, ["plain", "ring", "splice", "plain"], "{calls:#}");
-    let text = profiler.succeed(&["report", "recording.mcpprof"])?.stdout;
-    assert!(text.contains("io_uring"), "{text}");
+    assert_eq!(tools, ["plain", "splice", "plain"], "{calls:#}");
+    Ok(())
+}
+
+/// A server that reads without system calls: the report says that nothing can be seen of it, found before or while it records.
+#[test]
+fn io_urings() -> Result<()> {
+    let source = "
+import ctypes, os
+ring = lambda: ctypes.CDLL(None).syscall(425, 8, ctypes.create_string_buffer(120))
+assert BEFORE or os.read(0, 1)
+assert ring() >= 0
+os.write(1, b'.')
+os.read(0, 1)
+";
+    for is_before in [true, false] {
+        let source = source.replace("BEFORE", if is_before { "True" } else { "False" });
+        let mut server = Process::start(python(&source)?.stdin(Stdio::piped()).stdout(Stdio::piped()))?;
+        let mut stdin = server.child().stdin.take().context("stdin is a pipe")?;
+        let mut stdout = server.child().stdout.take().context("stdout is a pipe")?;
+        let mut made = || stdout.read_exact(&mut [0]);
+        if is_before {
+            made()?;
+        }
+        let profiler = Profiler::new()?;
+        let running = recording(&profiler, server.pid())?;
+        if !is_before {
+            stdin.write_all(b".")?;
+            made()?;
+        }
+        let report = end(&profiler, running)?;
+        assert_eq!(report.json["calls"]["messages"]["io_uring_processes"], 1, "{:#}", report.json["calls"]);
+        let text = profiler.succeed(&["report", "recording.mcpprof"])?.stdout;
+        assert!(text.contains("1 process has an io_uring"), "{text}");
+    }
     Ok(())
 }

@@ -135,7 +135,7 @@ impl Calls {
     pub fn new(recording: &Recording, attribution: &Attribution) -> Option<Self> {
         let messages: BTreeMap<String, u64> = recording.messages.clone();
         let has = |name: &&str| messages.get(*name).is_some_and(|count| *count > 0);
-        let is_anything = ["messages", "encrypted_streams"].iter().any(has);
+        let is_anything = ["messages", "encrypted_streams", "io_uring_processes"].iter().any(has);
         if recording.calls.is_empty() && !is_anything {
             return None;
         }

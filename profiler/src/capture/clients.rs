@@ -7,6 +7,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read as _};
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::sync::Arc;
@@ -17,17 +18,21 @@ use aya::maps::{HashMap as BpfHashMap, Map, MapData, MapError};
 use profiler_common::{ClientStream, MAX_CLIENT_STREAMS};
 
 use super::session::now_ns;
-use super::unix_sockets::UnixSockets;
+use super::sockets::Sockets;
+use crate::target::Process;
 use crate::target::process::all_pids;
-use crate::target::{Process, ProcessTable};
 use crate::wire::queue::Look;
 
 /// Streams whose clients may wait to be looked for.
 const MAX_NEW: usize = 256;
+/// Ancestors of a server that may be its client.
+const MAX_ANCESTORS: usize = 32;
 /// The most of a table of sockets that is read, in bytes: a hundred thousand.
 const TABLE_LIMIT: u64 = 16 << 20;
-/// Searching, and looking at streams, takes at most such a part of the time.
-const REST: u32 = 50;
+/// Searching rests this many times as long as it took, but not for ever; looking at streams too.
+const REST: u32 = 20;
+const LONGEST_REST: Duration = Duration::from_secs(5);
+const SHORTEST_REST: Duration = Duration::from_millis(40);
 /// How often it is checked what is known of a stream.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -45,8 +50,7 @@ pub(super) struct Read {
 enum End {
     Pipe,
     Unix,
-    /// The client's socket is another one.
-    Tcp,
+    Tcp(Connection),
 }
 
 #[derive(Clone, Debug)]
@@ -66,10 +70,11 @@ pub(super) struct Clients {
     seen: HashSet<u64>,
     new: Vec<Read>,
     known: HashMap<u64, Client>,
-    sockets: UnixSockets,
+    sockets: Sockets,
     /// Set when the first one is known: only then is the kernel half to see who writes.
     is_wanted: Arc<AtomicBool>,
-    next_turn: Instant,
+    next_search: Instant,
+    next_looks: Instant,
 }
 
 impl Clients {
@@ -80,9 +85,10 @@ impl Clients {
             seen: HashSet::new(),
             new: Vec::new(),
             known: HashMap::new(),
-            sockets: UnixSockets::default(),
+            sockets: Sockets::default(),
             is_wanted,
-            next_turn: Instant::now(),
+            next_search: Instant::now(),
+            next_looks: Instant::now(),
         })
     }
 
@@ -111,24 +117,25 @@ impl Clients {
     pub(super) fn turn(&mut self, is_certain: impl Fn(&Read) -> bool) -> Turn {
         let mut turn = Turn::default();
         let begin = Instant::now();
-        if begin < self.next_turn || (self.new.is_empty() && self.known.is_empty()) {
+        if !self.new.is_empty() && begin >= self.next_search {
+            turn.followed = self.search();
+            self.next_search = rest(begin);
+        }
+        let begin = Instant::now();
+        if self.known.is_empty() || begin < self.next_looks {
             return turn;
         }
-        if !self.new.is_empty() {
-            turn.followed = self.search();
-        }
-        let mut tables = Tables::default();
         for client in self.known.values_mut() {
             if begin < client.next_look {
                 continue;
             }
-            let Some(look) = client.look(&self.sockets, &mut tables) else { continue };
+            let Some(look) = client.look(&self.sockets) else { continue };
             if is_certain(&client.read) {
                 client.next_look = begin + CHECK_INTERVAL;
             }
             turn.looks.push((client.read, look));
         }
-        self.next_turn = Instant::now() + begin.elapsed() * REST;
+        self.next_looks = rest(begin);
         turn
     }
 
@@ -138,8 +145,11 @@ impl Clients {
         let mut ends: HashMap<u64, (Read, End)> = HashMap::new();
         for read in self.new.drain(..) {
             let end = if read.is_socket {
-                let unix = self.sockets.peer(read.stream).map(|peer| (peer, End::Unix));
-                unix.or_else(|| Some((tables.of(read.pid).peer(read.stream)?, End::Tcp)))
+                let unix = self.sockets.unix_peer(read.stream).map(|peer| (peer, End::Unix));
+                unix.or_else(|| {
+                    let (inode, connection) = tables.of(read.pid).peer(read.stream)?;
+                    Some((inode, End::Tcp(connection)))
+                })
             } else {
                 Some((read.stream, End::Pipe))
             };
@@ -147,9 +157,8 @@ impl Clients {
         }
         let mut holders: HashMap<u64, Vec<u32>> = HashMap::new();
         // A client over stdio is an ancestor of its server, most often.
-        let table = ProcessTable::read().unwrap_or_default();
         let readers: HashSet<u32> = ends.values().map(|(read, _)| read.pid).collect();
-        let ancestors = readers.iter().flat_map(|pid| table.ancestors(*pid)).collect::<HashSet<u32>>();
+        let ancestors: HashSet<u32> = readers.into_iter().flat_map(ancestors).collect();
         let others =
             || all_pids().unwrap_or_default().into_iter().filter(|pid| !ancestors.contains(pid)).collect();
         let groups: [&dyn Fn() -> Vec<u32>; 2] = [&|| ancestors.iter().copied().collect(), &others];
@@ -179,6 +188,20 @@ impl Clients {
         }
         followed
     }
+}
+
+/// When something may be done again that took from `begin` until now.
+fn rest(begin: Instant) -> Instant {
+    Instant::now() + (begin.elapsed() * REST).clamp(SHORTEST_REST, LONGEST_REST)
+}
+
+/// The process that made this one, and so on.
+fn ancestors(pid: u32) -> Vec<u32> {
+    let parent = |pid: &u32| {
+        let parent = Process::open(*pid).and_then(|process| process.stat()).ok()?.parent;
+        (parent > 1).then_some(parent)
+    };
+    std::iter::successors(Some(pid), parent).skip(1).take(MAX_ANCESTORS).collect()
 }
 
 /// What a turn found out.
@@ -215,19 +238,20 @@ fn can_write(pid: u32, descriptor: i32) -> bool {
 }
 
 impl Client {
-    fn look(&self, sockets: &UnixSockets, tables: &mut Tables) -> Option<Look> {
+    fn look(&self, sockets: &Sockets) -> Option<Look> {
         let Read { stream, pid, descriptor, .. } = self.read;
-        if self.end == End::Tcp {
-            let table = tables.of(pid);
-            // What the client's end has not sent yet waits too.
-            let bytes = table.waiting(stream, self.inode)?;
-            return Some(Look { from_ns: table.from_ns, to_ns: table.to_ns, bytes });
-        }
         let pipe = if self.end == End::Pipe { Some(open_pipe(pid, descriptor, stream)?) } else { None };
         let from_ns = now_ns();
-        let bytes = match &pipe {
-            Some(pipe) => waiting(pipe)?,
-            None => sockets.waiting(stream)?,
+        let bytes = match (self.end, &pipe) {
+            (End::Tcp(Connection { local, remote }), _) => {
+                let (unread, _) = sockets.tcp_waiting(local, remote)?;
+                // What the client's end has not sent yet waits too. What was received and not yet confirmed is there twice: two
+                // looks do not agree then.
+                let (_, unsent) = sockets.tcp_waiting(remote, local)?;
+                unread + unsent
+            }
+            (_, Some(pipe)) => waiting(pipe)?,
+            (_, None) => sockets.unix_waiting(stream)?,
         };
         Some(Look { from_ns, to_ns: now_ns(), bytes })
     }
@@ -268,30 +292,25 @@ impl Tables {
 
 #[derive(Debug, Default)]
 struct TcpTable {
-    /// Before and after it was read.
-    from_ns: u64,
-    to_ns: u64,
     by_inode: HashMap<u64, Connection>,
-    by_addresses: HashMap<(String, String), u64>,
+    by_addresses: HashMap<(SocketAddr, SocketAddr), u64>,
 }
 
-#[derive(Debug)]
+/// A TCP connection by its addresses, as its own family has them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Connection {
-    local: String,
-    remote: String,
-    unsent: u64,
-    unread: u64,
+    local: SocketAddr,
+    remote: SocketAddr,
 }
 
 impl TcpTable {
     fn read(pid: u32) -> Self {
-        let mut table = Self { from_ns: now_ns(), ..Self::default() };
+        let mut table = Self::default();
         for name in ["tcp", "tcp6"] {
             if let Ok(file) = File::open(format!("/proc/{pid}/net/{name}")) {
                 table.parse(BufReader::new(file.take(TABLE_LIMIT)));
             }
         }
-        table.to_ns = now_ns();
         table
     }
 
@@ -300,34 +319,42 @@ impl TcpTable {
         for line in lines.lines().map_while(Result::ok).skip(1) {
             let fields: Vec<&str> = line.split_ascii_whitespace().collect();
             let connection = || {
-                let (unsent, unread) = fields.get(4)?.split_once(':')?;
-                let hex = |text| u64::from_str_radix(text, 16).ok();
-                let inode: u64 = fields.get(9)?.parse().ok()?;
-                let (local, remote) = (plain(fields.get(1)?), plain(fields.get(2)?));
-                Some((inode, Connection { local, remote, unsent: hex(unsent)?, unread: hex(unread)? }))
+                let (local, remote) = (address(fields.get(1)?)?, address(fields.get(2)?)?);
+                Some((fields.get(9)?.parse().ok()?, Connection { local, remote }))
             };
             if let Some((inode, connection)) = connection().filter(|(inode, _)| *inode != 0) {
-                let addresses = (connection.local.clone(), connection.remote.clone());
-                self.by_addresses.insert(addresses, inode);
+                self.by_addresses.insert((plain(connection.local), plain(connection.remote)), inode);
                 self.by_inode.insert(inode, connection);
             }
         }
     }
 
-    /// The other end of a connection, if it is in the same network.
-    fn peer(&self, inode: u64) -> Option<u64> {
-        let connection = self.by_inode.get(&inode)?;
-        self.by_addresses.get(&(connection.remote.clone(), connection.local.clone())).copied()
-    }
-
-    fn waiting(&self, inode: u64, peer: u64) -> Option<u64> {
-        Some(self.by_inode.get(&inode)?.unread + self.by_inode.get(&peer)?.unsent)
+    /// The other end of a connection, if it is in the same network, and the connection.
+    fn peer(&self, inode: u64) -> Option<(u64, Connection)> {
+        let connection = *self.by_inode.get(&inode)?;
+        let peer = self.by_addresses.get(&(plain(connection.remote), plain(connection.local)))?;
+        Some((*peer, connection))
     }
 }
 
+/// An address of the kernel's table: words as this machine has them, in hexadecimal, and the port.
+fn address(text: &str) -> Option<SocketAddr> {
+    let (words, port) = text.split_once(':')?;
+    let mut bytes = Vec::new();
+    for word in words.as_bytes().chunks(8) {
+        let word = u32::from_str_radix(str::from_utf8(word).ok()?, 16).ok()?;
+        bytes.extend(word.to_ne_bytes());
+    }
+    let ip = match bytes.len() {
+        4 => IpAddr::from(<[u8; 4]>::try_from(bytes).ok()?),
+        _ => IpAddr::from(<[u8; 16]>::try_from(bytes).ok()?),
+    };
+    Some(SocketAddr::new(ip, u16::from_str_radix(port, 16).ok()?))
+}
+
 /// An address of IPv4 within IPv6 is the same address.
-fn plain(address: &str) -> String {
-    address.strip_prefix("0000000000000000FFFF0000").unwrap_or(address).to_owned()
+fn plain(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
 #[cfg(test)]
@@ -341,18 +368,19 @@ mod tests {
     fn finds_the_other_end() {
         let head =
             "sl local_address rem_address st tx_queue rx_queue tr tm->when retrnsmt uid timeout inode\n";
-        let line = |local: &str, remote: &str, queues: &str, inode: u64| {
-            format!("0: {local} {remote} 01 {queues} 00:00000000 00000000 0 0 {inode} 1 x\n")
+        let line = |local: &str, remote: &str, inode: u64| {
+            format!("0: {local} {remote} 01 00000000:00000000 00:00000000 00000000 0 0 {inode} 1 x\n")
         };
-        let of_four = head.to_owned() + &line("0100007F:1F90", "0100007F:A000", "00000000:0000000A", 7);
+        let of_four = head.to_owned() + &line("0100007F:1F90", "0100007F:A000", 7);
         let mapped = |port: &str| format!("0000000000000000FFFF00000100007F:{port}");
-        let of_six =
-            head.to_owned() + &line(&mapped("A000"), &mapped("1F90"), "00000005:00000000", 8) + "garbage\n";
+        let of_six = head.to_owned() + &line(&mapped("A000"), &mapped("1F90"), 8) + "garbage\n";
         let mut table = TcpTable::default();
         table.parse(of_four.as_bytes());
         table.parse(of_six.as_bytes());
-        assert_eq!((table.peer(7), table.peer(8), table.peer(9)), (Some(8), Some(7), None));
-        assert_eq!((table.waiting(7, 8), table.waiting(8, 7)), (Some(15), Some(0)));
+        let peer = |inode| table.peer(inode).map(|(peer, connection)| (peer, connection.local.to_string()));
+        assert_eq!(peer(7), Some((8, "127.0.0.1:8080".to_owned())));
+        assert_eq!(peer(8), Some((7, "[::ffff:127.0.0.1]:40960".to_owned())));
+        assert_eq!(peer(9), None);
     }
 
     /// What waits in a pipe is told, of that very pipe only.

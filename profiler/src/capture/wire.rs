@@ -187,7 +187,10 @@ impl Wire {
     pub(super) fn counts(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
         let mut counts = self.ended;
         self.processes.values().for_each(|streams| counts.add(streams.counts()));
-        counts.io_uring_processes = self.io_urings.len() as u64;
+        // Runtimes use it for other things too. Where messages are seen, they go another way.
+        let is_silent =
+            |pid: &&u32| self.processes.get(pid).is_none_or(|streams| streams.counts().messages == 0);
+        counts.io_uring_processes = self.io_urings.iter().filter(is_silent).count() as u64;
         counts.named().into_iter()
     }
 }

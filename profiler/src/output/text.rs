@@ -30,12 +30,12 @@ pub fn write_report(
     style: Style,
 ) -> io::Result<()> {
     write_summary(&mut out, report, style)?;
-    if report.stacks.samples == 0 {
-        return Ok(());
-    }
     if let Some(calls) = &report.calls {
         writeln!(out)?;
         write_tools(&mut out, calls, style)?;
+    }
+    if report.stacks.samples == 0 {
+        return Ok(());
     }
     writeln!(out)?;
     write_hot_paths(&mut out, report, style)?;

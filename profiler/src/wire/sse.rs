@@ -127,6 +127,21 @@ mod tests {
     const STREAM: &str = ": hello\r\n\r\nevent: message\nid: 4\ndata: {\"jsonrpc\":\"2.0\",\ndata:\"id\":1,\"result\":{}}\n\n\
         data\ndata: /messages?session=1\n\nretry: 5\n\ndata: {\"jsonrpc\":\"2.0\",\"id\":2,\"result\":{}}\r\n\r\n";
 
+    /// A long event of which the middle is missing is known by its end.
+    #[test]
+    fn goes_on_behind_gaps() {
+        let (mut events, mut ids) = (Events::default(), Vec::new());
+        let end = b"aaa\"}]},\"jsonrpc\":\"2.0\",\"id\":9}\n\n";
+        for piece in [
+            Piece::Bytes(b"data: {\"result\":{\"content\":[{\"text\":\"aa"),
+            Piece::Gap(9000),
+            Piece::Bytes(end),
+        ] {
+            events.feed(piece, 1, |event, _, _| ids.extend(event.into_iter().map(|message| message.id)));
+        }
+        assert_eq!((ids, events.cut), (vec![Some(crate::wire::Id::Number("9".into()))], 0));
+    }
+
     /// Cut at any byte, a stream gives the same events; events that are no messages are counted.
     #[test]
     fn cuts_do_not_matter() {

@@ -58,7 +58,7 @@ pub struct Counts {
     pub given_up: u64,
     /// Encrypted streams, of processes in which nothing of that is seen in plain.
     pub encrypted_streams: u64,
-    /// Processes that have an `io_uring`: what they move by it is not seen.
+    /// Processes that have an `io_uring`, and of which no message is seen: what they move by it is not.
     pub io_uring_processes: u64,
 }
 
