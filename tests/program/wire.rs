@@ -20,16 +20,6 @@ use tests::{
 const CALLS_BEFORE: u64 = 40;
 const BETWEEN: Duration = Duration::from_millis(75);
 
-fn recording(profiler: &Profiler, pid: u32) -> Result<Running> {
-    let pid = pid.to_string();
-    let options = ["record", "--duration", "100s", "-o", "recording.mcpprof", "--pid", &pid];
-    let running = profiler.start(&options)?;
-    wait_until("the recording starts", Duration::from_secs(60), || {
-        running.stderr().ok()?.contains("recording ").then_some(())
-    })?;
-    Ok(running)
-}
-
 fn end(profiler: &Profiler, running: Running) -> Result<Report> {
     running.signal(Signal::SIGINT)?;
     let outcome = running.finish()?;
@@ -56,7 +46,7 @@ fn requests_wait(
     mut receive: impl FnMut() -> Result<()>,
 ) -> Result<()> {
     let profiler = Profiler::new()?;
-    let running = recording(&profiler, pid)?;
+    let running = profiler.recording(pid, 99)?;
     let echo = |id: u64| tool_call(&json!(id), "echo", &json!({"text": "x"}));
     for id in 0..CALLS_BEFORE {
         send(&echo(id))?;
@@ -196,7 +186,7 @@ fn calls_over_tls(mut command: Command) -> Result<()> {
     const CALLS: u64 = 100;
     let profiler = Profiler::new()?;
     let server = Server::start(command.args(certificate(&profiler)?))?;
-    let running = recording(&profiler, server.process.pid())?;
+    let running = profiler.recording(server.process.pid(), 99)?;
     let mut client = Command::new(python_program()?);
     client.arg(script("https_client.py")).args([server.port.to_string(), CALLS.to_string()]);
     ensure!(client.status()?.success(), "the client failed");
@@ -242,7 +232,7 @@ while True:
 ";
     let server = Server::start(&mut python(source)?)?;
     let profiler = Profiler::new()?;
-    let running = recording(&profiler, server.process.pid())?;
+    let running = profiler.recording(server.process.pid(), 99)?;
     for _ in 0..3 {
         let mut client = std::net::TcpStream::connect(("127.0.0.1", server.port))?;
         // The start of a ClientHello.
@@ -279,7 +269,7 @@ for line in iter(lambda: os.read(0, 65536), b''):
     let stdout = server.child().stdout.take().context("stdout is a pipe")?;
     let (mut send, mut receive) = lines(stdin, stdout);
     let profiler = Profiler::new()?;
-    let running = recording(&profiler, server.pid())?;
+    let running = profiler.recording(server.pid(), 99)?;
     for (id, tool) in ["plain", "splice", "unseen", "plain"].iter().enumerate() {
         send(&tool_call(&json!(id), tool, &json!({})))?;
         receive()?;
@@ -314,7 +304,7 @@ os.read(0, 1)
             made()?;
         }
         let profiler = Profiler::new()?;
-        let running = recording(&profiler, server.pid())?;
+        let running = profiler.recording(server.pid(), 99)?;
         if !is_before {
             stdin.write_all(b".")?;
             made()?;
@@ -324,5 +314,65 @@ os.read(0, 1)
         let text = profiler.succeed(&["report", "recording.mcpprof"])?.stdout;
         assert!(text.contains("1 process has an io_uring"), "{text}");
     }
+    Ok(())
+}
+
+/// A process that holds open whatever can be held open, beside a server that behaves: bounded memory, all of it counted, and the
+/// server's calls are seen as they were.
+#[test]
+fn hostile_streams() -> Result<()> {
+    let profiler = Profiler::new()?;
+    let done = profiler.path("done");
+    let hostile = "
+import os, socket, sys, time
+while not os.path.exists(sys.argv[1] + '.begin'):
+    time.sleep(0.05)
+message = b'{\"jsonrpc\":\"2.0\",\"method\":\"' + b'm' * 500 + b'\",\"params\":{\"name\":\"' + b'\\xff' * 500 + b'\"},\"id\":%d}'
+# Batches that never end, on many streams.
+pipes = [os.pipe() for _ in range(100)]
+for start in range(0, 200, 10):
+    for source, sink in pipes:
+        batch = b','.join(message % number for number in range(start, start + 10))
+        os.write(sink, (b'[' if start == 0 else b',') + batch)
+        os.read(source, 1 << 16)
+    time.sleep(0.3)
+# Requests that nobody answers.
+source, sink = os.pipe()
+for start in range(0, 20000, 10):
+    os.write(sink, b''.join(message % number + b'\\n' for number in range(start, start + 10)))
+    os.read(source, 1 << 16)
+    if start % 500 == 0:
+        time.sleep(0.1)
+# Events without end, and a message of a gigabyte by its own account.
+for head in [b'HTTP/1.1 200 OK\\r\\nContent-Type: text/event-stream\\r\\n\\r\\ndata: {', b'POST / HTTP/1.1\\r\\nContent-Type: application/json\\r\\nContent-Length: 1000000000\\r\\n\\r\\n{']:
+    one, other = socket.socketpair()
+    one.send(head)
+    for _ in range(300):
+        one.send(b'[{\"a\":' * 10000)
+        other.recv(1 << 20)
+open(sys.argv[1], 'w').close()
+time.sleep(1000)
+";
+    let mut command = Command::new("sh");
+    command.args(["-c", "\"$0\" -c \"$1\" \"$2\" & exec \"$0\" \"$3\""]).arg(python_program()?);
+    command.arg(hostile).arg(&done).arg(script("mcp_server.py"));
+    let mut client = tests::Client::start(&mut command)?;
+    let running = profiler.recording(client.pid(), 99)?;
+    std::fs::write(profiler.path("done.begin"), "")?;
+    wait_until("the hostile process has done its worst", Duration::from_secs(100), || {
+        done.exists().then_some(())
+    })?;
+    std::thread::sleep(Duration::from_secs(1));
+    client.call_often(100, 4, "echo", |_| json!({"text": "after"}))?;
+    let peak_kib = running.peak_kib()?;
+    let report = end(&profiler, running)?;
+    assert!(peak_kib < 256 << 10, "{peak_kib} KiB");
+    let calls = &report.json["calls"];
+    for name in ["dropped_messages", "given_up"] {
+        assert!(calls["messages"][name].as_u64() > Some(0), "{:#}", calls["messages"]);
+    }
+    let echo = calls["tools"].as_array().context("no tools")?.iter().find(|tool| tool["tool"] == "echo");
+    let echo = echo.context("no echo")?;
+    assert_eq!((&echo["count"], echo.get("unfinished")), (&json!(100), None), "{echo:#}");
     Ok(())
 }

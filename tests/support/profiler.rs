@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
-use crate::process::Process;
+use crate::process::{Process, wait_until};
 use crate::report::Report;
 
 /// Longest run of a profiler in these tests, with room for a busy machine.
@@ -66,6 +66,17 @@ impl Profiler {
         Ok(Running { process: Process::start(&mut command)?, stdout, stderr })
     }
 
+    /// Starts a recording of a process that goes on until it is interrupted; returns once it has started.
+    pub fn recording(&self, pid: u32, frequency: u32) -> Result<Running> {
+        let (pid, frequency) = (pid.to_string(), frequency.to_string());
+        let options = ["record", "--pid", &pid, "--duration", "100s", "--frequency", &frequency];
+        let running = self.start(&[&options[..], &["-o", "recording.mcpprof"]].concat())?;
+        wait_until("the recording starts", Duration::from_secs(60), || {
+            running.stderr().ok()?.contains("recording ").then_some(())
+        })?;
+        Ok(running)
+    }
+
     /// Records for some seconds what the arguments name, and reads the report of it.
     pub fn record_and_report(&self, seconds: u32, frequency: u32, target: &[&str]) -> Result<Report> {
         let (duration, frequency) = (format!("{seconds}s"), frequency.to_string());
@@ -110,6 +121,13 @@ impl Running {
     /// Its process ID.
     pub fn pid(&self) -> u32 {
         self.process.pid()
+    }
+
+    /// The most memory that it has had, in KiB.
+    pub fn peak_kib(&self) -> Result<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM")?;
+        Ok(peak.trim().trim_end_matches(" kB").parse()?)
     }
 
     /// What it printed on standard error so far.

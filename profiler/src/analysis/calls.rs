@@ -133,13 +133,14 @@ pub fn is_error(ended: &Ended) -> bool {
 impl Calls {
     /// The calls of a recording; `None` when no JSON-RPC was seen.
     pub fn new(recording: &Recording, attribution: &Attribution) -> Option<Self> {
-        let messages: BTreeMap<String, u64> = recording.messages.clone();
+        let happened = recording.messages.iter().filter(|(_, count)| **count > 0);
+        let messages: BTreeMap<String, u64> = happened.map(|(name, count)| (name.clone(), *count)).collect();
         let has = |name: &&str| messages.get(*name).is_some_and(|count| *count > 0);
         let is_anything = ["messages", "encrypted_streams", "io_uring_processes"].iter().any(has);
         if recording.calls.is_empty() && !is_anything {
             return None;
         }
-        let incomplete = ["lost_stretches", "cut_messages", "given_up"].iter().any(has)
+        let incomplete = ["lost_stretches", "cut_messages", "given_up", "dropped_messages"].iter().any(has)
             || ["wire_ring_full", "wire_unseen", "tls_unread"]
                 .iter()
                 .any(|cause| recording.losses.contains_key(*cause));

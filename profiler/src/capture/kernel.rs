@@ -12,7 +12,7 @@ use super::clients::Clients;
 use super::code::Code;
 use super::cpu::Sampling;
 use super::python::Pythons;
-use super::tls::Tls;
+use super::tls::Starter;
 use super::v8::V8Frames;
 use super::wire::Wire;
 use super::{Error, offsets};
@@ -157,21 +157,18 @@ impl Kernel {
         }
     }
 
-    /// What attaches to TLS libraries; nothing where this kernel, or what we may do, does not allow it.
-    pub(super) fn take_tls(&mut self, is_reading_calls: bool) -> Tls {
-        let mut start = || -> Result<Tls, Error> {
-            for name in TLS {
-                program::<UProbe>(&mut self.ebpf, name)?.load()?;
-            }
-            let [enter, leave, free] = TLS.map(|name| {
-                self.ebpf
-                    .program(name)
-                    .and_then(|program| program.try_into().ok())
-                    .ok_or(Error::MissingInObject(name))
-            });
-            Ok(Tls::start([enter?, leave?, free?])?)
+    /// Loads what attaches to TLS libraries, and starts who does it. Where this kernel, or what we may do, does not allow it,
+    /// encrypted streams are counted.
+    pub(super) fn start_tls(&mut self, starter: Starter) -> Result<(), Error> {
+        for name in TLS {
+            program::<UProbe>(&mut self.ebpf, name)?.load()?;
+        }
+        let loaded = |name: &'static str| {
+            let program = self.ebpf.program(name).and_then(|program| program.try_into().ok());
+            program.ok_or(Error::MissingInObject(name))
         };
-        if is_reading_calls { start().unwrap_or_default() } else { Tls::default() }
+        let [enter, leave, free] = TLS;
+        Ok(starter.start([loaded(enter)?, loaded(leave)?, loaded(free)?])?)
     }
 
     /// Ends sampling; the ring can be drained to its end afterwards.

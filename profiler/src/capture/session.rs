@@ -153,13 +153,14 @@ impl Session {
         let (sender, receiver) = sync_channel(WAITING_BATCHES);
         let (ready_sender, ready) = sync_channel(1);
         let message_bytes = Arc::new(AtomicU64::new(0));
+        let (tls, tls_starter) = Tls::new();
         let recorder = Recorder {
             message_bytes: Arc::clone(&message_bytes),
             writer,
             code: kernel.take_code()?,
             pythons: kernel.take_pythons()?,
             wire: kernel.take_wire()?,
-            tls: kernel.take_tls(options.is_reading_calls),
+            tls,
             pids,
             is_asking: options.is_asking,
             is_launched: options.is_launched,
@@ -188,6 +189,10 @@ impl Session {
         };
         // While the recorder loads the unwind tables of what is mapped by now, for the first sample to find.
         session.kernel.load_probes(options.is_reading_calls)?;
+        if options.is_reading_calls {
+            // What is encrypted stays so, and is counted.
+            let _ = session.kernel.start_tls(tls_starter);
+        }
         if ready.recv().is_err() {
             return Err(session.recorder_error());
         }

@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::num::NonZeroU32;
 use std::os::fd::AsRawFd as _;
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeScope};
@@ -30,17 +30,19 @@ enum Change {
 }
 
 /// The way to the thread.
-#[derive(Default)]
 pub(super) struct Tls {
-    changes: Option<Sender<Change>>,
+    changes: Sender<Change>,
     attached: HashMap<u32, HashSet<ModuleId>>,
     waiting: Vec<(Instant, u32, ModuleId)>,
 }
 
-impl Tls {
+/// What the thread is started with, once its programs are loaded. Without it, nothing is attached to.
+pub(super) struct Starter(Receiver<Change>);
+
+impl Starter {
     /// Starts the thread, with handles of its own to these loaded programs: what is attached to a function's entry, to
     /// its return, and to the end of a connection.
-    pub(super) fn start(programs: [&UProbe; 3]) -> Result<Self, ProgramError> {
+    pub(super) fn start(self, programs: [&UProbe; 3]) -> Result<(), ProgramError> {
         let [enter, leave, free] = programs;
         let mut probes = Probes {
             enter: handle(enter, ProbeKind::Entry)?,
@@ -48,9 +50,8 @@ impl Tls {
             free: handle(free, ProbeKind::Entry)?,
             links: HashMap::new(),
         };
-        let (changes, receiver) = channel();
         let run = move || {
-            for change in receiver {
+            for change in self.0 {
                 match change {
                     Change::Attach { pid, file, functions } => probes.attach(pid, &file, &functions),
                     Change::Detach { pid } => drop(probes.links.remove(&pid)),
@@ -58,7 +59,15 @@ impl Tls {
             }
         };
         std::thread::Builder::new().name("tls".to_owned()).spawn(run).map_err(ProgramError::IOError)?;
-        Ok(Self { changes: Some(changes), ..Self::default() })
+        Ok(())
+    }
+}
+
+impl Tls {
+    /// The way to a thread that is still to be started.
+    pub(super) fn new() -> (Self, Starter) {
+        let (changes, receiver) = channel();
+        (Self { changes, attached: HashMap::new(), waiting: Vec::new() }, Starter(receiver))
     }
 
     /// A process has mapped a module. `is_child`: it got it from its parent, and may run another program at once.
@@ -71,12 +80,11 @@ impl Tls {
             return;
         }
         let all: usize = self.attached.values().map(HashSet::len).sum();
-        let Some(changes) = self.changes.as_ref().filter(|_| all < MAX_ATTACHED) else { return };
-        if !self.attached.entry(pid).or_default().insert(id) {
+        if all >= MAX_ATTACHED || !self.attached.entry(pid).or_default().insert(id) {
             return;
         }
         if let Ok(file) = file.try_clone() {
-            let _ = changes.send(Change::Attach { pid, file, functions: functions.to_vec() });
+            let _ = self.changes.send(Change::Attach { pid, file, functions: functions.to_vec() });
         }
     }
 
@@ -91,10 +99,8 @@ impl Tls {
     /// A process has ended, or runs another program.
     pub(super) fn forget(&mut self, pid: u32) {
         self.waiting.retain(|(_, waiting, _)| *waiting != pid);
-        if self.attached.remove(&pid).is_some()
-            && let Some(changes) = &self.changes
-        {
-            let _ = changes.send(Change::Detach { pid });
+        if self.attached.remove(&pid).is_some() {
+            let _ = self.changes.send(Change::Detach { pid });
         }
     }
 }

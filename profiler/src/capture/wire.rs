@@ -11,11 +11,19 @@ use crate::wire::calls::Call;
 use crate::wire::queue::ClientWrite;
 use crate::wire::streams::{Counts, Interest, Moved, Streams};
 
+/// What messages may take that are half read, and calls that have not ended, of all processes together, in bytes.
+const MAX_HELD_BYTES: usize = 32 << 20;
+/// Calls of a process that may have ended before they are written.
+const MAX_ENDED: usize = 4096;
+
 /// The streams of all watched processes.
 pub(super) struct Wire {
     rules: BpfHashMap<MapData, u64, StreamRule>,
     processes: HashMap<u32, Streams>,
     clients: Clients,
+    /// Processes that said something since they were last asked what they hold, and what each held then.
+    active: HashSet<u32>,
+    held: HashMap<u32, usize>,
     /// Which process reads the streams whose clients are known.
     readers: HashMap<u64, u32>,
     /// Processes that have an `io_uring`.
@@ -40,6 +48,8 @@ impl Wire {
             rules: BpfHashMap::try_from(rules)?,
             processes: HashMap::new(),
             clients,
+            active: HashSet::new(),
+            held: HashMap::new(),
             readers: HashMap::new(),
             io_urings: HashSet::new(),
             ended: Counts::default(),
@@ -53,6 +63,7 @@ impl Wire {
             self.io_urings.insert(event.header.pid);
             return;
         }
+        self.active.insert(event.header.pid);
         let streams = self.processes.entry(event.header.pid).or_default();
         let moved = Moved {
             stream: event.stream,
@@ -115,8 +126,9 @@ impl Wire {
         }
     }
 
-    /// All events until this moment have been taken. Looks after clients.
+    /// All events until this moment have been taken. Looks after clients, and that not too much memory is held.
     pub(super) fn settle(&mut self, settled_ns: u64) {
+        self.give_up(settled_ns);
         let processes = &self.processes;
         let turn = self.clients.turn(|read| {
             processes.get(&read.pid).is_some_and(|streams| streams.is_client_certain(read.stream))
@@ -135,9 +147,39 @@ impl Wire {
         }
     }
 
+    /// Has whoever holds most give up what it holds, until it is little enough.
+    fn give_up(&mut self, now_ns: u64) {
+        for pid in self.active.drain() {
+            let held_bytes = self.processes.get(&pid).map_or(0, Streams::held_bytes);
+            self.held.insert(pid, held_bytes);
+        }
+        while self.held.values().sum::<usize>() > MAX_HELD_BYTES {
+            let Some((pid, held_bytes)) = self.held.iter_mut().max_by_key(|(_, held_bytes)| **held_bytes)
+            else {
+                return;
+            };
+            let Some(streams) = self.processes.get_mut(pid) else { return };
+            streams.give_up(now_ns);
+            let left = streams.held_bytes();
+            // What can't be given up is little; but nothing here may go on for ever.
+            if left >= *held_bytes {
+                return;
+            }
+            *held_bytes = left;
+        }
+    }
+
     /// The process was found to have an `io_uring`.
     pub(super) fn has_io_uring(&mut self, pid: u32) {
         self.io_urings.insert(pid);
+    }
+
+    /// The calls of a process that ended, if they are many.
+    pub(super) fn take_many_calls(&mut self, pid: u32) -> Vec<Call> {
+        match self.processes.get_mut(&pid) {
+            Some(streams) if streams.calls.ended_count() >= MAX_ENDED => streams.calls.take_ended(),
+            _ => Vec::new(),
+        }
     }
 
     /// The calls that ended since the last time, by process.
@@ -157,6 +199,8 @@ impl Wire {
             }
             *reader != pid
         });
+        self.held.remove(&pid);
+        self.active.remove(&pid);
         let Some(mut streams) = self.processes.remove(&pid) else { return Vec::new() };
         streams.calls.finish(now_ns);
         self.ended.add(streams.counts());

@@ -99,7 +99,7 @@ fn write_notes(mut out: impl Write, calls: &Calls, style: Style) -> io::Result<(
 
 /// What else was seen on the streams, and should not be there.
 fn notes(messages: &BTreeMap<String, u64>) -> Vec<String> {
-    const NOTES: [(&str, &str, &str, &str); 9] = [
+    const NOTES: [(&str, &str, &str, &str); 10] = [
         (
             "lost_stretches",
             "stretch",
@@ -108,6 +108,12 @@ fn notes(messages: &BTreeMap<String, u64>) -> Vec<String> {
         ),
         ("cut_messages", "message", "messages", "too long to be taken whole, and not told by the rest."),
         ("given_up", "request", "requests", "given up: too many waited for an answer."),
+        (
+            "dropped_messages",
+            "half-read message",
+            "half-read messages",
+            "dropped: together they took too much memory.",
+        ),
         (
             "unmatched_responses",
             "response",

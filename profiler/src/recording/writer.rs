@@ -27,11 +27,15 @@ pub type StackId = RowId;
 /// may be written twice: readers merge them.
 const MAX_REMEMBERED: usize = 1 << 20;
 
+/// What remembered strings may take, in bytes: names that come over the wire may be anything.
+const MAX_STRING_BYTES: usize = 16 << 20;
+
 /// A recording that is being written.
 pub struct Writer {
     path: PathBuf,
     connection: Connection,
     strings: HashMap<Box<str>, RowId>,
+    string_bytes: usize,
     frames: HashMap<(RowId, u64), FrameId>,
     stacks: HashMap<(Option<StackId>, FrameId), StackId>,
     losses: HashMap<String, u64>,
@@ -73,6 +77,7 @@ impl Writer {
             path: path.to_owned(),
             connection,
             strings: HashMap::new(),
+            string_bytes: 0,
             frames: HashMap::new(),
             stacks: HashMap::new(),
             losses: HashMap::new(),
@@ -231,9 +236,11 @@ impl Writer {
         if let Some(id) = self.strings.get(text) {
             return Ok(*id);
         }
-        if self.strings.len() >= MAX_REMEMBERED {
+        if self.strings.len() >= MAX_REMEMBERED || self.string_bytes >= MAX_STRING_BYTES {
             self.strings.clear();
+            self.string_bytes = 0;
         }
+        self.string_bytes += text.len();
         let id = take_id(&mut self.next.string);
         self.insert("INSERT INTO strings VALUES (?, ?)", params![id, text])?;
         self.strings.insert(text.into(), id);

@@ -161,6 +161,11 @@ pub struct Call {
     pub ended: Ended,
 }
 
+fn held_bytes(call: &Call) -> usize {
+    let texts = [Some(&call.method), call.name.as_ref(), call.trace_parent.as_ref()];
+    size_of::<Open>() + texts.into_iter().flatten().map(|text| text.len()).sum::<usize>()
+}
+
 /// A call that has not ended.
 #[derive(Clone, Debug)]
 struct Open {
@@ -260,11 +265,7 @@ impl Calls {
         }
         if self.detached.len() >= 2 * MAX_PENDING {
             // Most of them were given up.
-            let open = &self.open;
-            self.detached.retain(|(caller, id), sessions| {
-                sessions.retain(|session| open.contains_key(&(*session, *caller, id.clone())));
-                !sessions.is_empty()
-            });
+            self.forget_detached();
         }
         let sessions = self.detached.entry((caller, id)).or_default();
         if sessions.len() >= MAX_DETACHED_ALIKE {
@@ -313,6 +314,11 @@ impl Calls {
         self.ended.extend(calls.map(|call| Call { end_ns: now_ns, ended: Ended::Unanswered, ..call }));
     }
 
+    /// How many calls have ended since they were last taken.
+    pub fn ended_count(&self) -> usize {
+        self.ended.len()
+    }
+
     /// The calls that have ended since the last time, in that order.
     pub fn take_ended(&mut self) -> Vec<Call> {
         std::mem::take(&mut self.ended)
@@ -321,6 +327,42 @@ impl Calls {
     /// How many requests wait for their responses.
     pub fn in_flight(&self) -> usize {
         self.open.len()
+    }
+
+    /// The memory that calls take which have not ended, in bytes.
+    pub fn held_bytes(&self) -> usize {
+        let open = self.open.iter().map(|((_, _, id), open)| id.held_bytes() + held_bytes(&open.call));
+        let detached = self.detached.iter().map(|((_, id), sessions)| {
+            id.held_bytes()
+                + size_of::<(Side, Id, VecDeque<Session>)>()
+                + sessions.len() * size_of::<Session>()
+        });
+        let waiting = self.for_input.iter().map(|waiting| held_bytes(&waiting.call));
+        let tasks = self.tasks.iter().map(|((_, task), call)| task.len() + held_bytes(call));
+        open.chain(detached).chain(waiting).chain(tasks).sum()
+    }
+
+    /// Gives up the older half of the calls that have not ended: they take too much memory.
+    pub fn give_up_half(&mut self, now_ns: u64) {
+        self.give_up_oldest(self.open.len().div_ceil(2), now_ns);
+        let tasks: Vec<_> = self.tasks.drain().map(|(_, call)| call).collect();
+        let waiting: Vec<_> = self.for_input.drain(..).map(|waiting| waiting.call).chain(tasks).collect();
+        self.given_up += waiting.len() as u64;
+        self.ended.extend(waiting.into_iter().map(|call| Call {
+            end_ns: now_ns,
+            ended: Ended::Unanswered,
+            ..call
+        }));
+        self.forget_detached();
+    }
+
+    /// Forgets where the answers of requests may come that were given up.
+    fn forget_detached(&mut self) {
+        let open = &self.open;
+        self.detached.retain(|(caller, id), sessions| {
+            sessions.retain(|session| open.contains_key(&(*session, *caller, id.clone())));
+            !sessions.is_empty()
+        });
     }
 
     fn request(&mut self, session: Session, caller: Side, received: Received) {
@@ -425,10 +467,16 @@ impl Calls {
             return;
         }
         // An eighth at once: looking for the oldest each time would be slow for whoever never answers.
+        self.give_up_oldest(MAX_PENDING / 8, now_ns);
+    }
+
+    fn give_up_oldest(&mut self, count: usize, now_ns: u64) {
         let mut numbers: Vec<u64> = self.open.values().map(|open| open.number).collect();
-        let (_, last, _) = numbers.select_nth_unstable(MAX_PENDING / 8);
+        let Some(last) = count.checked_sub(1).filter(|last| *last < numbers.len()) else { return };
+        let (_, last, _) = numbers.select_nth_unstable(last);
         let last = *last;
-        let gone: Vec<_> = self.open.extract_if(|_, open| open.number < last).map(|(_, open)| open).collect();
+        let gone: Vec<_> =
+            self.open.extract_if(|_, open| open.number <= last).map(|(_, open)| open).collect();
         self.given_up += gone.len() as u64;
         for open in gone {
             self.give_up(open, now_ns, Ended::Unanswered);

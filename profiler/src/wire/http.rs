@@ -170,6 +170,16 @@ impl Half {
         self.state = state;
     }
 
+    /// The memory that a head or a body takes while it is read, in bytes.
+    pub(crate) fn held_bytes(&self) -> usize {
+        let body = match &self.body {
+            Body::Json { scanner, .. } => scanner.held_bytes(),
+            Body::Events(events) => events.held_bytes(),
+            Body::Other => 0,
+        };
+        self.head.capacity() + body
+    }
+
     /// The connection is closed.
     pub fn close(&mut self, timestamp_ns: u64) -> Vec<Event> {
         let mut out = Vec::new();

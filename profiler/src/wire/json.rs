@@ -295,6 +295,14 @@ impl Scanner {
         self.depth > 0 || self.state != State::Between || self.tail.is_some()
     }
 
+    /// The memory that a text takes while it is read, in bytes. Of the message that is open now it is a guess.
+    pub fn held_bytes(&self) -> usize {
+        let open = if self.is_open() { size_of::<Self>() } else { 0 };
+        let tail = self.tail.as_ref().map_or(0, Vec::capacity);
+        let messages = self.messages.iter().map(Message::held_bytes).sum::<usize>();
+        open + self.token.bytes.capacity() + tail + messages
+    }
+
     /// Whether some of the text was missing.
     pub fn has_gap(&self) -> bool {
         self.tail.is_some()

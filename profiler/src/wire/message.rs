@@ -51,6 +51,35 @@ pub struct Message {
     pub trace_parent: Option<Box<str>>,
 }
 
+impl Id {
+    /// The memory that it takes besides its own value, in bytes.
+    pub fn held_bytes(&self) -> usize {
+        let (Self::Number(text) | Self::Text(text)) = self;
+        text.len()
+    }
+}
+
+impl Message {
+    /// The memory that it takes, in bytes.
+    pub fn held_bytes(&self) -> usize {
+        let Self {
+            id,
+            method,
+            name,
+            cancelled,
+            error_message,
+            result_type,
+            request_state,
+            task,
+            trace_parent,
+            ..
+        } = self;
+        let texts = [method, name, error_message, result_type, request_state, task, trace_parent];
+        let ids = [id, cancelled].into_iter().flatten().map(Id::held_bytes);
+        size_of::<Self>() + texts.into_iter().flatten().map(|text| text.len()).chain(ids).sum::<usize>()
+    }
+}
+
 /// A message on a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Received {

@@ -69,6 +69,11 @@ impl Events {
         self.part(&bytes[from..], now_ns);
     }
 
+    /// The memory that an event takes while it is read, in bytes.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.scanner.held_bytes()
+    }
+
     fn count(&mut self, length: u64, now_ns: u64) {
         let (_, all) = self.data.get_or_insert((now_ns, 0));
         *all = all.saturating_add(length);

@@ -53,6 +53,11 @@ impl Lines {
         self.bytes > MAX_FOREIGN_BYTES && self.scanner.is_broken()
     }
 
+    /// The memory that a line takes while it is read, in bytes.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.scanner.held_bytes()
+    }
+
     fn bytes(&mut self, mut bytes: &[u8], timestamp_ns: u64, received: &mut Vec<Received>) {
         while let Some(end) = memchr::memchr(b'\n', bytes) {
             self.part(&bytes[..end], timestamp_ns);

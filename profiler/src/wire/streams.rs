@@ -14,6 +14,8 @@ const MAX_STREAMS: usize = 4096;
 const MAX_SILENT: u64 = 256;
 /// HTTP requests on a connection that wait for their responses; the oldest is forgotten.
 const MAX_EXCHANGES: usize = 256;
+/// What a stream may hold when those of its process are told to give up what they hold, in bytes.
+const FEW_BYTES: usize = 2048;
 /// Streams of one process whose clients' writes are followed.
 const MAX_QUEUES: usize = 128;
 /// All stdio streams of a process are one session: requests come by one pipe and responses go by another.
@@ -56,6 +58,8 @@ pub struct Counts {
     pub repeated_ids: u64,
     /// Requests that were not waited for any longer, as too many did.
     pub given_up: u64,
+    /// Half-read messages that were dropped: all of them together took too much memory.
+    pub dropped_messages: u64,
     /// Encrypted streams, of processes in which nothing of that is seen in plain.
     pub encrypted_streams: u64,
     /// Processes that have an `io_uring`, and of which no message is seen: what they move by it is not.
@@ -74,6 +78,7 @@ struct Stream {
     /// What the process is there, as far as its messages tell.
     role: Option<Side>,
     lost_stretches: u64,
+    dropped_messages: u64,
     /// HTTP requests whose responses have not ended, the oldest first: the IDs of what each asks.
     exchanges: VecDeque<Vec<Id>>,
     /// Of the HTTP response that is being written: its head, and an error in it that names no request.
@@ -160,6 +165,35 @@ impl Streams {
     pub fn encrypted(&mut self, moved: Moved) {
         // A process that speaks first is a client, of something else than MCP most likely.
         self.encrypted += u64::from(!moved.is_written);
+    }
+
+    /// The memory that messages take which are half read, and calls that have not ended, in bytes.
+    pub fn held_bytes(&self) -> usize {
+        self.streams.values().map(Stream::held_bytes).sum::<usize>() + self.calls.held_bytes()
+    }
+
+    /// Gives up most of that: it is too much.
+    pub fn give_up(&mut self, now_ns: u64) {
+        for (stream, state) in self.streams.iter_mut().filter(|(_, state)| state.held_bytes() > FEW_BYTES) {
+            state.dropped_messages += 1;
+            let session = match &mut state.protocol {
+                Protocol::Stdio { read, written } => {
+                    read.lost(false);
+                    written.lost(false);
+                    STDIO
+                }
+                Protocol::Http { requests, responses } => {
+                    requests.lost();
+                    responses.lost();
+                    state.exchanges = VecDeque::new();
+                    *stream
+                }
+            };
+            for sender in [Side::Client, Side::Server] {
+                self.calls.lost(Some(session), sender, now_ns);
+            }
+        }
+        self.calls.give_up_half(now_ns);
     }
 
     /// Whether a stream is followed.
@@ -351,6 +385,7 @@ impl Stream {
             position: 0,
             role: None,
             lost_stretches: 0,
+            dropped_messages: 0,
             exchanges: VecDeque::new(),
             response: None,
             error: None,
@@ -426,6 +461,15 @@ impl Stream {
         }
     }
 
+    fn held_bytes(&self) -> usize {
+        let (one, other) = match &self.protocol {
+            Protocol::Stdio { read, written } => (read.held_bytes(), written.held_bytes()),
+            Protocol::Http { requests, responses } => (requests.held_bytes(), responses.held_bytes()),
+        };
+        let ids = self.exchanges.iter().flatten();
+        one + other + ids.map(|id| size_of::<Id>() + id.held_bytes()).sum::<usize>()
+    }
+
     fn silent(&self) -> u64 {
         let foreign = match &self.protocol {
             Protocol::Stdio { read, written } if read.is_foreign() || written.is_foreign() => MAX_SILENT + 1,
@@ -435,8 +479,12 @@ impl Stream {
     }
 
     fn counts(&self) -> Counts {
-        let mut counts =
-            Counts { messages: self.messages, lost_stretches: self.lost_stretches, ..Counts::default() };
+        let mut counts = Counts {
+            messages: self.messages,
+            lost_stretches: self.lost_stretches,
+            dropped_messages: self.dropped_messages,
+            ..Counts::default()
+        };
         // Streams of something else have lines too.
         if self.messages == 0 {
             return counts;
@@ -473,6 +521,7 @@ impl Counts {
             unmatched_responses,
             repeated_ids,
             given_up,
+            dropped_messages,
             encrypted_streams,
             io_uring_processes,
         } = self;
@@ -485,12 +534,13 @@ impl Counts {
         *unmatched_responses += other.unmatched_responses;
         *repeated_ids += other.repeated_ids;
         *given_up += other.given_up;
+        *dropped_messages += other.dropped_messages;
         *encrypted_streams += other.encrypted_streams;
         *io_uring_processes += other.io_uring_processes;
     }
 
     /// Each count with the name that recordings and reports use.
-    pub fn named(self) -> [(&'static str, u64); 11] {
+    pub fn named(self) -> [(&'static str, u64); 12] {
         [
             ("messages", self.messages),
             ("notifications", self.notifications),
@@ -501,6 +551,7 @@ impl Counts {
             ("unmatched_responses", self.unmatched_responses),
             ("repeated_ids", self.repeated_ids),
             ("given_up", self.given_up),
+            ("dropped_messages", self.dropped_messages),
             ("encrypted_streams", self.encrypted_streams),
             ("io_uring_processes", self.io_uring_processes),
         ]

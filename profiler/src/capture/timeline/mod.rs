@@ -396,6 +396,11 @@ impl Timeline {
             self.read_mappings(pid);
         }
         self.wire.take(wire, bytes);
+        for call in self.wire.take_many_calls(pid) {
+            if let Some(process) = self.processes.get(&pid) {
+                self.writer.call(process.id, &call)?;
+            }
+        }
         Ok(())
     }
 
