@@ -383,6 +383,7 @@ mod tests {
         let segments = vec![segment(0xca00, 0x1_5000, 0xda00)];
         let file = File::open("/proc/self/exe").unwrap();
         let image = ElfImage {
+            tls: Vec::new(),
             interpreters: Vec::new(),
             python: None,
             v8: None,
