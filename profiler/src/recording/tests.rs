@@ -106,6 +106,16 @@ fn reads_the_first_version() {
     assert_eq!(recording.samples.len(), 1);
 }
 
+/// Calls of the version before queue times are read without them.
+#[test]
+fn reads_the_third_version() {
+    let (_folder, path) = scratch();
+    write(&path).finish(9, "").unwrap();
+    let older = "ALTER TABLE calls DROP COLUMN queue_ns; PRAGMA user_version = 3";
+    Connection::open(&path).unwrap().execute_batch(older).unwrap();
+    assert!(read(&path).unwrap().calls.iter().all(|recorded| recorded.call.queue_ns.is_none()));
+}
+
 /// Another program's file is neither read nor overwritten; an older recording is replaced.
 #[test]
 fn leaves_other_files_alone() {
@@ -152,7 +162,7 @@ fn refuses_what_it_cannot_trust() {
         write(&path).finish(9, "").unwrap();
         Connection::open(&path).unwrap().execute_batch(&format!("PRAGMA foreign_keys = off; {sql}")).unwrap();
         match read(&path) {
-            Err(Error::Newer { found: 4, .. } | Error::Damaged { .. }) => {}
+            Err(Error::Newer { found: 5, .. } | Error::Damaged { .. }) => {}
             other => panic!("{sql}: {other:?}"),
         }
         // A newer recording is still one of ours: it can be replaced.
