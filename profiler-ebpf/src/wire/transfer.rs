@@ -90,21 +90,26 @@ pub(super) fn send(scratch: &mut Scratch, rule: *mut StreamRule, total: u64) {
     scratch.event.total = total as u32;
     if scratch.transfer.vectors == 0 && total <= MAX_WIRE_BYTES as u64 {
         // The usual case, without a loop.
-        let mut length = total;
+        scratch.transfer.total = total;
+        scratch.event.length = total as u32;
         if total > 0 {
+            // SAFETY: it was written just now. Older verifiers forget the bounds of what was put aside meanwhile.
+            let length = unsafe { core::ptr::addr_of!(scratch.transfer.total).read_volatile() };
+            if length > MAX_WIRE_BYTES as u64 {
+                return;
+            }
             // SAFETY: so many bytes are in the slot; the helper checks the source.
             let outcome = unsafe {
                 let source = scratch.transfer.buffer as *const c_void;
-                bpf_probe_read_user(scratch.bytes.as_mut_ptr().cast(), total as u32, source)
+                bpf_probe_read_user(scratch.bytes.as_mut_ptr().cast(), length as u32, source)
             };
             if outcome != 0 {
-                length = 0;
+                scratch.event.length = 0;
                 scratch.event.flags |= WireFlag::Unreadable as u32;
             }
         }
         scratch.event.flags |= WireFlag::Last as u32;
-        scratch.event.length = length as u32;
-        put(scratch, length, Some(rule));
+        put(scratch, Some(rule));
         return;
     }
     scratch.transfer.total = total;
@@ -158,17 +163,14 @@ unsafe extern "C" fn part(_index: u64, context: *mut *mut Scratch) -> i64 {
     scratch.event.flags |= is_last as u32 * WireFlag::Last as u32
         | (transfer.is_unreadable != 0) as u32 * WireFlag::Unreadable as u32;
     transfer.from = transfer.to;
-    if length > MAX_WIRE_BYTES as u64 {
-        return 1; // tells the verifier
-    }
     let rule = streams::rule(scratch.event.stream);
-    put(scratch, length, rule);
+    put(scratch, rule);
     i64::from(is_last)
 }
 
-/// Puts out the event and so many of the bytes.
+/// Puts out the event and its bytes.
 #[inline(always)]
-fn put(scratch: &mut Scratch, length: u64, rule: Option<*mut StreamRule>) {
+fn put(scratch: &mut Scratch, rule: Option<*mut StreamRule>) {
     let is_written = scratch.event.flags & WireFlag::Written as u32 != 0;
     // Whether something is missing before this event, in its direction of the stream.
     let lost = rule.map(|rule| {
@@ -178,6 +180,11 @@ fn put(scratch: &mut Scratch, length: u64, rule: Option<*mut StreamRule>) {
     // SAFETY: as above.
     if lost.is_some_and(|lost| unsafe { *lost } != 0) {
         scratch.event.flags |= WireFlag::Lost as u32;
+    }
+    // SAFETY: the field was written before.
+    let length = u64::from(unsafe { core::ptr::addr_of!(scratch.event.length).read_volatile() });
+    if length > MAX_WIRE_BYTES as u64 {
+        return; // tells the verifier
     }
     // SAFETY: the event and that many bytes behind it lie within the slot.
     let outcome = unsafe {
