@@ -4,20 +4,27 @@
 mod program {
     mod calls;
     mod commands;
+    mod diagnose;
     mod dotnet;
     mod failures;
     mod formats;
     mod interruptions;
     mod java;
     mod known_answers;
+    mod known_calls;
+    mod mcp_servers;
+    mod memory;
     mod namespaces;
     mod native;
     mod node;
+    mod other_runtimes;
     mod packages;
     mod peers;
     mod python;
     mod servers;
     mod soak;
     mod stacks;
+    mod startup;
+    mod top;
     mod wire;
 }

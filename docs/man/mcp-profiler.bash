@@ -31,6 +31,9 @@ _mcp__profiler() {
             mcp__profiler,demo-server)
                 cmd="mcp__profiler__subcmd__demo__subcmd__server"
                 ;;
+            mcp__profiler,diagnose)
+                cmd="mcp__profiler__subcmd__diagnose"
+                ;;
             mcp__profiler,doctor)
                 cmd="mcp__profiler__subcmd__doctor"
                 ;;
@@ -58,14 +61,38 @@ _mcp__profiler() {
             mcp__profiler,start)
                 cmd="mcp__profiler__subcmd__start"
                 ;;
+            mcp__profiler,startup)
+                cmd="mcp__profiler__subcmd__startup"
+                ;;
             mcp__profiler,status)
                 cmd="mcp__profiler__subcmd__status"
                 ;;
             mcp__profiler,stop)
                 cmd="mcp__profiler__subcmd__stop"
                 ;;
+            mcp__profiler,top)
+                cmd="mcp__profiler__subcmd__top"
+                ;;
             mcp__profiler,trace)
                 cmd="mcp__profiler__subcmd__trace"
+                ;;
+            mcp__profiler__subcmd__diagnose,errors)
+                cmd="mcp__profiler__subcmd__diagnose__subcmd__errors"
+                ;;
+            mcp__profiler__subcmd__diagnose,help)
+                cmd="mcp__profiler__subcmd__diagnose__subcmd__help"
+                ;;
+            mcp__profiler__subcmd__diagnose,slow-response)
+                cmd="mcp__profiler__subcmd__diagnose__subcmd__slow__subcmd__response"
+                ;;
+            mcp__profiler__subcmd__diagnose__subcmd__help,errors)
+                cmd="mcp__profiler__subcmd__diagnose__subcmd__help__subcmd__errors"
+                ;;
+            mcp__profiler__subcmd__diagnose__subcmd__help,help)
+                cmd="mcp__profiler__subcmd__diagnose__subcmd__help__subcmd__help"
+                ;;
+            mcp__profiler__subcmd__diagnose__subcmd__help,slow-response)
+                cmd="mcp__profiler__subcmd__diagnose__subcmd__help__subcmd__slow__subcmd__response"
                 ;;
             mcp__profiler__subcmd__help,call-tree)
                 cmd="mcp__profiler__subcmd__help__subcmd__call__subcmd__tree"
@@ -81,6 +108,9 @@ _mcp__profiler() {
                 ;;
             mcp__profiler__subcmd__help,demo-server)
                 cmd="mcp__profiler__subcmd__help__subcmd__demo__subcmd__server"
+                ;;
+            mcp__profiler__subcmd__help,diagnose)
+                cmd="mcp__profiler__subcmd__help__subcmd__diagnose"
                 ;;
             mcp__profiler__subcmd__help,doctor)
                 cmd="mcp__profiler__subcmd__help__subcmd__doctor"
@@ -109,14 +139,26 @@ _mcp__profiler() {
             mcp__profiler__subcmd__help,start)
                 cmd="mcp__profiler__subcmd__help__subcmd__start"
                 ;;
+            mcp__profiler__subcmd__help,startup)
+                cmd="mcp__profiler__subcmd__help__subcmd__startup"
+                ;;
             mcp__profiler__subcmd__help,status)
                 cmd="mcp__profiler__subcmd__help__subcmd__status"
                 ;;
             mcp__profiler__subcmd__help,stop)
                 cmd="mcp__profiler__subcmd__help__subcmd__stop"
                 ;;
+            mcp__profiler__subcmd__help,top)
+                cmd="mcp__profiler__subcmd__help__subcmd__top"
+                ;;
             mcp__profiler__subcmd__help,trace)
                 cmd="mcp__profiler__subcmd__help__subcmd__trace"
+                ;;
+            mcp__profiler__subcmd__help__subcmd__diagnose,errors)
+                cmd="mcp__profiler__subcmd__help__subcmd__diagnose__subcmd__errors"
+                ;;
+            mcp__profiler__subcmd__help__subcmd__diagnose,slow-response)
+                cmd="mcp__profiler__subcmd__help__subcmd__diagnose__subcmd__slow__subcmd__response"
                 ;;
             *)
                 ;;
@@ -125,7 +167,7 @@ _mcp__profiler() {
 
     case "${cmd}" in
         mcp__profiler)
-            opts="-h -V --help --version record profile start status stop cpu report calls trace call-tree flame-graph export list doctor demo demo-server help"
+            opts="-h -V --help --version record profile start status stop top cpu report calls trace diagnose call-tree startup flame-graph export list doctor demo demo-server help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -139,7 +181,7 @@ _mcp__profiler() {
             return 0
             ;;
         mcp__subcmd__profiler__subcmd__call__subcmd__tree)
-            opts="-h --mcp --pid --config --launch --duration --frequency --passive --no-calls --tool --recording --min-share --max-depth --fold-by --async-stacks --help"
+            opts="-h --mcp --pid --config --launch --duration --frequency --passive --no-calls --capture-arguments --tool --recording --min-share --max-depth --fold-by --async-stacks --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -162,6 +204,10 @@ _mcp__profiler() {
                     return 0
                     ;;
                 --frequency)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --capture-arguments)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -193,7 +239,7 @@ _mcp__profiler() {
             return 0
             ;;
         mcp__subcmd__profiler__subcmd__calls)
-            opts="-h --mcp --pid --config --launch --duration --frequency --passive --no-calls --tool --recording --outcome --min-time --from --to --in-order --limit --format --help"
+            opts="-h --mcp --pid --config --launch --duration --frequency --passive --no-calls --capture-arguments --tool --recording --outcome --min-time --from --to --in-order --limit --format --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -219,6 +265,10 @@ _mcp__profiler() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                --capture-arguments)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --tool)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
@@ -228,7 +278,7 @@ _mcp__profiler() {
                     return 0
                     ;;
                 --outcome)
-                    COMPREPLY=($(compgen -W "ok error unfinished" -- "${cur}"))
+                    COMPREPLY=($(compgen -W "ok error tool_error unfinished cancelled unanswered cut_off lost" -- "${cur}"))
                     return 0
                     ;;
                 --min-time)
@@ -259,7 +309,7 @@ _mcp__profiler() {
             return 0
             ;;
         mcp__subcmd__profiler__subcmd__cpu)
-            opts="-h --mcp --pid --config --launch --duration --frequency --passive --no-calls --tool --recording --top-functions --call-tree --flame-graph --hot-path-threshold --format --help"
+            opts="-h --mcp --pid --config --launch --duration --frequency --passive --no-calls --capture-arguments --tool --recording --top-functions --call-tree --flame-graph --hot-path-threshold --format --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -282,6 +332,10 @@ _mcp__profiler() {
                     return 0
                     ;;
                 --frequency)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --capture-arguments)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -364,6 +418,180 @@ _mcp__profiler() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        mcp__subcmd__profiler__subcmd__diagnose)
+            opts="-h --help slow-response errors help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        mcp__subcmd__profiler__subcmd__diagnose__subcmd__errors)
+            opts="-h --mcp --pid --config --launch --duration --frequency --passive --no-calls --capture-arguments --tool --recording --error-analysis --format --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --mcp)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --pid)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --duration)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --frequency)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --capture-arguments)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --tool)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --recording)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --format)
+                    COMPREPLY=($(compgen -W "text json" -- "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        mcp__subcmd__profiler__subcmd__diagnose__subcmd__help)
+            opts="slow-response errors help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        mcp__subcmd__profiler__subcmd__diagnose__subcmd__help__subcmd__errors)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        mcp__subcmd__profiler__subcmd__diagnose__subcmd__help__subcmd__help)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        mcp__subcmd__profiler__subcmd__diagnose__subcmd__help__subcmd__slow__subcmd__response)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        mcp__subcmd__profiler__subcmd__diagnose__subcmd__slow__subcmd__response)
+            opts="-h --mcp --pid --config --launch --duration --frequency --passive --no-calls --capture-arguments --tool --recording --percentile --trace-requests --format --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --mcp)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --pid)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --duration)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --frequency)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --capture-arguments)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --tool)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --recording)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --percentile)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --format)
+                    COMPREPLY=($(compgen -W "text json" -- "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         mcp__subcmd__profiler__subcmd__doctor)
             opts="-h --pid --mcp --config --format --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
@@ -395,7 +623,7 @@ _mcp__profiler() {
             return 0
             ;;
         mcp__subcmd__profiler__subcmd__export)
-            opts="-o -h --mcp --pid --config --launch --duration --frequency --passive --no-calls --tool --recording --format --output --fold-by --async-stacks --help"
+            opts="-o -h --mcp --pid --config --launch --duration --frequency --passive --no-calls --capture-arguments --tool --recording --format --output --fold-by --async-stacks --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -418,6 +646,10 @@ _mcp__profiler() {
                     return 0
                     ;;
                 --frequency)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --capture-arguments)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -453,7 +685,7 @@ _mcp__profiler() {
             return 0
             ;;
         mcp__subcmd__profiler__subcmd__flame__subcmd__graph)
-            opts="-o -h --mcp --pid --config --launch --duration --frequency --passive --no-calls --tool --recording --output --diff --baseline --current --fold-by --async-stacks --help"
+            opts="-o -h --mcp --pid --config --launch --duration --frequency --passive --no-calls --capture-arguments --tool --recording --output --diff --baseline --current --fold-by --async-stacks --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -476,6 +708,10 @@ _mcp__profiler() {
                     return 0
                     ;;
                 --frequency)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --capture-arguments)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -515,7 +751,7 @@ _mcp__profiler() {
             return 0
             ;;
         mcp__subcmd__profiler__subcmd__help)
-            opts="record profile start status stop cpu report calls trace call-tree flame-graph export list doctor demo demo-server help"
+            opts="record profile start status stop top cpu report calls trace diagnose call-tree startup flame-graph export list doctor demo demo-server help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -587,6 +823,48 @@ _mcp__profiler() {
         mcp__subcmd__profiler__subcmd__help__subcmd__demo__subcmd__server)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        mcp__subcmd__profiler__subcmd__help__subcmd__diagnose)
+            opts="slow-response errors"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        mcp__subcmd__profiler__subcmd__help__subcmd__diagnose__subcmd__errors)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        mcp__subcmd__profiler__subcmd__help__subcmd__diagnose__subcmd__slow__subcmd__response)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
@@ -724,6 +1002,20 @@ _mcp__profiler() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        mcp__subcmd__profiler__subcmd__help__subcmd__startup)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         mcp__subcmd__profiler__subcmd__help__subcmd__status)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
@@ -739,6 +1031,20 @@ _mcp__profiler() {
             return 0
             ;;
         mcp__subcmd__profiler__subcmd__help__subcmd__stop)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        mcp__subcmd__profiler__subcmd__help__subcmd__top)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -789,7 +1095,7 @@ _mcp__profiler() {
             return 0
             ;;
         mcp__subcmd__profiler__subcmd__profile)
-            opts="-o -h --mcp --pid --config --launch --duration --frequency --passive --no-calls --output --recording --format --top-functions --hot-path-threshold --help"
+            opts="-o -h --mcp --pid --config --launch --duration --frequency --passive --no-calls --capture-arguments --operations --samples --output --recording --format --top-functions --hot-path-threshold --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -812,6 +1118,18 @@ _mcp__profiler() {
                     return 0
                     ;;
                 --frequency)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --capture-arguments)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --operations)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --samples)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -847,7 +1165,7 @@ _mcp__profiler() {
             return 0
             ;;
         mcp__subcmd__profiler__subcmd__record)
-            opts="-o -h --mcp --pid --config --launch --duration --frequency --passive --no-calls --output --state --help"
+            opts="-o -h --mcp --pid --config --launch --duration --frequency --passive --no-calls --capture-arguments --output --state --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -870,6 +1188,10 @@ _mcp__profiler() {
                     return 0
                     ;;
                 --frequency)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --capture-arguments)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -893,7 +1215,7 @@ _mcp__profiler() {
             return 0
             ;;
         mcp__subcmd__profiler__subcmd__report)
-            opts="-h --mcp --pid --config --launch --duration --frequency --passive --no-calls --tool --recording --format --top-functions --hot-path-threshold --help"
+            opts="-h --mcp --pid --config --launch --duration --frequency --passive --no-calls --capture-arguments --tool --recording --format --top-functions --hot-path-threshold --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -916,6 +1238,10 @@ _mcp__profiler() {
                     return 0
                     ;;
                 --frequency)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --capture-arguments)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -947,7 +1273,7 @@ _mcp__profiler() {
             return 0
             ;;
         mcp__subcmd__profiler__subcmd__start)
-            opts="-o -h --mcp --pid --config --launch --duration --frequency --passive --no-calls --output --help"
+            opts="-o -h --mcp --pid --config --launch --duration --frequency --passive --no-calls --capture-arguments --output --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -973,12 +1299,54 @@ _mcp__profiler() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                --capture-arguments)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --output)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 -o)
                     COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        mcp__subcmd__profiler__subcmd__startup)
+            opts="-h --frequency --timeout --repeat --flame-graphs --recording --format --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --frequency)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --timeout)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --repeat)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --flame-graphs)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --recording)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --format)
+                    COMPREPLY=($(compgen -W "text json" -- "${cur}"))
                     return 0
                     ;;
                 *)
@@ -1028,8 +1396,8 @@ _mcp__profiler() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
-        mcp__subcmd__profiler__subcmd__trace)
-            opts="-h --mcp --pid --config --launch --duration --frequency --passive --no-calls --tool --recording --format --help"
+        mcp__subcmd__profiler__subcmd__top)
+            opts="-n -o -h --mcp --pid --config --launch --duration --frequency --passive --no-calls --capture-arguments --window --interval --batch --count --once --format --output --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1052,6 +1420,76 @@ _mcp__profiler() {
                     return 0
                     ;;
                 --frequency)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --capture-arguments)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --window)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --interval)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --count)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -n)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --format)
+                    COMPREPLY=($(compgen -W "text json" -- "${cur}"))
+                    return 0
+                    ;;
+                --output)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -o)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        mcp__subcmd__profiler__subcmd__trace)
+            opts="-h --mcp --pid --config --launch --duration --frequency --passive --no-calls --capture-arguments --tool --recording --format --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --mcp)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --pid)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --duration)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --frequency)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --capture-arguments)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

@@ -104,11 +104,14 @@ pub enum StackEnd {
     NoMapping = 7,
     /// The file's unwind rows say nothing of an address.
     NoUnwindRow = 8,
+    /// The walk reached the end, but Python functions on the way could not be told, or not all: the interpreter's own frames
+    /// stand in their place.
+    PythonFramesUnreadable = 9,
 }
 
 impl StackEnd {
     /// Every end, in the order of their numbers.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::ChainEnd,
         Self::Unreadable,
         Self::NotAscending,
@@ -117,6 +120,7 @@ impl StackEnd {
         Self::Outermost,
         Self::NoMapping,
         Self::NoUnwindRow,
+        Self::PythonFramesUnreadable,
     ];
 
     /// The end with this number.
@@ -135,6 +139,7 @@ impl StackEnd {
             Self::Outermost => "outermost",
             Self::NoMapping => "unknown_code",
             Self::NoUnwindRow => "no_unwind_row",
+            Self::PythonFramesUnreadable => "python_frames_unreadable",
         }
     }
 }

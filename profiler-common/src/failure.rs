@@ -14,10 +14,10 @@ pub enum Failure {
     ForkUnreadable = 3,
     /// The kernel stack of a sample could not be taken; the sample was kept without it.
     KernelStackUnreadable = 4,
-    /// The Python functions of a sample could not be told, or not all: the interpreter's own frames stand in their place.
-    PythonFramesUnreadable = 5,
     /// What a process read or wrote did not fit into the ring buffer.
-    WireRingFull = 6,
+    WireRingFull = 5,
+    /// It could not be told, or not to the end, who waits for the asyncio task of a sample.
+    PythonTasksUnreadable = 6,
     /// Something was moved on a stream that speaks MCP in a way that can't be seen, such as `splice`.
     WireUnseen = 7,
     /// What went through a TLS library could not be taken: too many threads did it at once.
@@ -32,8 +32,8 @@ impl Failure {
         Self::TargetSetFull,
         Self::ForkUnreadable,
         Self::KernelStackUnreadable,
-        Self::PythonFramesUnreadable,
         Self::WireRingFull,
+        Self::PythonTasksUnreadable,
         Self::WireUnseen,
         Self::TlsUnread,
     ];
@@ -46,8 +46,8 @@ impl Failure {
             Self::TargetSetFull => "target_set_full",
             Self::ForkUnreadable => "fork_unreadable",
             Self::KernelStackUnreadable => "kernel_stack_unreadable",
-            Self::PythonFramesUnreadable => "python_frames_unreadable",
             Self::WireRingFull => "wire_ring_full",
+            Self::PythonTasksUnreadable => "python_tasks_unreadable",
             Self::WireUnseen => "wire_unseen",
             Self::TlsUnread => "tls_unread",
         }

@@ -13,6 +13,10 @@ pub enum FrameTag {
     Python = 1,
     /// A function of V8.
     JavaScript = 2,
+    /// A coroutine of CPython: the outermost one of a task that waits for the task whose frames stand before it.
+    WaitingTask = 3,
+    /// A coroutine that the one before it, of [`FrameTag::WaitingTask`] or this tag, awaits.
+    Waiting = 4,
 }
 
 /// Where the tag is in a frame's first word.
@@ -28,6 +32,8 @@ impl FrameTag {
             0 => Some(Self::Native),
             1 => Some(Self::Python),
             2 => Some(Self::JavaScript),
+            3 => Some(Self::WaitingTask),
+            4 => Some(Self::Waiting),
             _ => None,
         }
     }
@@ -47,7 +53,7 @@ impl FrameTag {
     pub const fn words(self) -> usize {
         match self {
             Self::Native => 1,
-            Self::Python => 2,
+            Self::Python | Self::WaitingTask | Self::Waiting => 2,
             Self::JavaScript => 3,
         }
     }
@@ -60,12 +66,13 @@ mod tests {
     /// What is put into a word comes out of it; a tag of the future is not taken for one of today.
     #[test]
     fn words_have_tags() {
-        for tag in [FrameTag::Native, FrameTag::Python, FrameTag::JavaScript] {
+        use FrameTag::{JavaScript, Native, Python, Waiting, WaitingTask};
+        for tag in [Native, Python, JavaScript, WaitingTask, Waiting] {
             let word = tag.word(0x7fff_1234_5678);
             assert_eq!(FrameTag::of(word), Some(tag));
             assert_eq!(FrameTag::figure(word), 0x7fff_1234_5678);
             assert!(tag.words() <= MAX_FRAME_WORDS);
         }
-        assert_eq!(FrameTag::of(3 << 56), None);
+        assert_eq!(FrameTag::of(5 << 56), None);
     }
 }

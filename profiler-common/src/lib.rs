@@ -17,7 +17,9 @@ pub use event::{COMM_LEN, EventHeader, EventKind, ForkEvent, SampleEvent, StackE
 pub use failure::Failure;
 pub use frame::{FrameTag, MAX_FRAME_WORDS};
 pub use offsets::KernelOffsets;
-pub use python::{MAX_PYTHON_PROCESSES, PythonEntry, PythonLayout, code_fingerprint};
+pub use python::{
+    InstanceValues, MAX_PYTHON_PROCESSES, PythonEntry, PythonLayout, TaskLayout, TaskSource, code_fingerprint,
+};
 pub use unwind::{
     CfaKind, CodeMapping, Interpreter, MAPPING_KEY_BITS, MAX_PAGES, MAX_TABLES, PageStarts, ROWS_PER_PAGE,
     RowPage, Rule, UnwindRow, mapping_key,

@@ -49,8 +49,83 @@ pub struct PythonLayout {
     pub code_identity_words: u32,
     /// The hash in a string object.
     pub string_hash: u32,
-    /// Always zero.
-    pub reserved: u32,
+    /// `PyCodeObject.co_flags`.
+    pub code_flags: u32,
+    /// How to find who waits for a task.
+    pub tasks: TaskLayout,
+}
+
+/// Where `asyncio` and coroutines keep who waits for whom. Offsets in bytes, as in [`PythonLayout`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
+#[repr(C)]
+pub struct TaskLayout {
+    /// A [`TaskSource`].
+    pub source: u32,
+    /// `PyTypeObject.tp_name`.
+    pub type_name: u32,
+    /// The frame in a coroutine, generator or asynchronous generator.
+    pub coroutine_frame: u32,
+    /// 1 when that is a pointer to the frame (until 3.10), 0 when it is the frame itself.
+    pub is_frame_apart: u32,
+    /// A frame's first local variable.
+    pub frame_locals: u32,
+    /// In a frame: the pointer behind the top of its evaluation stack. [`PythonLayout::NONE`] where the next two tell it.
+    pub stack_pointer: u32,
+    /// How many values there are on that stack: 32 bits.
+    pub stack_depth: u32,
+    /// The pointer to its first value; [`PythonLayout::NONE`]: it starts with the local variables.
+    pub stack_base: u32,
+    /// `TaskObj.task_coro`.
+    pub task_coroutine: u32,
+    /// Of [`TaskSource::Callbacks`]: `PyFunctionObject.func_closure`, `func_module` and `func_qualname`.
+    pub function_closure: u32,
+    /// See there.
+    pub function_module: u32,
+    /// See there.
+    pub function_name: u32,
+    /// Where the text of an ASCII string starts.
+    pub string_data: u32,
+    /// An [`InstanceValues`].
+    pub instance_values: u32,
+    /// Of [`TaskSource::AwaitedBy`]: `asyncio_running_task` in the thread's state.
+    pub running_task: u32,
+    /// `task_awaited_by`: the future or task that waits, or a set of such.
+    pub awaited_by: u32,
+    /// The byte `task_awaited_by_is_set`.
+    pub awaited_by_is_set: u32,
+    /// The byte `task_is_task`: not zero in a task, zero in another future.
+    pub is_task: u32,
+    /// `PySetObject.table`.
+    pub set_table: u32,
+    /// `PySetObject.mask`.
+    pub set_mask: u32,
+}
+
+/// What tells who waits for a task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum TaskSource {
+    /// Nothing that we know.
+    None = 0,
+    /// What it will call when it is done (until 3.13).
+    Callbacks = 1,
+    /// The task itself (from 3.14 on).
+    AwaitedBy = 2,
+}
+
+/// Where an object of a class written in Python has its attributes, in the order in which they were first set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum InstanceValues {
+    /// In a dictionary, which is not read (until 3.10).
+    None = 0,
+    /// Where a pointer 32 bytes before the object leads (3.11).
+    Pointer = 1,
+    /// Where a pointer 24 bytes before the object leads, which is one less than it should be (3.12).
+    Tagged = 2,
+    /// 8 bytes behind the end of an object without slots (3.13).
+    Inline = 3,
 }
 
 /// Which of the chained frames the C function that evaluates them started with.
@@ -77,6 +152,8 @@ impl PythonLayout {
     pub const FIRST_OWNER_WITHOUT_FUNCTION: u64 = 3;
     /// The greatest `owner`, of any version.
     pub const LAST_OWNER: u64 = 4;
+    /// `co_flags` of a coroutine: `CO_COROUTINE` or `CO_ITERABLE_COROUTINE`.
+    pub const COROUTINE_FLAGS: u64 = 0x180;
     /// An instruction that is not within its code, or that can't be told.
     pub const NO_INSTRUCTION: u32 = u32::MAX;
 }

@@ -83,7 +83,8 @@ pub struct CodeMapping {
     pub end: u64,
     /// Add it (wrapping) to an address to get what the rows of the table count in.
     pub to_row: u64,
-    /// Index of the table of its file; [`CodeMapping::NO_TABLE`] for code that keeps frame pointers.
+    /// Number of the table of its file, of which [`CodeMapping::table_slot`] is the index;
+    /// [`CodeMapping::NO_TABLE`] for code that keeps frame pointers.
     pub table: u32,
     /// An [`Interpreter`]: who runs in this code.
     pub interpreter: u32,
@@ -105,6 +106,20 @@ pub enum Interpreter {
 impl CodeMapping {
     /// The code has no table: runtimes' own code, and files without unwind rows, are walked by frame pointers.
     pub const NO_TABLE: u32 = u32::MAX;
+
+    /// The number of the table that is the `loads`th to be loaded, into a slot: a slot is used again, its number is not.
+    /// (After a million loads it could be; none of the rules that were found with it before is then remembered.)
+    pub fn table_number(slot: u32, loads: u32) -> u32 {
+        // From one on, since memory starts with zeros, and never all ones.
+        let generation = loads % (u32::MAX / MAX_TABLES - 1) + 1;
+        (generation * MAX_TABLES) | slot
+    }
+
+    /// Where a table is in the map of tables.
+    #[inline(always)]
+    pub fn table_slot(number: u32) -> u32 {
+        number & (MAX_TABLES - 1)
+    }
 }
 
 // SAFETY: `repr(C)`, three `u64` and two `u32` without padding: every bit pattern is valid.
@@ -175,6 +190,19 @@ impl Rule {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Tables of one slot have different numbers, and none is that of no table.
+    #[test]
+    fn tables_are_numbered() {
+        for slot in [0, 1, MAX_TABLES - 1] {
+            let numbers = [0, 1, 2, 1_048_573].map(|loads| CodeMapping::table_number(slot, loads));
+            for (index, number) in numbers.iter().enumerate() {
+                assert_eq!(CodeMapping::table_slot(*number), slot);
+                assert!(*number != CodeMapping::NO_TABLE && *number >= MAX_TABLES);
+                assert!(!numbers[..index].contains(number), "{numbers:?}");
+            }
+        }
+    }
 
     /// What fits comes back; what does not fit is refused.
     #[test]

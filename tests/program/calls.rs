@@ -12,13 +12,17 @@ use tests::{
 };
 
 /// A recording of a process while something is done.
-struct Recorded<T> {
-    profiler: Profiler,
-    report: Report,
-    done: T,
+pub(super) struct Recorded<T> {
+    pub(super) profiler: Profiler,
+    pub(super) report: Report,
+    pub(super) done: T,
 }
 
-fn while_recording<T>(pid: u32, frequency: u32, work: impl FnOnce() -> Result<T>) -> Result<Recorded<T>> {
+pub(super) fn while_recording<T>(
+    pid: u32,
+    frequency: u32,
+    work: impl FnOnce() -> Result<T>,
+) -> Result<Recorded<T>> {
     let profiler = Profiler::new()?;
     let running = profiler.recording(pid, frequency)?;
     let done = work()?;
@@ -35,7 +39,7 @@ fn by_hand() -> Result<Client> {
 }
 
 /// The entry of a tool in the report.
-fn tool<'report>(report: &'report Report, name: &str) -> Result<&'report Value> {
+pub(super) fn tool<'report>(report: &'report Report, name: &str) -> Result<&'report Value> {
     let tools = report.json["calls"]["tools"].as_array().context("no calls")?;
     tools.iter().find(|tool| tool["tool"] == name).with_context(|| format!("no {name} among {tools:#?}"))
 }
@@ -55,7 +59,7 @@ fn assert_whole(report: &Report, name: &str, count: u64, errors: u64) -> Result<
 }
 
 /// Nothing of what was said.
-fn assert_nothing_lost(report: &Report) {
+pub(super) fn assert_nothing_lost(report: &Report) {
     let losses = &report.json["losses"]["by_cause"];
     for cause in ["wire_ring_full", "undecodable_records"] {
         assert_eq!(losses.get(cause), None, "{losses:#}");
@@ -63,10 +67,13 @@ fn assert_nothing_lost(report: &Report) {
 }
 
 /// The calls that `calls` lists.
-fn listed<T>(recorded: &Recorded<T>, options: &[&str]) -> Result<Vec<Value>> {
+pub(super) fn listed<T>(recorded: &Recorded<T>, options: &[&str]) -> Result<Vec<Value>> {
     let arguments = ["calls", "recording.mcpprof", "--limit", "100000", "--format", "json"];
     let outcome = recorded.profiler.succeed(&[&arguments, options].concat())?;
-    Ok(serde_json::from_str(&outcome.stdout)?)
+    let mut list: Value = serde_json::from_str(&outcome.stdout)?;
+    let calls: Vec<Value> = serde_json::from_value(list["calls"].take())?;
+    assert_eq!((&list["schema_version"], &list["total"]), (&json!(1), &json!(calls.len())));
+    Ok(calls)
 }
 
 /// Node over stdio, one call at a time and many: each is seen and answered.
@@ -304,7 +311,7 @@ fn cpu_time_of_calls_together() -> Result<()> {
     assert_parts_add_up(report)
 }
 
-fn assert_parts_add_up(report: &Report) -> Result<()> {
+pub(super) fn assert_parts_add_up(report: &Report) -> Result<()> {
     let cpu = &report.json["calls"]["cpu"];
     let parts = ["exact_seconds", "shared_seconds", "background_seconds"];
     let sum: f64 = parts.iter().map(|part| cpu[part].as_f64().context("a part")).sum::<Result<f64>>()?;

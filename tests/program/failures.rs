@@ -4,8 +4,8 @@ use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Result, ensure};
-use tests::{Process, Profiler, Workload, program, require};
+use anyhow::Result;
+use tests::{Process, Profiler, SmallDisk, Workload, program, require};
 
 /// A short recording of a busy process.
 fn recorded(profiler: &Profiler) -> Result<Process> {
@@ -168,7 +168,7 @@ fn full_disk() -> Result<()> {
     let profiler = Profiler::new()?;
     let small = SmallDisk::mount(&profiler.path("small"))?;
     let target = Workload::compile("churn")?.start()?;
-    let (pid, output) = (target.pid().to_string(), small.0.join("recording.mcpprof"));
+    let (pid, output) = (target.pid().to_string(), small.path().join("recording.mcpprof"));
     let output = output.to_str().expect("is UTF-8");
     let arguments = ["record", "--pid", &pid, "--frequency", "999", "--duration", "60s", "-o", output];
     let outcome = profiler.run(&arguments)?;
@@ -181,26 +181,6 @@ fn full_disk() -> Result<()> {
     assert!(report.samples() > 0, "what was recorded before is lost");
     report.assert_names_any(&["thread_work", "process_work"]);
     Ok(())
-}
-
-/// A file system of 1 MiB: enough for some seconds.
-struct SmallDisk(std::path::PathBuf);
-
-impl SmallDisk {
-    fn mount(folder: &Path) -> Result<Self> {
-        std::fs::create_dir(folder)?;
-        let options = ["-t", "tmpfs", "-o", "size=1m", "none"];
-        let status = Command::new(require("mount", "mount")?).args(options).arg(folder).status()?;
-        ensure!(status.success(), "cannot mount a tmpfs");
-        Ok(Self(folder.to_path_buf()))
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        // A failure leaves a mount in a temporary folder; the test has its result by then.
-        let _ = Command::new("umount").args(["--lazy".as_ref(), self.0.as_os_str()]).status();
-    }
 }
 
 /// Without root the user learns what to do.

@@ -9,6 +9,19 @@ fn recorded(profiler: &Profiler) -> Result<Report> {
     profiler.record_and_report(4, 499, &["--pid", &target.pid().to_string()])
 }
 
+/// What has no asyncio task says so when it is asked for tasks, and shows what it shows without.
+#[test]
+fn views_by_tasks_need_tasks() -> Result<()> {
+    let profiler = Profiler::new()?;
+    recorded(&profiler)?;
+    let plain = profiler.succeed(&["call-tree", "recording.mcpprof"])?;
+    let by_tasks = profiler.succeed(&["call-tree", "recording.mcpprof", "--async-stacks"])?;
+    assert_eq!(by_tasks.stdout, plain.stdout);
+    let said: Vec<&str> = by_tasks.stderr.lines().collect();
+    assert!(matches!(said[..], [line] if line.contains("--async-stacks changes nothing here")), "{said:?}");
+    Ok(())
+}
+
 /// `go tool pprof` reads the same shares as the report.
 #[test]
 fn pprof() -> Result<()> {

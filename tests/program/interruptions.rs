@@ -13,24 +13,24 @@ fn recording(duration: &str) -> Result<(Profiler, tests::Running, Process)> {
     let pid = target.pid().to_string();
     let running =
         profiler.start(&["record", "--pid", &pid, "--duration", duration, "-o", "recording.mcpprof"])?;
-    wait_until("the recording has samples", Duration::from_secs(30), || {
-        let size = |name: &str| std::fs::metadata(profiler.path(name)).map_or(0, |file| file.len());
-        (size("recording.mcpprof") + size("recording.mcpprof-wal") > 0).then_some(())
+    // By what is in the recording: on a busy machine attaching alone takes seconds.
+    wait_until("the recording has samples and names", Duration::from_secs(60), || {
+        let report = profiler.report("recording.mcpprof").ok()?;
+        (report.samples() > 100 && report.function("spin_work").is_ok()).then_some(())
     })?;
-    std::thread::sleep(Duration::from_secs(3));
     Ok((profiler, running, target))
 }
 
 /// A killed profiler leaves a file that can be read, and the target as it was.
 #[test]
 fn killed() -> Result<()> {
-    let (profiler, running, mut target) = recording("60s")?;
+    let (profiler, running, mut target) = recording("10m")?;
     running.signal(Signal::SIGKILL)?;
     let outcome = running.finish()?;
     assert_eq!(outcome.signal, Some(9));
     outcome.assert_clean();
     let report = profiler.report("recording.mcpprof")?;
-    assert!(report.samples() > 50, "{} samples in 3 s", report.samples());
+    assert!(report.samples() > 100, "{} samples", report.samples());
     assert!(report.function("spin_work")?.total_ratio > 0.9);
     assert!(target.runs(), "the target ended with the profiler");
     Ok(())
@@ -40,7 +40,7 @@ fn killed() -> Result<()> {
 #[test]
 fn interrupted() -> Result<()> {
     for signal in [Signal::SIGINT, Signal::SIGTERM] {
-        let (profiler, running, mut target) = recording("60s")?;
+        let (profiler, running, mut target) = recording("10m")?;
         running.signal(signal)?;
         let outcome = running.finish()?;
         assert_eq!(outcome.code, Some(0), "{outcome:#?}");
@@ -48,8 +48,8 @@ fn interrupted() -> Result<()> {
         assert!(outcome.stderr.contains("recording.mcpprof"), "where it is: {}", outcome.stderr);
         let report = profiler.report("recording.mcpprof")?;
         let seconds = report.json["window"]["seconds"].as_f64().context("window.seconds")?;
-        assert!((2.0..50.0).contains(&seconds), "{seconds} s");
-        assert!(report.samples() > 50, "{} samples", report.samples());
+        assert!((0.5..300.0).contains(&seconds), "{seconds} s");
+        assert!(report.samples() > 100, "{} samples", report.samples());
         assert!(target.runs(), "the target ended with the profiler");
     }
     Ok(())
@@ -58,7 +58,7 @@ fn interrupted() -> Result<()> {
 /// A target that ends while it is recorded gives a good recording of what there was.
 #[test]
 fn the_target_ends() -> Result<()> {
-    let (profiler, running, target) = recording("60s")?;
+    let (profiler, running, target) = recording("10m")?;
     target.signal(Signal::SIGKILL)?;
     drop(target);
     let outcome = running.finish()?;

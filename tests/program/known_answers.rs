@@ -5,10 +5,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use nix::sys::signal::Signal;
-use tests::{Process, Profiler, Report, Workload};
+use tests::{Process, Profiler, Report, Workload, assert_share, tolerance};
 
-/// Enough samples for 3 points also on a busy machine, where the workload gets a part of a CPU only: of 4000 samples a
-/// share of 0.75 is off by 0.7 points by chance alone (one standard deviation).
+/// Of 10,000 samples a share of 0.75 is off by 0.4 points by chance alone (one standard deviation).
 const SHARES_HZ: u32 = 1999;
 
 /// Records a running workload and reports it.
@@ -16,7 +15,7 @@ fn profile(process: &Process, seconds: u32) -> Result<Report> {
     Profiler::new()?.record_and_report(seconds, 199, &["--pid", &process.pid().to_string()])
 }
 
-/// Three parts in `a` and one in `b` are reported as 75 % and 25 %, within 3 points of what the program measured itself.
+/// Three parts in `a` and one in `b` are reported as what the program measured itself.
 #[test]
 fn shares_are_true() -> Result<()> {
     let workload = Workload::compile("shares")?;
@@ -24,14 +23,14 @@ fn shares_are_true() -> Result<()> {
     let mut output = BufReader::new(process.child().stdout.take().context("stdout is a pipe")?).lines();
     assert_eq!(output.next().context("no line")??, "ready");
     let profiler = Profiler::new()?;
-    let report = profiler.record_and_report(8, SHARES_HZ, &["--pid", &process.pid().to_string()])?;
+    let report = profiler.record_enough(8, SHARES_HZ, &["--pid", &process.pid().to_string()], 1000)?;
     process.signal(Signal::SIGTERM)?;
     process.wait(Duration::from_secs(10))?;
     let line = output.next().context("no result")??;
     let (a_ns, b_ns) = line.split_once(' ').context("two numbers")?;
     let (a_ns, b_ns): (f64, f64) = (a_ns.parse()?, b_ns.parse()?);
     let truth = a_ns / (a_ns + b_ns);
-    assert!((truth - 0.75).abs() < 0.02, "the workload itself is off: {truth}");
+    assert!((truth - 0.75).abs() < 0.05, "the workload itself is off: {truth}");
 
     let (a, b, main) = (report.function("a")?, report.function("b")?, report.function("main")?);
     assert_eq!(report.lost(), 0);
@@ -43,7 +42,7 @@ fn shares_are_true() -> Result<()> {
         (b.self_ratio / own, 1.0 - truth),
         (b.total_ratio, 1.0 - truth),
     ] {
-        assert!((ratio - expected).abs() < 0.03, "{ratio} instead of {expected}: {a:?} {b:?}");
+        assert_share(&format!("{a:?} {b:?}"), ratio, expected, own * report.samples() as f64);
     }
     assert!(main.total_ratio > 0.97 && main.self_ratio < 0.03, "{main:?}");
     Ok(())
@@ -54,12 +53,12 @@ fn shares_are_true() -> Result<()> {
 fn shares_of_go_are_true() -> Result<()> {
     let process = started(&Workload::compile_go("shares")?)?;
     let profiler = Profiler::new()?;
-    let report = profiler.record_and_report(6, SHARES_HZ, &["--pid", &process.pid().to_string()])?;
+    let report = profiler.record_enough(6, SHARES_HZ, &["--pid", &process.pid().to_string()], 1000)?;
     assert_eq!(report.runtime(), "go");
     assert_eq!(report.lost(), 0);
     for (name, expected) in [("main.a", 0.75), ("main.b", 0.25)] {
         let function = report.function(name)?;
-        assert!((function.total_ratio - expected).abs() < 0.03, "{function:?}");
+        assert_share(name, function.total_ratio, expected, report.samples() as f64);
     }
     Ok(())
 }
@@ -68,12 +67,12 @@ fn shares_of_go_are_true() -> Result<()> {
 #[test]
 fn cpp_is_demangled() -> Result<()> {
     let process = started(&Workload::compile_cpp("namespaces")?)?;
-    let report = profile(&process, 3)?;
+    let report = Profiler::new()?.record_enough(4, SHARES_HZ, &["--pid", &process.pid().to_string()], 400)?;
     for prefix in ["shop::orders::settle(std::", "shop::Basket<int>::sum("] {
         let functions = report.functions();
         let function = functions.iter().find(|function| function.name.starts_with(prefix));
         let function = function.with_context(|| format!("no {prefix} among {functions:?}"))?;
-        assert!((function.total_ratio - 0.5).abs() < 0.1, "{function:?}");
+        assert_share(prefix, function.total_ratio, 0.5, report.samples() as f64);
     }
     Ok(())
 }
@@ -83,30 +82,22 @@ fn cpp_is_demangled() -> Result<()> {
 fn cpu_time_is_true() -> Result<()> {
     let process = Workload::compile("spin")?.start()?;
     for frequency in [99, 999] {
-        let before = cpu_seconds(process.pid())?;
+        let before = process.cpu_seconds()?;
         let report =
             Profiler::new()?.record_and_report(4, frequency, &["--pid", &process.pid().to_string()])?;
         // The process also ran while the profiler started and ended: an upper bound.
-        let most = cpu_seconds(process.pid())? - before;
+        let most = process.cpu_seconds()? - before;
         let seconds = report.cpu_seconds();
         assert!(seconds <= most + 0.1, "{seconds} s reported of at most {most} s");
         let window = report.json["window"]["seconds"].as_f64().context("window.seconds")?;
         assert!(seconds <= window * 1.05, "one thread, {seconds} s of CPU in {window} s");
         let counted = report.samples() as f64 / f64::from(frequency);
-        assert!((counted - seconds).abs() <= seconds * 0.05, "{counted} s of samples, {seconds} s reported");
+        let sampled = report.json["cpu"]["sampled_seconds"].as_f64().context("cpu.sampled_seconds")?;
+        assert!((counted - sampled).abs() <= sampled * 0.05, "{counted} s of samples, {sampled} s reported");
+        let kernel = report.json["cpu"]["kernel_seconds"].as_f64().context("cpu.kernel_seconds")?;
+        assert!((seconds - kernel).abs() <= kernel * 0.01, "{seconds} s, {kernel} s counted by the kernel");
     }
     Ok(())
-}
-
-/// User and system time of a process, as the kernel counts it.
-fn cpu_seconds(pid: u32) -> Result<f64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    let fields = stat.rsplit_once(')').context("no name in stat")?.1;
-    let ticks = |index: usize| -> Result<f64> {
-        Ok(fields.split_whitespace().nth(index).context("short stat")?.parse()?)
-    };
-    // Fields 14 and 15 of proc(5), in ticks of 10 ms.
-    Ok((ticks(11)? + ticks(12)?) / 100.0)
 }
 
 /// Threads and processes that start and end meanwhile are seen from their first samples.
@@ -135,10 +126,12 @@ fn libraries_at_one_address_are_told_apart() -> Result<()> {
     assert_eq!(line.trim(), "same address", "the loader put the libraries elsewhere");
 
     let profiler = Profiler::new()?;
-    let report = profiler.record_and_report(4, 199, &["--pid", &process.pid().to_string()])?;
+    let report = profiler.record_enough(4, 999, &["--pid", &process.pid().to_string()], 400)?;
     for (name, library) in [("one_work", "lib_one.so"), ("two_work", "lib_two.so")] {
         let function = report.function(name)?;
-        assert!((function.total_ratio - 0.5).abs() < 0.1, "{function:?}");
+        // To load and unload takes time too.
+        let tolerance = tolerance(0.5, report.samples() as f64).max(0.1);
+        assert!((function.total_ratio - 0.5).abs() < tolerance, "{function:?}");
         assert!(function.module.ends_with(library), "{function:?}");
     }
     for (stack, _) in profiler.folded("recording.mcpprof")? {

@@ -4,9 +4,9 @@ use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result};
-use tests::{Process, Profiler, Report, Workload, python};
+use tests::{Process, Profiler, Report, Workload, assert_share, python};
 
-/// Enough samples for 3 points: of 4000 a share of 0.75 is off by 0.7 points by chance alone (one standard deviation).
+/// Of 4000 samples a share of 0.75 is off by 0.7 points by chance alone (one standard deviation).
 const FREQUENCY: u32 = 999;
 
 /// Recursion to a known depth is shown at that depth, with the right shares above it.
@@ -26,9 +26,9 @@ fn recursion_has_its_depth() -> Result<()> {
     }
     for ((name, expected), weight) in leaves.into_iter().zip(weights) {
         let share = weight as f64 / total as f64;
-        assert!((share - expected).abs() < 0.03, "{name} has {share}, not {expected}");
+        assert_share(name, share, expected, total as f64);
         let function = report.function(name)?;
-        assert!((function.total_ratio - expected).abs() < 0.03, "{function:?}");
+        assert_share(name, function.total_ratio, expected, report.samples() as f64);
     }
     Ok(())
 }
@@ -99,9 +99,8 @@ fn record(command: &mut Command, seconds: u32) -> Result<(Report, Stacks)> {
     BufReader::new(process.child().stdout.take().context("stdout is a pipe")?).read_line(&mut line)?;
     assert_eq!(line.trim(), "ready");
     let profiler = Profiler::new()?;
-    let report = profiler.record_and_report(seconds, FREQUENCY, &["--pid", &process.pid().to_string()])?;
+    let report = profiler.record_enough(seconds, FREQUENCY, &["--pid", &process.pid().to_string()], 500)?;
     assert_eq!(report.lost(), 0);
-    assert!(report.samples() > 500, "{} samples", report.samples());
     let stacks = profiler.folded("recording.mcpprof")?;
     let split = |stack: &str| stack.split(';').map(str::to_owned).collect();
     Ok((report, stacks.iter().map(|(stack, weight)| (split(stack), *weight)).collect()))

@@ -10,14 +10,19 @@ use serde_json::{Value, json};
 #[derive(Debug)]
 pub struct HttpClient {
     stream: BufReader<TcpStream>,
+    port: u16,
     session: Option<String>,
 }
 
 impl HttpClient {
+    /// Connects to a port of this host, without a session: since revision 2026-07-28 there are none.
+    pub fn connect_without_session(port: u16) -> Result<Self> {
+        Ok(Self { stream: open(port)?, port, session: None })
+    }
+
     /// Connects to a port of this host and initializes the session.
     pub fn connect(port: u16) -> Result<Self> {
-        let stream = BufReader::new(TcpStream::connect(("127.0.0.1", port))?);
-        let mut client = Self { stream, session: None };
+        let mut client = Self::connect_without_session(port)?;
         let parameters = json!({
             "protocolVersion": "2025-06-18",
             "capabilities": {},
@@ -36,10 +41,23 @@ impl HttpClient {
     /// Sends a request and does not wait for its answer.
     pub fn send(&mut self, message: &Value) -> Result<()> {
         let body = message.to_string();
-        let session = self.session.as_ref().map_or(String::new(), |id| format!("Mcp-Session-Id: {id}\r\n"));
+        let own = match (&self.session, message["params"].get("_meta")) {
+            (Some(id), _) => format!("Mcp-Session-Id: {id}\r\n"),
+            // As of revision 2026-07-28.
+            (None, Some(metadata)) => {
+                let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+                format!(
+                    "MCP-Protocol-Version: {}\r\nMcp-Method: {}\r\nMcp-Name: {}\r\n",
+                    text(&metadata["io.modelcontextprotocol/protocolVersion"]),
+                    text(&message["method"]),
+                    text(&message["params"]["name"])
+                )
+            }
+            (None, None) => String::new(),
+        };
         let head = format!(
             "POST /mcp HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
-             Accept: application/json, text/event-stream\r\n{session}Content-Length: {}\r\n\r\n",
+             Accept: application/json, text/event-stream\r\n{own}Content-Length: {}\r\n\r\n",
             body.len()
         );
         Ok(self.stream.get_mut().write_all(format!("{head}{body}").as_bytes())?)
@@ -47,7 +65,11 @@ impl HttpClient {
 
     /// Sends a message; returns the first message of the answer's body, if there is any.
     pub fn post(&mut self, message: &Value) -> Result<Option<Value>> {
-        self.send(message)?;
+        // Servers close connections on which nothing was said for some seconds, which pass quickly on a busy machine.
+        if self.send(message).is_err() || matches!(self.stream.fill_buf(), Ok([]) | Err(_)) {
+            self.stream = open(self.port)?;
+            self.send(message)?;
+        }
         let body = self.response()?;
         let data =
             body.lines().filter_map(|line| line.strip_prefix("data:")).find(|data| !data.trim().is_empty());
@@ -96,4 +118,8 @@ impl HttpClient {
         }
         Ok(line.trim_end().to_owned())
     }
+}
+
+fn open(port: u16) -> Result<BufReader<TcpStream>> {
+    Ok(BufReader::new(TcpStream::connect(("127.0.0.1", port))?))
 }

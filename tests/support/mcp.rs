@@ -21,13 +21,18 @@ pub struct Client {
 }
 
 impl Client {
-    /// Starts the server and initializes the session.
-    pub fn start(command: &mut Command) -> Result<Self> {
+    /// Starts the server, and says nothing to it: since revision 2026-07-28 a session needs no beginning.
+    pub fn connect(command: &mut Command) -> Result<Self> {
         let mut process =
             Process::start(command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()))?;
         let stdin = process.child().stdin.take().context("stdin is a pipe")?;
         let stdout = BufReader::new(process.child().stdout.take().context("stdout is a pipe")?);
-        let mut client = Self { process, stdin, stdout, next_id: 1 };
+        Ok(Self { process, stdin, stdout, next_id: 1 })
+    }
+
+    /// Starts the server and initializes the session.
+    pub fn start(command: &mut Command) -> Result<Self> {
+        let mut client = Self::connect(command)?;
         let parameters = json!({
             "protocolVersion": "2025-06-18",
             "capabilities": {},
@@ -144,6 +149,25 @@ impl Client {
         writeln!(self.stdin, "{message}").context("the server reads no more")?;
         Ok(self.stdin.flush()?)
     }
+}
+
+/// How a client sees that its call ended, in the words of the profiler: `ok`, `tool_error`, `error -32602`.
+pub fn outcome_of(answer: &Value) -> String {
+    match answer.get("error") {
+        Some(error) => format!("error {}", error["code"]),
+        None if answer["result"]["isError"] == true => "tool_error".to_owned(),
+        None => "ok".to_owned(),
+    }
+}
+
+/// What a request tells of itself since revision 2026-07-28.
+pub fn with_metadata(mut request: Value) -> Value {
+    request["params"]["_meta"] = json!({
+        "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+        "io.modelcontextprotocol/clientInfo": {"name": "mcp-profiler-tests", "version": "1.0.0"},
+        "io.modelcontextprotocol/clientCapabilities": {},
+    });
+    request
 }
 
 /// A request that calls a tool.

@@ -1,7 +1,8 @@
 //! A child process that never outlives its test.
 
 use std::os::unix::process::CommandExt as _;
-use std::process::{Child, Command, ExitStatus};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,9 +21,32 @@ pub struct Process {
 impl Process {
     /// Starts it as the leader of a new process group.
     pub fn start(command: &mut Command) -> Result<Self> {
+        Self::start_session(command.process_group(0))
+    }
+
+    /// Starts a command that makes itself the leader of a new session, and so of a group.
+    pub(crate) fn start_session(command: &mut Command) -> Result<Self> {
         let program = command.get_program().display().to_string();
-        let child = command.process_group(0).spawn().with_context(|| format!("cannot start {program}"))?;
+        let child = command.spawn().with_context(|| format!("cannot start {program}"))?;
         Ok(Self { child, folder: None })
+    }
+
+    /// Starts a shell whose children are interpreters that run a script each, and waits until they are there. They print
+    /// nothing.
+    pub fn start_scripts(scripts: &[(&Path, &Path)]) -> Result<Self> {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", r#"while [ $# -gt 0 ]; do "$1" "$2" & shift 2; done; wait"#, "sh"]);
+        scripts.iter().for_each(|(interpreter, script)| _ = shell.args([interpreter, script]));
+        let process = Self::start(shell.stdin(Stdio::null()).stdout(Stdio::null()))?;
+        let programs = scripts.iter().map(|(interpreter, _)| Ok(std::fs::canonicalize(interpreter)?));
+        let programs = programs.collect::<Result<Vec<_>>>()?;
+        wait_until("the interpreters run", Duration::from_secs(20), || {
+            let children = process.children().ok()?;
+            let run = children.iter().filter_map(|pid| std::fs::read_link(format!("/proc/{pid}/exe")).ok());
+            let run: Vec<PathBuf> = run.collect();
+            programs.iter().all(|program| run.contains(program)).then_some(())
+        })?;
+        Ok(process)
     }
 
     /// Keeps a folder until the process is dropped.
@@ -66,9 +90,17 @@ impl Process {
         matches!(self.child.try_wait(), Ok(None))
     }
 
-    /// Whether any process of its group is left, once itself was waited for.
+    /// Whether any process of its group is left, once itself was waited for. One that has ended and waits for whoever inherited it is not.
     pub fn group_lives(&self) -> bool {
-        killpg(self.group(), None).is_ok()
+        let group = self.pid().to_string();
+        let lives = |entry: std::fs::DirEntry| {
+            let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+            // proc_pid_stat(5): a name in brackets, then the state, the parent and the group.
+            let fields: Vec<&str> =
+                stat.rsplit_once(") ").map_or_else(Vec::new, |(_, rest)| rest.split(' ').collect());
+            matches!(fields[..], [state, _, own, ..] if own == group && !matches!(state, "Z" | "X"))
+        };
+        std::fs::read_dir("/proc").into_iter().flatten().flatten().any(lives)
     }
 
     /// Process IDs of its children.
@@ -76,6 +108,17 @@ impl Process {
         let pid = self.pid();
         let list = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
         list.split_whitespace().map(|pid| Ok(pid.parse()?)).collect()
+    }
+
+    /// User and system time that it has used, as the kernel counts it.
+    pub fn cpu_seconds(&self) -> Result<f64> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid()))?;
+        let fields = stat.rsplit_once(')').context("no name in stat")?.1;
+        let ticks = |index: usize| -> Result<f64> {
+            Ok(fields.split_whitespace().nth(index).context("short stat")?.parse()?)
+        };
+        // Fields 14 and 15 of proc(5), in ticks of 10 ms.
+        Ok((ticks(11)? + ticks(12)?) / 100.0)
     }
 
     fn kill(&mut self) {

@@ -17,6 +17,9 @@ use crate::report::Report;
 /// Longest run of a profiler in these tests, with room for a busy machine.
 const TIMEOUT: Duration = Duration::from_secs(120);
 
+/// Longest recording that makes up for a busy machine.
+const MOST_SECONDS: f64 = 60.0;
+
 /// A folder to run the profiler in.
 #[derive(Debug)]
 pub struct Profiler {
@@ -68,9 +71,14 @@ impl Profiler {
 
     /// Starts a recording of a process that goes on until it is interrupted; returns once it has started.
     pub fn recording(&self, pid: u32, frequency: u32) -> Result<Running> {
+        self.recording_with(pid, frequency, &[])
+    }
+
+    /// The same, with further options.
+    pub fn recording_with(&self, pid: u32, frequency: u32, more: &[&str]) -> Result<Running> {
         let (pid, frequency) = (pid.to_string(), frequency.to_string());
         let options = ["record", "--pid", &pid, "--duration", "100s", "--frequency", &frequency];
-        let running = self.start(&[&options[..], &["-o", "recording.mcpprof"]].concat())?;
+        let running = self.start(&[&options[..], more, &["-o", "recording.mcpprof"]].concat())?;
         wait_until("the recording starts", Duration::from_secs(60), || {
             running.stderr().ok()?.contains("recording ").then_some(())
         })?;
@@ -84,6 +92,25 @@ impl Profiler {
             ["record", "--duration", &duration, "--frequency", &frequency, "-o", "recording.mcpprof"];
         self.succeed(&[&options, target].concat())?;
         self.report("recording.mcpprof")
+    }
+
+    /// The same, again and for longer where a busy machine gave the target too little of a CPU for so many samples. Fails if
+    /// even that is in vain.
+    pub fn record_enough(
+        &self,
+        seconds: u32,
+        frequency: u32,
+        target: &[&str],
+        samples: u64,
+    ) -> Result<Report> {
+        let mut report = self.record_and_report(seconds, frequency, target)?;
+        if report.samples() < samples {
+            let missing = samples as f64 / report.samples().max(1) as f64;
+            let longer = (f64::from(seconds) * missing * 1.5).min(MOST_SECONDS) as u32;
+            report = self.record_and_report(longer, frequency, target)?;
+        }
+        ensure!(report.samples() * 2 >= samples, "{} samples of {samples}", report.samples());
+        Ok(report)
     }
 
     /// The report of a recording.
@@ -128,6 +155,11 @@ impl Running {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
         let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM")?;
         Ok(peak.trim().trim_end_matches(" kB").parse()?)
+    }
+
+    /// What it printed on standard output so far.
+    pub fn stdout(&self) -> Result<String> {
+        Ok(String::from_utf8_lossy(&std::fs::read(self.stdout.path())?).into_owned())
     }
 
     /// What it printed on standard error so far.

@@ -73,3 +73,38 @@ pub(crate) fn roots_folder() -> Result<PathBuf> {
         .map(PathBuf::from)
         .context("MCP_PROFILER_ROOTS is not set: run these tests with `cargo xtask test`")
 }
+
+/// A file system of 1 MiB: enough for some seconds.
+#[derive(Debug)]
+pub struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    /// Makes the folder, and mounts it there until this is dropped.
+    pub fn mount(folder: &Path) -> Result<Self> {
+        std::fs::create_dir(folder)?;
+        let options = ["-t", "tmpfs", "-o", "size=1m", "none"];
+        let status = Command::new(require("mount", "mount")?).args(options).arg(folder).status()?;
+        ensure!(status.success(), "cannot mount a tmpfs");
+        Ok(Self(folder.to_path_buf()))
+    }
+
+    /// Takes all room that is left.
+    pub fn fill(&self) -> Result<()> {
+        match std::fs::write(self.0.join("filler"), vec![0; 1 << 20]) {
+            Err(error) if error.kind() == std::io::ErrorKind::StorageFull => Ok(()),
+            other => Ok(other?),
+        }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // A failure leaves a mount in a temporary folder; the test has its result by then.
+        let _ = Command::new("umount").args(["--lazy".as_ref(), self.0.as_os_str()]).status();
+    }
+}

@@ -10,10 +10,22 @@ function now() {
   return user + system;
 }
 
+// Rounds of different lengths: none can beat in time with the sampling.
+let random = 1;
+let microseconds = 4000;
+function nextRound() {
+  random = (Math.imul(random, 1103515245) + 12345) & 0x7fffffff;
+  microseconds = 2000 + ((random >> 8) % 4000);
+}
+
+function turn() {
+  return now() + microseconds;
+}
+
 function bySort() {
   return [2, 1].sort(function compare(a, b) {
     let x = 1;
-    for (const end = now() + 4000; now() < end;) for (let i = 0; i < 20000; i++) x = (x * 31 + i) | 0; // LINE compare
+    for (const end = turn(); now() < end;) for (let i = 0; i < 20000; i++) x = (x * 31 + i) | 0; // LINE compare
     return x;
   });
 }
@@ -21,7 +33,7 @@ function bySort() {
 function byMap() {
   return [1].map(function mapper() {
     let x = 1;
-    for (const end = now() + 4000; now() < end;) for (let i = 0; i < 20000; i++) x = (x * 31 + i) | 0; // LINE mapper
+    for (const end = turn(); now() < end;) for (let i = 0; i < 20000; i++) x = (x * 31 + i) | 0; // LINE mapper
     return x;
   });
 }
@@ -29,7 +41,7 @@ function byMap() {
 function byReplace() {
   return 'abc'.replace(/b/, function replacer() {
     let x = 1;
-    for (const end = now() + 4000; now() < end;) for (let i = 0; i < 20000; i++) x = (x * 31 + i) | 0; // LINE replacer
+    for (const end = turn(); now() < end;) for (let i = 0; i < 20000; i++) x = (x * 31 + i) | 0; // LINE replacer
     return x;
   });
 }
@@ -37,7 +49,7 @@ function byReplace() {
 function byParse() {
   return JSON.parse('1', function reviver() {
     let x = 1;
-    for (const end = now() + 4000; now() < end;) for (let i = 0; i < 20000; i++) x = (x * 31 + i) | 0; // LINE reviver
+    for (const end = turn(); now() < end;) for (let i = 0; i < 20000; i++) x = (x * 31 + i) | 0; // LINE reviver
     return x;
   });
 }
@@ -45,17 +57,17 @@ function byParse() {
 const emitter = new EventEmitter();
 emitter.on('tick', function listener() {
   let x = 1;
-  for (const end = now() + 4000; now() < end;) for (let i = 0; i < 20000; i++) x = (x * 31 + i) | 0; // LINE listener
+  for (const end = turn(); now() < end;) for (let i = 0; i < 20000; i++) x = (x * 31 + i) | 0; // LINE listener
   return x;
 });
 function byEmitter() {
   emitter.emit('tick');
 }
 
-const context = vm.createContext({ now });
+const context = vm.createContext({ now, turn });
 vm.runInContext(`function inContext() {
   let x = 1;
-  for (const end = now() + 4000; now() < end;) for (let i = 0; i < 20000; i++) x = (x * 31 + i) | 0; // LINE inContext
+  for (const end = turn(); now() < end;) for (let i = 0; i < 20000; i++) x = (x * 31 + i) | 0; // LINE inContext
   return x;
 }`, context, { filename: '/srv/контекст.js', lineOffset: 100 });
 function byContext() {
@@ -66,67 +78,68 @@ function byStat() {
   return new Promise((resolve) => fs.stat('/', function whenStat() {
     resolve();
     let x = 1;
-    for (const end = now() + 4000; now() < end;) for (let i = 0; i < 20000; i++) x = (x * 31 + i) | 0; // LINE whenStat
+    for (const end = turn(); now() < end;) for (let i = 0; i < 20000; i++) x = (x * 31 + i) | 0; // LINE whenStat
     return x;
   }));
 }
 
 function 数える() {
   let x = 1;
-  for (const end = now() + 4000; now() < end;) for (let i = 0; i < 20000; i++) x = (x * 31 + i) | 0; // LINE 数える
+  for (const end = turn(); now() < end;) for (let i = 0; i < 20000; i++) x = (x * 31 + i) | 0; // LINE 数える
   return x;
 }
 
 class Basket {
   sum() {
     let x = 1;
-    for (const end = now() + 4000; now() < end;) for (let i = 0; i < 20000; i++) x = (x * 31 + i) | 0; // LINE sum
+    for (const end = turn(); now() < end;) for (let i = 0; i < 20000; i++) x = (x * 31 + i) | 0; // LINE sum
     return x;
   }
 
   static of() {
     let x = 1;
-    for (const end = now() + 4000; now() < end;) for (let i = 0; i < 20000; i++) x = (x * 31 + i) | 0; // LINE of
+    for (const end = turn(); now() < end;) for (let i = 0; i < 20000; i++) x = (x * 31 + i) | 0; // LINE of
     return x;
   }
 
   get size() {
     let x = 1;
-    for (const end = now() + 4000; now() < end;) for (let i = 0; i < 20000; i++) x = (x * 31 + i) | 0; // LINE get size
+    for (const end = turn(); now() < end;) for (let i = 0; i < 20000; i++) x = (x * 31 + i) | 0; // LINE get size
     return x;
   }
 }
 
 const arrow = () => {
   let x = 1;
-  for (const end = now() + 4000; now() < end;) for (let i = 0; i < 20000; i++) x = (x * 31 + i) | 0; // LINE arrow
+  for (const end = turn(); now() < end;) for (let i = 0; i < 20000; i++) x = (x * 31 + i) | 0; // LINE arrow
   return x;
 };
 
 const library = {};
 library.assigned = function () {
   let x = 1;
-  for (const end = now() + 4000; now() < end;) for (let i = 0; i < 20000; i++) x = (x * 31 + i) | 0; // LINE library.assigned
+  for (const end = turn(); now() < end;) for (let i = 0; i < 20000; i++) x = (x * 31 + i) | 0; // LINE library.assigned
   return x;
 };
 
 async function asynchronous() {
   await null;
   let x = 1;
-  for (const end = now() + 4000; now() < end;) for (let i = 0; i < 20000; i++) x = (x * 31 + i) | 0; // LINE asynchronous
+  for (const end = turn(); now() < end;) for (let i = 0; i < 20000; i++) x = (x * 31 + i) | 0; // LINE asynchronous
   return x;
 }
 
 function* generator() {
   yield 1;
   let x = 1;
-  for (const end = now() + 4000; now() < end;) for (let i = 0; i < 20000; i++) x = (x * 31 + i) | 0; // LINE generator
+  for (const end = turn(); now() < end;) for (let i = 0; i < 20000; i++) x = (x * 31 + i) | 0; // LINE generator
   return x;
 }
 
 async function main() {
   console.log('ready');
   for (;;) {
+    nextRound();
     bySort();
     byMap();
     byReplace();
@@ -144,7 +157,7 @@ async function main() {
     for (const _ of generator());
     (function () {
       let x = 1;
-      for (const end = now() + 4000; now() < end;) for (let i = 0; i < 20000; i++) x = (x * 31 + i) | 0; // LINE (anonymous)
+      for (const end = turn(); now() < end;) for (let i = 0; i < 20000; i++) x = (x * 31 + i) | 0; // LINE (anonymous)
       return x;
     })();
   }

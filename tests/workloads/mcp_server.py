@@ -9,17 +9,22 @@ output = threading.Lock()
 
 
 def burn(milliseconds):
-    """On a CPU for so long, by this thread's own clock."""
-    end = time.thread_time() + milliseconds / 1000
-    turns = 0
-    while time.thread_time() < end:
-        turns += 1
-    return str(turns)
+    """On a CPU for so long, by this thread's own clock: for how many nanoseconds it was."""
+    start = time.thread_time_ns()
+    while time.thread_time_ns() - start < milliseconds * 1_000_000:
+        pass
+    return str(time.thread_time_ns() - start)
 
 
 def sleep(milliseconds):
     time.sleep(milliseconds / 1000)
-    return "slept"
+    return "0"
+
+
+def mixed(milliseconds):
+    burned = burn(milliseconds / 2)
+    sleep(milliseconds / 2)
+    return burned
 
 
 def large(size):
@@ -55,6 +60,8 @@ def run(tool, arguments):
             return burn(arguments["milliseconds"])
         case "sleep":
             return sleep(arguments["milliseconds"])
+        case "mixed":
+            return mixed(arguments["milliseconds"])
         case "large":
             return large(arguments["size"])
         case "echo":
@@ -88,13 +95,22 @@ def answer(message):
     write({"result": result, "jsonrpc": "2.0", "id": message["id"]})
 
 
-for line in sys.stdin:
-    message = json.loads(line)
-    if message.get("method") == "initialize":
-        result = {"protocolVersion": "2025-06-18", "capabilities": {"tools": {}}, "serverInfo": {"name": "by hand"}}
-        write({"jsonrpc": "2.0", "id": message["id"], "result": result})
-    elif message.get("method") == "tools/call":
-        if message["params"].get("name") == "sleep":
-            threading.Thread(target=answer, args=(message,), daemon=True).start()
-        else:
-            answer(message)
+def initialized(message):
+    result = {"protocolVersion": "2025-06-18", "capabilities": {"tools": {}}, "serverInfo": {"name": "by hand"}}
+    write({"jsonrpc": "2.0", "id": message["id"], "result": result})
+
+
+def main():
+    for line in sys.stdin:
+        message = json.loads(line)
+        if message.get("method") == "initialize":
+            initialized(message)
+        elif message.get("method") == "tools/call":
+            if message["params"].get("name") in ("sleep", "mixed"):
+                threading.Thread(target=answer, args=(message,), daemon=True).start()
+            else:
+                answer(message)
+
+
+if __name__ == "__main__":
+    main()

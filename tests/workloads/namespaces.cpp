@@ -18,8 +18,12 @@ int main() {
     shop::Basket<int> basket;
     puts("ready");
     fflush(stdout);
+    unsigned long random = 1;
     for (;;) {
-        shop::orders::settle(name, 5 * MILLISECOND);
-        basket.sum(5 * MILLISECOND);
+        /* Rounds of different lengths: none can beat in time with the sampling. */
+        random = random * 6364136223846793005UL + 1442695040888963407UL;
+        unsigned long units = MILLISECOND + (random >> 33) % (8 * MILLISECOND);
+        shop::orders::settle(name, units);
+        basket.sum(units);
     }
 }

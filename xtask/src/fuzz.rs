@@ -15,6 +15,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use mcp_profiler::symbol::{ElfImage, Namer, perf_map_names};
 use mcp_profiler::unwind::read_table;
 use mcp_profiler::wire::Piece;
+use mcp_profiler::wire::contents::Capture;
 use mcp_profiler::wire::streams::{Moved, Streams};
 use nix::sys::resource::{Resource, setrlimit};
 
@@ -153,7 +154,8 @@ fn try_input(parser: Parser, input: &[u8], number: u64) -> Result<bool> {
 
 /// What a server reads and writes, in pieces, some of which are missing or lost. Whether any message was understood.
 fn converse(mut input: &[u8], random: &mut Random) -> Result<bool> {
-    let mut streams = Streams::default();
+    let capture = Capture { bytes: if random.below(2) == 0 { 0 } else { 100 } };
+    let mut streams = Streams::new(capture);
     let (mut number, mut is_written) = (0_u64, false);
     while !input.is_empty() {
         number += 1;
@@ -193,6 +195,9 @@ fn seeds(parser: Parser) -> Result<Vec<Vec<u8>>> {
             let read = |file: &str| std::fs::read(file).ok().filter(|bytes| bytes.len() <= SEED_BYTES);
             let mut seeds: Vec<_> = files.into_iter().filter_map(read).collect();
             seeds.push(compiled(&["cc", "-g", "-O1", "-gdwarf-4"], "shares.c")?);
+            // Described by `.debug_frame` alone.
+            let options = ["cc", "-g", "-O2", "-fno-asynchronous-unwind-tables", "-fno-unwind-tables"];
+            seeds.push(compiled(&options, "shares.c")?);
             Ok(seeds)
         }
         Parser::Go => {

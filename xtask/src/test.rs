@@ -33,10 +33,12 @@ pub(crate) fn test_with(options: &Options, variables: &[(&str, &str)]) -> Result
     packages::install(&["linux-perf", "openssl", "binutils"])?;
     servers::servers()?;
     let program = build_profiler(options.release)?;
+    let rmcp_server = build("rmcp-server", options.release)?;
     let mut command = cargo();
     command
         .arg("test")
         .env("MCP_PROFILER", program)
+        .env("MCP_PROFILER_RMCP_SERVER", rmcp_server)
         .env("MCP_PROFILER_SERVERS", servers::folder())
         .env("MCP_PROFILER_ROOTS", servers::roots_folder());
     command.envs(variables.iter().copied());
@@ -45,7 +47,8 @@ pub(crate) fn test_with(options: &Options, variables: &[(&str, &str)]) -> Result
     }
     match &options.package {
         Some(package) => command.args(["--package", package]),
-        None => command.args(["--workspace", "--exclude", "profiler-ebpf"]),
+        // With the features of that server, all others would be compiled once more.
+        None => command.args(["--workspace", "--exclude", "profiler-ebpf", "--exclude", "rmcp-server"]),
     };
     // One failing package does not hide the others.
     run(command.arg("--no-fail-fast").arg("--").args(&options.arguments))
@@ -53,19 +56,24 @@ pub(crate) fn test_with(options: &Options, variables: &[(&str, &str)]) -> Result
 
 /// Builds `mcp-profiler` as the tests are built, and returns its path.
 pub(crate) fn build_profiler(release: bool) -> Result<PathBuf> {
+    build("mcp-profiler", release)
+}
+
+/// Builds the program of a package, and returns its path.
+fn build(package: &str, release: bool) -> Result<PathBuf> {
     let mut command = cargo();
-    command.args(["build", "--package", "mcp-profiler", "--message-format", "json-render-diagnostics"]);
+    command.args(["build", "--package", package, "--message-format", "json-render-diagnostics"]);
     if release {
         command.arg("--release");
     }
     let output =
         command.stdin(Stdio::null()).stderr(Stdio::inherit()).output().context("cannot run cargo")?;
     if !output.status.success() {
-        bail!("mcp-profiler does not build");
+        bail!("{package} does not build");
     }
     String::from_utf8_lossy(&output.stdout)
         .lines()
         .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
         .find_map(|message| message["executable"].as_str().map(PathBuf::from))
-        .context("cargo names no executable of mcp-profiler")
+        .with_context(|| format!("cargo names no executable of {package}"))
 }

@@ -23,6 +23,10 @@ pub(super) fn find(walker: &mut Walker) -> bool {
     if address >= walker.mapping.start && address < walker.mapping.end {
         return true;
     }
+    core::mem::swap(&mut walker.mapping, &mut walker.other_mapping);
+    if address >= walker.mapping.start && address < walker.mapping.end {
+        return true;
+    }
     let key = Key::new(MAPPING_KEY_BITS, mapping_key(walker.owner as u32, address));
     match CODE_MAPPINGS.get(key) {
         Some(mapping) => {

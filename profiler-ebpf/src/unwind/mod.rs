@@ -5,6 +5,7 @@ mod code;
 mod frame_pointer;
 mod python;
 mod rows;
+mod tasks;
 mod v8;
 
 use core::ffi::c_void;
@@ -12,7 +13,8 @@ use core::ffi::c_void;
 use aya_ebpf::bindings::pt_regs;
 use aya_ebpf::helpers::{bpf_get_current_task_btf, bpf_loop, bpf_probe_read_user, bpf_task_pt_regs};
 use profiler_common::{
-    CodeMapping, Interpreter, MAX_FRAME_WORDS, MAX_KERNEL_FRAMES, MAX_USER_FRAMES, MAX_USER_WORDS, StackEnd,
+    CodeMapping, FrameTag, Interpreter, MAX_FRAME_WORDS, MAX_KERNEL_FRAMES, MAX_USER_FRAMES, MAX_USER_WORDS,
+    StackEnd,
 };
 
 use crate::cpu::Scratch;
@@ -48,15 +50,18 @@ pub(crate) struct Walker {
     end: u64,
     /// The mapping of the last frame: callers are often in the same file.
     mapping: CodeMapping,
+    /// The one before that: callers take turns, such as a script's function and a builtin.
+    other_mapping: CodeMapping,
     saved: rows::Saved,
+    found: rows::Found,
     chain: python::Chain,
 }
 
 const PYTHON: u32 = Interpreter::Python as u32;
 const V8: u32 = Interpreter::V8 as u32;
 
-/// A frame takes one turn, and the evaluation of Python functions up to three more.
-const MAX_TURNS: u32 = 4 * MAX_USER_FRAMES as u32;
+/// A frame takes one turn, and the evaluation of Python functions up to three more. So does who waits for them, once.
+const MAX_TURNS: u32 = 4 * MAX_USER_FRAMES as u32 + tasks::MAX_TURNS as u32;
 
 /// Returned by a loop's step: no further step.
 const STOP: i64 = 1;
@@ -89,6 +94,7 @@ pub(crate) fn user_stack(scratch: &mut Scratch, first: u32, owner: u32) -> Walk 
     walker.owner = u64::from(owner);
     walker.end = StackEnd::TooDeep as u64;
     walker.mapping.end = 0;
+    walker.other_mapping.end = 0;
     walker.chain.reset();
     let mut context = core::ptr::from_mut(scratch);
     // SAFETY: `step` has the signature of a loop callback, and the context outlives the call.
@@ -101,7 +107,13 @@ pub(crate) fn user_stack(scratch: &mut Scratch, first: u32, owner: u32) -> Walk 
     if words > MAX_USER_WORDS as u64 {
         return NOTHING;
     }
-    Walk { words: words as u32, end: walker.end as u32 }
+    let is_whole = walker.end == StackEnd::Outermost as u64 || walker.end == StackEnd::ChainEnd as u64;
+    let end = if is_whole && walker.chain.is_lost() {
+        StackEnd::PythonFramesUnreadable as u32
+    } else {
+        walker.end as u32
+    };
+    Walk { words: words as u32, end }
 }
 
 /// One frame. Returns [`STOP`] to stop.
@@ -123,6 +135,10 @@ unsafe extern "C" fn step(_index: u64, context: *mut *mut Scratch) -> i64 {
         }
         python::State::Left => {
             python::check(scratch);
+            return 0;
+        }
+        python::State::Entered | python::State::Awaited | python::State::Holding | python::State::Waiting => {
+            tasks::step(scratch);
             return 0;
         }
         python::State::Leaving => {}
@@ -190,7 +206,8 @@ impl Walker {
         // User space looks callers up one byte before their return addresses. Where a signal interrupted, the address is
         // that of an instruction that did not run yet, perhaps a function's first one: one more makes up for it.
         let is_interrupted = 1 - (self.is_return | self.is_innermost) & 1;
-        self.instruction_pointer.wrapping_add(is_interrupted)
+        // What was taken for a return address may be anything: it must not look like a frame of another kind.
+        FrameTag::Native.word(self.instruction_pointer.wrapping_add(is_interrupted))
     }
 
     /// Goes to the caller: its frame address, its frame pointer, and where it is called from.

@@ -8,12 +8,11 @@ use aya_ebpf::helpers::{bpf_get_current_task_btf, bpf_probe_read_kernel, generat
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::HashMap;
 use profiler_common::{
-    Failure, FrameTag, MAX_PYTHON_PROCESSES, PythonEntry, PythonLayout, StackEnd, code_fingerprint,
+    FrameTag, MAX_PYTHON_PROCESSES, PythonEntry, PythonLayout, StackEnd, code_fingerprint,
 };
 
-use super::{Walker, emit, read};
+use super::{Walker, emit, read, tasks};
 use crate::cpu::Scratch;
-use crate::output::count;
 use crate::targets::KERNEL_OFFSETS;
 
 /// By the process whose code mappings they belong to.
@@ -27,17 +26,23 @@ const NONE: u32 = PythonLayout::NONE;
 /// Where the walk is in the thread's chain of Python frames.
 #[repr(C)]
 pub(crate) struct Chain {
-    layout: PythonLayout,
+    pub(super) layout: PythonLayout,
+    /// The thread's `PyThreadState`.
+    pub(super) thread: u64,
     /// A [`State`].
     state: u64,
     /// What is [known](Knowledge).
     knowledge: u64,
     /// The next frame to be shown; zero at the end of the chain.
-    frame: u64,
+    pub(super) frame: u64,
+    /// The last frame that was shown.
+    pub(super) shown_frame: u64,
+    /// Not zero when that is a coroutine's.
+    is_coroutine: u64,
     /// The next `cframe`, in versions that have them.
     cframe: u64,
     /// The frame that is looked at.
-    words: [u64; FRAME_WORDS],
+    pub(super) words: [u64; FRAME_WORDS],
     /// Its code object.
     code_words: [u64; CODE_WORDS],
     /// As it was at the start of this evaluation.
@@ -50,6 +55,7 @@ pub(crate) struct Chain {
     is_innermost: u64,
     /// Something that lies in the stack frame of the evaluation that the functions belong to.
     anchor: u64,
+    pub(super) waiting: tasks::Waiting,
 }
 
 /// What the walk does in its next turn.
@@ -64,6 +70,14 @@ pub(super) enum State {
     Leaving = 2,
     /// It is there, and looks whether these were the evaluation's own functions.
     Left = 3,
+    /// The evaluation was entered with a coroutine: it looks whether that is a task's.
+    Entered = 4,
+    /// It looks who waits for a task.
+    Awaited = 5,
+    /// It looks through what a callback holds.
+    Holding = 6,
+    /// It shows a coroutine of a task that waits.
+    Waiting = 7,
 }
 
 /// What is known of the thread's chain.
@@ -82,6 +96,12 @@ impl Chain {
     pub(super) fn reset(&mut self) {
         self.state = State::Elsewhere as u64;
         self.knowledge = Knowledge::None as u64;
+        self.waiting.reset();
+    }
+
+    #[inline(always)]
+    pub(super) fn go_to(&mut self, state: State) {
+        self.state = state as u64;
     }
 
     #[inline(always)]
@@ -90,8 +110,18 @@ impl Chain {
             1 => State::Showing,
             2 => State::Leaving,
             3 => State::Left,
+            4 => State::Entered,
+            5 => State::Awaited,
+            6 => State::Holding,
+            7 => State::Waiting,
             _ => State::Elsewhere,
         }
+    }
+
+    /// Whether functions of the thread were there, and could not be told, or not all.
+    #[inline(always)]
+    pub(super) fn is_lost(&self) -> bool {
+        self.knowledge == Knowledge::Lost as u64
     }
 
     /// The walk has taken a step in machine code.
@@ -140,7 +170,6 @@ pub(super) fn enter(walker: &mut Walker, native_word: u64) -> bool {
 #[inline(always)]
 fn give_up(chain: &mut Chain) {
     chain.knowledge = Knowledge::Lost as u64;
-    count(Failure::PythonFramesUnreadable);
 }
 
 /// Finds the innermost frame of the current thread.
@@ -167,6 +196,7 @@ fn find(walker: &mut Walker) -> Result<(), StackEnd> {
     if at::<u64>(thread, layout.thread_id)? != thread_pointer {
         return Err(StackEnd::Unreadable);
     }
+    chain.thread = thread;
     if layout.thread_cframe == NONE {
         chain.frame = at(thread, layout.current_frame)?;
         return Ok(());
@@ -234,22 +264,8 @@ pub(super) fn step(scratch: &mut Scratch) {
         return refuse(chain);
     }
     let code = unmarked;
-    let bytes = layout.code_bytes;
-    if bytes as usize > PythonLayout::MAX_IDENTITY_BYTES {
-        return refuse(chain); // tells the verifier
-    }
-    // SAFETY: as above.
-    let outcome = unsafe {
-        generated::bpf_probe_read_user(chain.code_words.as_mut_ptr().cast(), bytes, code as *const _)
-    };
-    // One that can't be read may be paged out: user space will try, when it has no fingerprint.
-    let mut fingerprint = 0;
-    if outcome == 0 {
-        if word(&chain.code_words, layout.object_type) != layout.code_type && layout.code_type != 0 {
-            return refuse(chain);
-        }
-        fingerprint = identify(&chain.code_words, layout);
-    }
+    let Ok(fingerprint) = read_code(chain, code) else { return refuse(chain) };
+    let layout = &chain.layout;
     if layout.entry == PythonEntry::Flag as u32 && is_last {
         chain.anchor = chain.cframe;
         chain.cframe = at(chain.cframe, layout.cframe_previous).unwrap_or(0);
@@ -258,10 +274,49 @@ pub(super) fn step(scratch: &mut Scratch) {
             return refuse(chain);
         }
     }
+    chain.shown_frame = chain.frame;
     chain.frame = previous;
     if is_last {
         chain.state = State::Leaving as u64;
     }
+    let words = function(FrameTag::Python, code, instruction, fingerprint, &chain.layout);
+    emit(scratch, words);
+}
+
+/// Reads a code object: what it will be known again by, which is zero when it can't be read. It may be paged out, and user space
+/// will try.
+#[inline(always)]
+pub(super) fn read_code(chain: &mut Chain, code: u64) -> Result<u32, StackEnd> {
+    let layout = &chain.layout;
+    let bytes = layout.code_bytes;
+    chain.is_coroutine = 0;
+    if bytes as usize > PythonLayout::MAX_IDENTITY_BYTES {
+        return Err(StackEnd::Unreadable); // tells the verifier
+    }
+    // SAFETY: the helper checks the address, and writes no more than there is room for.
+    let outcome = unsafe {
+        generated::bpf_probe_read_user(chain.code_words.as_mut_ptr().cast(), bytes, code as *const _)
+    };
+    if outcome != 0 {
+        return Ok(0);
+    }
+    if word(&chain.code_words, layout.object_type) != layout.code_type && layout.code_type != 0 {
+        return Err(StackEnd::Unreadable);
+    }
+    chain.is_coroutine = word(&chain.code_words, layout.code_flags) >> (layout.code_flags % 8 * 8)
+        & PythonLayout::COROUTINE_FLAGS;
+    Ok(identify(&chain.code_words, layout))
+}
+
+/// A function as it is sent.
+#[inline(always)]
+pub(super) fn function(
+    tag: FrameTag,
+    code: u64,
+    instruction: u64,
+    fingerprint: u32,
+    layout: &PythonLayout,
+) -> [u64; 2] {
     let offset = if layout.code_instructions == NONE {
         instruction as u32
     } else {
@@ -272,7 +327,7 @@ pub(super) fn step(scratch: &mut Scratch) {
             PythonLayout::NO_INSTRUCTION
         }
     };
-    emit(scratch, [FrameTag::Python.word(code), u64::from(offset) << 32 | u64::from(fingerprint)]);
+    [tag.word(code), u64::from(offset) << 32 | u64::from(fingerprint)]
 }
 
 #[inline(always)]
@@ -306,16 +361,20 @@ pub(super) fn check(scratch: &mut Scratch) {
         let word = scratch.walker.chain.native_word;
         emit(scratch, [word]);
     } else {
-        scratch.walker.chain.is_innermost = 0;
+        let chain = &mut scratch.walker.chain;
+        chain.is_innermost = 0;
+        if chain.is_coroutine != 0 && chain.waiting.is_due(&chain.layout) {
+            chain.state = State::Entered as u64;
+        }
     }
 }
 
 #[inline(always)]
-fn word<const WORDS: usize>(words: &[u64; WORDS], offset: u32) -> u64 {
+pub(super) fn word<const WORDS: usize>(words: &[u64; WORDS], offset: u32) -> u64 {
     words[(offset / 8) as usize % WORDS]
 }
 
 #[inline(always)]
-fn at<T>(base: u64, offset: u32) -> Result<T, StackEnd> {
+pub(super) fn at<T>(base: u64, offset: u32) -> Result<T, StackEnd> {
     read(base.wrapping_add(u64::from(offset)))
 }

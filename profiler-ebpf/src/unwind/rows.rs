@@ -6,7 +6,9 @@ use aya_ebpf::bindings::pt_regs;
 use aya_ebpf::btf_maps::{Array, ArrayOfMaps};
 use aya_ebpf::helpers::{bpf_get_current_task_btf, bpf_task_pt_regs, generated};
 use aya_ebpf::macros::btf_map;
-use profiler_common::{CfaKind, MAX_PAGES, MAX_TABLES, PageStarts, ROWS_PER_PAGE, RowPage, Rule, StackEnd};
+use profiler_common::{
+    CfaKind, CodeMapping, MAX_PAGES, MAX_TABLES, PageStarts, ROWS_PER_PAGE, RowPage, Rule, StackEnd,
+};
 
 use super::{Walker, read};
 
@@ -148,23 +150,56 @@ fn innermost_register(number: u32) -> Result<u64, StackEnd> {
     })
 }
 
-/// The row for the walker's address: a search in the table's index, then one in the page.
+/// Rules that were found before. Samples of a server have most of their return addresses in common, and a search costs more than
+/// all else that a step does.
+#[repr(C)]
+pub(super) struct Found {
+    rules: [FoundRule; FOUND_RULES],
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct FoundRule {
+    /// The table and the address in it. A table's number is not used again, so nothing is ever out of date.
+    place: u64,
+    rule: u64,
+}
+
+const FOUND_BITS: u32 = 9;
+const FOUND_RULES: usize = 1 << FOUND_BITS;
+
+/// The rule for the walker's address.
 #[inline(always)]
-fn find(walker: &Walker) -> Option<Rule> {
+fn find(walker: &mut Walker) -> Option<Rule> {
     let address = (walker.instruction_pointer - walker.is_return).wrapping_add(walker.mapping.to_row);
     if address > u64::from(u32::MAX) {
         return None;
     }
     let table = walker.mapping.table;
-    let index = UNWIND_TABLES.get_value_ptr_mut(table, &0)?.cast::<PageStarts>();
+    let place = u64::from(table) << 32 | address;
+    // The multiplier of Fibonacci hashing.
+    let slot = (place.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - FOUND_BITS)) as usize;
+    let found = &mut walker.found.rules[slot & (FOUND_RULES - 1)];
+    if found.place != place {
+        found.rule = u64::from(search_table(table, address)?);
+        found.place = place;
+    }
+    Some(Rule::unpack(found.rule as u32))
+}
+
+/// The packed rule of an address: a search in the table's index, then one in the page.
+#[inline(always)]
+fn search_table(table: u32, address: u64) -> Option<u32> {
+    let slot = CodeMapping::table_slot(table);
+    let index = UNWIND_TABLES.get_value_ptr_mut(slot, &0)?.cast::<PageStarts>();
     // SAFETY: page 0 of a table, which is as long as an index.
     let index = unsafe { &*index };
     let page = search::<MAX_PAGES>(address, |at| index[at]);
-    let rows = UNWIND_TABLES.get_value_ptr_mut(table, &(page as u32 + 1))?;
+    let rows = UNWIND_TABLES.get_value_ptr_mut(slot, &(page as u32 + 1))?;
     // SAFETY: a page of the table. User space fills a table before it is in the outer map, and never changes it.
     let rows = unsafe { &*rows };
     let row = search::<ROWS_PER_PAGE>(address, |at| rows[at].start);
-    Some(Rule::unpack(rows[row & (ROWS_PER_PAGE - 1)].rule))
+    Some(rows[row & (ROWS_PER_PAGE - 1)].rule)
 }
 
 /// The last of `LENGTH` sorted starts that is not behind the address. Without branches: the verifier would follow

@@ -3,14 +3,16 @@
 //! A call is in flight from its first byte to its last. A sample of the process that answers, or of a process that it
 //! started, is
 //! - **exact** when one call alone was in flight, or the sampled thread was bound to one: it read that request and wrote
-//!   that response, and had no other call between;
-//! - **shared** when several were in flight and nothing tells them apart: each gets an equal part, an estimate;
+//!   that response, and had no other call between; or when the process was made and ended within one call alone;
+//! - **shared** when several were in flight: each gets an equal part, an estimate. Where the functions of one of their tools are on the
+//!   stack, only its calls do;
 //! - **background** when none was.
 //!
 //! The three add up to all samples.
 
 use std::collections::HashMap;
 
+use super::tool_functions::ToolFunctions;
 use crate::recording::{ProcessIndex, Recording, Sample};
 use crate::wire::calls::Side;
 
@@ -24,8 +26,23 @@ pub enum Charge {
     Background,
     /// This call.
     Exact(CallIndex),
-    /// An equal part to each of these, at least two: an estimate.
+    /// An equal part to each of these: an estimate. A single one was told by its tool's functions.
     Shared(Box<[CallIndex]>),
+}
+
+impl Charge {
+    /// What a call pays of a sample of this weight, in nanoseconds.
+    pub fn cost(&self, call: CallIndex, weight_ns: u64) -> Cost {
+        match self {
+            Self::Exact(own) if *own == call => Cost { exact_ns: weight_ns, shared_ns: 0 },
+            Self::Shared(calls) => {
+                let mut paid = calls.iter().zip(parts(weight_ns, calls.len()));
+                let shared_ns = paid.find(|(own, _)| **own == call).map_or(0, |(_, part)| part);
+                Cost { exact_ns: 0, shared_ns }
+            }
+            _ => Cost::default(),
+        }
+    }
 }
 
 /// What a call costs.
@@ -59,6 +76,8 @@ pub struct Attribution {
     pub costs: Vec<Cost>,
     /// Time that no call was in flight for, in nanoseconds.
     pub background_ns: u64,
+    /// Of shared time, what the functions of tools told: it was split between fewer calls than were in flight.
+    pub told_ns: u64,
     /// The most calls that were in flight at once in one process.
     pub peak_in_flight: usize,
 }
@@ -95,6 +114,8 @@ impl Attribution {
             costs: vec![Cost::default(); recording.calls.len()],
             ..Self::default()
         };
+        let tools = ToolFunctions::new(recording);
+        let within = enclosing_calls(recording);
         let mut in_flight: HashMap<ProcessIndex, Vec<CallIndex>> = HashMap::new();
         for (_, step) in steps {
             match step {
@@ -110,7 +131,13 @@ impl Attribution {
                 }
                 Step::Sample(index) => {
                     let sample = &recording.samples[index];
-                    let charge = charge(recording, sample, &in_flight);
+                    let mut charge = charge(recording, sample, &in_flight, &within);
+                    if let Charge::Shared(calls) = &charge
+                        && let Some(told) = tools.tell(sample.stack, calls)
+                    {
+                        this.told_ns = this.told_ns.saturating_add(sample.weight_ns);
+                        charge = Charge::Shared(told.into());
+                    }
                     this.pay(sample.weight_ns, &charge);
                     this.charges[index] = charge;
                 }
@@ -151,8 +178,13 @@ impl Attribution {
     }
 }
 
+/// A recording with the samples of calls of some tools (prompts, resources, methods) only.
+pub fn of_tools(recording: &Recording, tools: &[String]) -> Recording {
+    Attribution::new(recording).only(recording, |call| recording.calls[call].call.is_of(tools))
+}
+
 /// Equal parts that add up to the whole.
-fn parts(whole: u64, count: usize) -> impl Iterator<Item = u64> {
+pub(super) fn parts(whole: u64, count: usize) -> impl Iterator<Item = u64> {
     let count = (count as u64).max(1);
     let (part, rest) = (whole / count, whole % count);
     (0..count).map(move |index| part + u64::from(index < rest))
@@ -162,8 +194,15 @@ fn charge(
     recording: &Recording,
     sample: &Sample,
     in_flight: &HashMap<ProcessIndex, Vec<CallIndex>>,
+    within: &HashMap<ProcessIndex, Vec<CallIndex>>,
 ) -> Charge {
     let Some(thread) = recording.threads.get(sample.thread) else { return Charge::Background };
+    if let Some(calls) = within.get(&thread.process) {
+        return match calls[..] {
+            [call] => Charge::Exact(call),
+            _ => Charge::Shared(calls.as_slice().into()),
+        };
+    }
     // Its own calls; else those of whoever started it. Parents have smaller indices, so this ends.
     let mut process = Some(thread.process);
     while let Some(index) = process {
@@ -182,6 +221,35 @@ fn charge(
         process = parent.filter(|parent| *parent < index);
     }
     Charge::Background
+}
+
+/// For each process that lived within calls of whoever started it: those calls. A call that waits for the processes that it starts is
+/// one of them; what was in flight for a part of that time only did not.
+fn enclosing_calls(recording: &Recording) -> HashMap<ProcessIndex, Vec<CallIndex>> {
+    let mut by_process: HashMap<ProcessIndex, Vec<CallIndex>> = HashMap::new();
+    for (index, recorded) in recording.calls.iter().enumerate() {
+        if recorded.call.caller == Side::Client {
+            by_process.entry(recorded.process).or_default().push(index);
+        }
+    }
+    let mut within = HashMap::new();
+    for (index, process) in recording.processes.iter().enumerate() {
+        let Some(exit_ns) = process.exit_ns.filter(|_| !by_process.contains_key(&index)) else { continue };
+        let mut ancestor = process.parent.filter(|parent| *parent < index);
+        // The nearest one that answers calls. Parents have smaller indices, so this ends.
+        while let Some(parent) = ancestor.filter(|parent| !by_process.contains_key(parent)) {
+            ancestor = recording.processes[parent].parent.filter(|grandparent| *grandparent < parent);
+        }
+        let Some(calls) = ancestor.and_then(|ancestor| by_process.get(&ancestor)) else { continue };
+        // In the order of their starts, as those of a recording are.
+        let started = calls.partition_point(|call| recording.calls[*call].call.start_ns <= process.first_ns);
+        let encloses = |call: &CallIndex| recording.calls[*call].call.end_ns >= exit_ns;
+        let enclosing: Vec<CallIndex> = calls[..started].iter().copied().filter(encloses).collect();
+        if !enclosing.is_empty() {
+            within.insert(index, enclosing);
+        }
+    }
+    within
 }
 
 /// The call that a thread is bound to, if there is exactly one.
@@ -235,6 +303,43 @@ mod tests {
         builder.sample_at(20 * MS, two, 9);
         let attribution = Attribution::new(&builder.recording);
         assert_eq!(attribution.charges, [Charge::Exact(0), Charge::Shared([0, 1, 2].into())]);
+    }
+
+    /// A child that lived within one call only is that call's, also while others are in flight; one within two calls is of these two.
+    #[test]
+    fn children_within_calls() {
+        let mut builder = Builder::new();
+        for (tool, from, to) in [("a", 10, 60), ("b", 20, 40), ("c", 25, 90)] {
+            builder.call(0, tool, from * MS, to * MS);
+        }
+        for (pid, from, to) in [(200, 15, 50), (300, 30, 50), (400, 30, 99)] {
+            let child = builder.process(pid, "git log", "native", None);
+            let process = &mut builder.recording.processes[child];
+            (process.parent, process.first_ns, process.exit_ns) = (Some(0), from * MS, Some(to * MS));
+            let thread = builder.thread(child, pid, "git");
+            builder.sample_at(35 * MS, thread, 1);
+        }
+        let attribution = Attribution::new(&builder.recording);
+        let expected = [Charge::Exact(0), Charge::Shared([0, 2].into()), Charge::Shared([0, 1, 2].into())];
+        assert_eq!(attribution.charges, expected);
+    }
+
+    /// Of several calls in flight, those of the tool whose function runs are charged, as an estimate.
+    #[test]
+    fn functions_of_tools_tell() {
+        let mut builder = Builder::new();
+        let thread = builder.thread(0, 100, "main");
+        builder.call(0, "burn", 10 * MS, 40 * MS);
+        builder.call(0, "sleep", 10 * MS, 40 * MS);
+        let (burning, other) = (builder.stack(&["main", "burn"]), builder.stack(&["main", "parse"]));
+        for stack in [burning, other] {
+            builder.sample_at(20 * MS, thread, 8);
+            builder.recording.samples.last_mut().unwrap().stack = Some(stack);
+        }
+        let attribution = Attribution::new(&builder.recording);
+        assert_eq!(attribution.charges, [Charge::Shared([0].into()), Charge::Shared([0, 1].into())]);
+        let cost = |shared_ns| Cost { exact_ns: 0, shared_ns };
+        assert_eq!((attribution.costs, attribution.told_ns), (vec![cost(12), cost(4)], 8));
     }
 
     /// A child process works for the call that its parent has in flight, unless it answers calls itself.

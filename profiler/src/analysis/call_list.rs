@@ -1,39 +1,59 @@
 //! Calls one by one: which are shown, in which order, and what each was doing over its time.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
+use serde_json::Value;
 
 use super::attribution::{Attribution, CallIndex, Charge};
-use super::calls::{duration_ns, is_error};
+use super::calls::duration_ns;
 use super::seconds;
 use crate::recording::Recording;
+use crate::wire::Id;
 use crate::wire::calls::{Call, Ended};
 
 /// Which calls are listed.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Selection {
     /// Only of these tools (prompts, resources); or of these methods.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tools: Vec<String>,
     /// Only those that ended so.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub outcome: Option<Outcome>,
     /// Only those that took at least so long, in nanoseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub at_least_ns: Option<u64>,
     /// Only those that were in flight after this time since the recording's start, in nanoseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub from_ns: Option<u64>,
     /// Only those that started before this time since the recording's start, in nanoseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub to_ns: Option<u64>,
     /// In the order of their starts, else the slowest first.
     pub in_order: bool,
 }
 
 /// How calls ended, as a user asks for them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// With a result.
     Ok,
     /// With an error of any sort.
     Error,
-    /// Without an answer: cancelled, cut off, or not answered.
+    /// With an error of the tool.
+    ToolError,
+    /// Without an answer: any of those below.
     Unfinished,
+    /// The caller cancelled it.
+    Cancelled,
+    /// There was no answer.
+    Unanswered,
+    /// Its stream ended first.
+    CutOff,
+    /// Not known.
+    Lost,
 }
 
 /// A call in a list.
@@ -71,18 +91,37 @@ pub struct ListedCall {
     /// Code of its error.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error_code: Option<i64>,
-    /// Message of its error.
+    /// Message of its error, or the shape of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error_message: Option<String>,
     /// The caller's trace (W3C Trace Context).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trace_parent: Option<String>,
+    /// Its arguments, cut and without what looks secret; absent where they were not kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub arguments: Option<Value>,
+    /// Its result, the same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub result: Option<Value>,
+    /// The same facts under the names of OpenTelemetry's semantic conventions for MCP.
+    pub attributes: BTreeMap<&'static str, Value>,
 }
 
-/// Whether a call is of one of these tools, or of one of these methods.
-pub fn is_of(call: &Call, tools: &[String]) -> bool {
-    tools.iter().any(|tool| call.name.as_deref() == Some(tool) || *call.method == **tool)
+/// A list of calls.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct CallList {
+    /// Version of this object's shape.
+    pub schema_version: u32,
+    /// Calls that were selected, also those that are not in the list.
+    pub total: u64,
+    /// What was selected by.
+    pub filters: Selection,
+    /// The calls.
+    pub calls: Vec<ListedCall>,
 }
+
+/// Version of the shapes of lists of calls and of traces.
+pub const SCHEMA_VERSION: u32 = 1;
 
 /// The names by which the calls of a recording can be asked for, each once, in order.
 pub fn names(recording: &Recording) -> Vec<&str> {
@@ -97,8 +136,8 @@ pub fn names(recording: &Recording) -> Vec<&str> {
 pub fn select(recording: &Recording, selection: &Selection) -> Vec<CallIndex> {
     let start_ns = recording.meta.start_ns;
     let is_selected = |call: &Call| {
-        (selection.tools.is_empty() || is_of(call, &selection.tools))
-            && selection.outcome.is_none_or(|outcome| outcome == Outcome::of(&call.ended))
+        (selection.tools.is_empty() || call.is_of(&selection.tools))
+            && selection.outcome.is_none_or(|outcome| outcome.matches(&call.ended))
             && selection.at_least_ns.is_none_or(|least| duration_ns(call) >= least)
             && selection.from_ns.is_none_or(|from| call.end_ns.saturating_sub(start_ns) >= from)
             && selection.to_ns.is_none_or(|to| call.start_ns.saturating_sub(start_ns) < to)
@@ -112,11 +151,16 @@ pub fn select(recording: &Recording, selection: &Selection) -> Vec<CallIndex> {
 }
 
 impl Outcome {
-    fn of(ended: &Ended) -> Self {
-        match ended {
-            Ended::Ok => Self::Ok,
-            ended if is_error(ended) => Self::Error,
-            _ => Self::Unfinished,
+    fn matches(self, ended: &Ended) -> bool {
+        match self {
+            Self::Ok => *ended == Ended::Ok,
+            Self::Error => ended.is_error(),
+            Self::ToolError => matches!(ended, Ended::ToolError { .. }),
+            Self::Unfinished => *ended != Ended::Ok && !ended.is_error(),
+            Self::Cancelled => *ended == Ended::Cancelled,
+            Self::Unanswered => *ended == Ended::Unanswered,
+            Self::CutOff => *ended == Ended::CutOff,
+            Self::Lost => *ended == Ended::Lost,
         }
     }
 }
@@ -127,10 +171,7 @@ impl ListedCall {
         let recorded = recording.calls.get(index)?;
         let call = &recorded.call;
         let cost = attribution.costs.get(index).copied().unwrap_or_default();
-        let (error_code, error_message) = match &call.ended {
-            Ended::Error { code, message } => (*code, message.as_deref().map(str::to_owned)),
-            _ => (None, None),
-        };
+        let (error_code, error_message) = call.ended.error();
         let milliseconds = |nanoseconds: u64| nanoseconds as f64 / 1e6;
         Some(Self {
             call: index as u64 + 1,
@@ -147,10 +188,51 @@ impl ListedCall {
             response_bytes: call.response_bytes,
             outcome: call.ended.name(),
             error_code,
-            error_message,
+            error_message: error_message.map(str::to_owned),
             trace_parent: call.trace_parent.as_deref().map(str::to_owned),
+            arguments: contents(call.arguments.as_deref()),
+            result: contents(call.result.as_deref()),
+            attributes: attributes(call),
         })
     }
+}
+
+/// What was kept of arguments or a result. Nested without end it is a text.
+fn contents(json: Option<&str>) -> Option<Value> {
+    json.map(|json| serde_json::from_str(json).unwrap_or_else(|_| json.into()))
+}
+
+/// A call's attributes by the conventions for MCP (`docs/gen-ai/mcp.md` of open-telemetry/semantic-conventions-genai; in
+/// development). The session's ID is a secret of its client, and is not kept.
+fn attributes(call: &Call) -> BTreeMap<&'static str, Value> {
+    let mut attributes = BTreeMap::from([("mcp.method.name", Value::from(&*call.method))]);
+    let mut set = |name, value: Option<Value>| attributes.extend(value.map(|value| (name, value)));
+    let name = call.name.as_deref().map(Value::from);
+    match &*call.method {
+        "tools/call" => {
+            set("gen_ai.tool.name", name);
+            set("gen_ai.operation.name", Some("execute_tool".into()));
+        }
+        "prompts/get" => set("gen_ai.prompt.name", name),
+        "resources/read" | "resources/subscribe" | "resources/unsubscribe" => set("mcp.resource.uri", name),
+        _ => {}
+    }
+    // A string, by the conventions, whatever it is in JSON.
+    set(
+        "jsonrpc.request.id",
+        call.request_id.as_ref().map(|id| match id {
+            Id::Number(id) | Id::Text(id) => Value::from(&**id),
+        }),
+    );
+    let code = call.ended.error().0.map(|code| Value::from(code.to_string()));
+    set("rpc.response.status_code", code.clone());
+    let kind = match &call.ended {
+        Ended::Ok => None,
+        Ended::Error { .. } => Some(code.unwrap_or_else(|| "_OTHER".into())),
+        other => Some(other.name().into()),
+    };
+    set("error.type", kind);
+    attributes
 }
 
 /// What a call was doing in a stretch of its time, as far as samples tell.

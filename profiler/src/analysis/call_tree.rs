@@ -327,10 +327,13 @@ impl<'a> Builder<'a> {
         while let Some(stack) = self.pending.pop() {
             let functions = self.functions;
             for at in functions.of_frame(self.recording.stacks[stack].frame) {
-                let key = &self.nodes[node].key;
-                if functions.merges_repeats() && *key == NodeKey::Function(at.function) {
-                    continue;
+                if functions.are_packages() {
+                    node = self.folded(node, at.function);
+                    if self.nodes[node].key == NodeKey::Function(at.function) {
+                        continue;
+                    }
                 }
+                let key = &self.nodes[node].key;
                 if functions.starts_task(at.function) {
                     node = group;
                 } else if let NodeKey::Function(last) = key
@@ -344,6 +347,22 @@ impl<'a> Builder<'a> {
             self.stacks.insert((group, stack), node);
         }
         node
+    }
+
+    /// The node below which a package stands: between two functions in Python, what the interpreter does to get from the one
+    /// to the other is left out.
+    fn folded(&self, node: NodeIndex, package: FunctionIndex) -> NodeIndex {
+        let is = |node: NodeIndex, test: fn(&Functions, FunctionIndex) -> bool| matches!(self.nodes[node].key, NodeKey::Function(package) if test(self.functions, package));
+        match self.nodes[node].parent {
+            Some(caller)
+                if self.functions.has_python(package)
+                    && is(node, Functions::is_interpreter)
+                    && is(caller, Functions::has_python) =>
+            {
+                caller
+            }
+            _ => node,
+        }
     }
 
     fn child(&mut self, parent: NodeIndex, key: NodeKey, inlined: bool) -> NodeIndex {
@@ -478,6 +497,7 @@ mod tests {
             ("run_forever", "base_events.py", python),
             ("Handle._run", events, python),
             ("task_step", "python", native),
+            ("dispatch", "server.py", FrameKind::PythonWaiting),
             ("tool", "server.py", python),
             ("sorted", "python", native),
         ]);
@@ -491,8 +511,15 @@ mod tests {
             let path = tree.path(node.expect("it was sampled"));
             path.into_iter().map(|at| functions.get(at).name.to_string()).collect::<Vec<_>>().join(" > ")
         };
-        assert_eq!(path_of("sorted"), "Handle._run > tool > sorted");
+        assert_eq!(path_of("sorted"), "Handle._run > dispatch > tool > sorted");
         assert_eq!(path_of("main"), "_start > main");
+        assert!(functions.has_tasks());
+        // It was not on the stack.
+        let functions = Functions::new(&builder.recording);
+        assert!(functions.all().iter().all(|function| &*function.name != "dispatch"), "{functions:?}");
+        let tree = CallTree::new(&builder.recording, &functions, Filter::All, Grouping::None);
+        let own: u64 = tree.nodes().iter().map(|node| node.self_samples).sum();
+        assert_eq!(own, 4);
     }
 
     /// Samples without a stack stay visible under a name of their own.
@@ -611,5 +638,43 @@ mod tests {
             let total = |filter| tree_of(&recording, filter, Grouping::None).0.total_ns();
             prop_assert_eq!(total(Filter::Process(0)) + total(Filter::Process(1)), total(Filter::All));
         }
+    }
+
+    /// What the interpreter does between two functions in Python is left out by package, and at the end of a stack it stays.
+    #[test]
+    fn interpreters_stand_between() {
+        let mut builder = Builder::new();
+        let thread = builder.thread(0, 100, "python3");
+        let python = |builder: &mut Builder, file: &'static str, at: u64| {
+            builder.frame(FrameKind::Python, "[python]", at, vec![line("f", Some(file), Some(1))])
+        };
+        let (a, b) = (
+            python(&mut builder, "/v/lib/python3.11/site-packages/a/x.py", 1),
+            python(&mut builder, "/v/lib/python3.11/site-packages/b/x.py", 2),
+        );
+        let c =
+            builder.frame(FrameKind::Native, "/usr/bin/python3.11", 3, vec![line("PyIter_Send", None, None)]);
+        for frames in [vec![c, a, c, a], vec![c, a, c, c, b, c], vec![c, b]] {
+            let stack = frames.into_iter().fold(None, |parent, frame| Some(builder.node(parent, frame)));
+            builder.samples(thread, stack, 1);
+        }
+        let functions = Functions::folded(&builder.recording, Folding::Package);
+        let tree = CallTree::new(&builder.recording, &functions, Filter::All, Grouping::None);
+        let mut paths: Vec<String> = (0..tree.nodes().len())
+            .filter(|node| tree.nodes()[*node].self_samples > 0)
+            .map(|node| {
+                tree.path(node)
+                    .iter()
+                    .map(|at| functions.get(*at).name.to_string())
+                    .collect::<Vec<_>>()
+                    .join(">")
+            })
+            .collect();
+        paths.sort();
+        let (a, b) = ("site-packages/a", "site-packages/b");
+        assert_eq!(
+            paths,
+            [format!("python3.11>{a}"), format!("python3.11>{a}>{b}>python3.11"), format!("python3.11>{b}")]
+        );
     }
 }

@@ -39,6 +39,8 @@ pub struct CallCpu {
     pub exact_seconds: f64,
     /// Split between calls that were in flight together: an estimate.
     pub shared_seconds: f64,
+    /// The part of that which was split between fewer, because a function of their tool was on the stack.
+    pub told_by_function_seconds: f64,
     /// While no call was in flight.
     pub background_seconds: f64,
 }
@@ -125,33 +127,49 @@ pub fn duration_ns(call: &Call) -> u64 {
     call.end_ns.saturating_sub(call.start_ns).saturating_sub(call.input_wait_ns)
 }
 
-/// Whether a call ended with an error.
-pub fn is_error(ended: &Ended) -> bool {
-    matches!(ended, Ended::Error { .. } | Ended::ToolError)
+/// Whether calls may be missing, or their ends, by what was seen of messages and what was lost.
+pub(super) fn is_incomplete(messages: &BTreeMap<String, u64>, losses: &BTreeMap<String, u64>) -> bool {
+    ["lost_stretches", "cut_messages", "given_up", "dropped_messages"].iter().any(|name| has(messages, name))
+        || ["wire_ring_full", "wire_unseen", "tls_unread"].iter().any(|cause| losses.contains_key(*cause))
+}
+
+fn has(messages: &BTreeMap<String, u64>, name: &str) -> bool {
+    messages.get(name).is_some_and(|count| *count > 0)
 }
 
 impl Calls {
     /// The calls of a recording; `None` when no JSON-RPC was seen.
     pub fn new(recording: &Recording, attribution: &Attribution) -> Option<Self> {
+        Self::select(recording, attribution, |_| true, attribution.background_ns)
+    }
+
+    /// Those of some tools (prompts, resources, methods) only.
+    pub fn of_tools(recording: &Recording, attribution: &Attribution, tools: &[String]) -> Option<Self> {
+        Self::select(recording, attribution, |call| call.is_of(tools), 0)
+    }
+
+    fn select(
+        recording: &Recording,
+        attribution: &Attribution,
+        is_selected: impl Fn(&Call) -> bool,
+        background_ns: u64,
+    ) -> Option<Self> {
         let happened = recording.messages.iter().filter(|(_, count)| **count > 0);
         let messages: BTreeMap<String, u64> = happened.map(|(name, count)| (name.clone(), *count)).collect();
-        let has = |name: &&str| messages.get(*name).is_some_and(|count| *count > 0);
-        let is_anything = ["messages", "encrypted_streams", "io_uring_processes"].iter().any(has);
-        if recording.calls.is_empty() && !is_anything {
+        let is_anything = ["messages", "encrypted_streams", "io_uring_processes"];
+        if recording.calls.is_empty() && !is_anything.iter().any(|name| has(&messages, name)) {
             return None;
         }
-        let incomplete = ["lost_stretches", "cut_messages", "given_up", "dropped_messages"].iter().any(has)
-            || ["wire_ring_full", "wire_unseen", "tls_unread"]
-                .iter()
-                .any(|cause| recording.losses.contains_key(*cause));
         let mut groups: BTreeMap<(&str, Option<&str>, bool), Vec<CallIndex>> = BTreeMap::new();
-        for (index, recorded) in recording.calls.iter().enumerate() {
+        let selected =
+            || recording.calls.iter().enumerate().filter(|(_, recorded)| is_selected(&recorded.call));
+        for (index, recorded) in selected() {
             let call = &recorded.call;
             let by_server = call.caller == Side::Server;
             groups.entry((&call.method, call.name.as_deref(), by_server)).or_default().push(index);
         }
-        let sample_ns = 1_000_000_000 / recording.meta.frequency_hz.max(1);
-        let answered = || recording.calls.iter().filter(|recorded| recorded.call.caller == Side::Client);
+        let sample_ns = scaled_period_ns(recording);
+        let answered = || selected().filter(|(_, recorded)| recorded.call.caller == Side::Client);
         let mut tools: Vec<Tool> = groups
             .into_iter()
             .map(|((method, tool, asked_by_server), indices)| {
@@ -169,20 +187,21 @@ impl Calls {
             other.cpu_ms.total_cmp(&one.cpu_ms).then(other.wall_ms.total.total_cmp(&one.wall_ms.total))
         });
         let mut all = Cost::default();
-        attribution.costs.iter().for_each(|cost| all.add(*cost));
+        selected().filter_map(|(index, _)| attribution.costs.get(index)).for_each(|cost| all.add(*cost));
         let window_seconds = seconds(recording.meta.end_ns.saturating_sub(recording.meta.start_ns));
         let total = answered().count() as u64;
         Some(Self {
             total,
-            errors: answered().filter(|recorded| is_error(&recorded.call.ended)).count() as u64,
+            errors: answered().filter(|(_, recorded)| recorded.call.ended.is_error()).count() as u64,
             throughput_per_second: (window_seconds > 0.0).then(|| total as f64 / window_seconds),
             peak_in_flight: attribution.peak_in_flight as u64,
             cpu: CallCpu {
                 exact_seconds: seconds(all.exact_ns),
                 shared_seconds: seconds(all.shared_ns),
-                background_seconds: seconds(attribution.background_ns),
+                told_by_function_seconds: seconds(attribution.told_ns),
+                background_seconds: seconds(background_ns),
             },
-            incomplete,
+            incomplete: is_incomplete(&recording.messages, &recording.losses),
             messages,
             tools,
         })
@@ -198,7 +217,7 @@ impl Tool {
         for (call, own) in calls {
             let duration = duration_ns(call);
             match &call.ended {
-                Ended::Ok | Ended::Error { .. } | Ended::ToolError => durations.push(duration),
+                Ended::Ok | Ended::Error { .. } | Ended::ToolError { .. } => durations.push(duration),
                 other => *unfinished.entry(other.name()).or_default() += 1,
             }
             wall_ns = wall_ns.saturating_add(duration);
@@ -216,7 +235,7 @@ impl Tool {
             tool: tool.map(str::to_owned),
             asked_by_server: false,
             count: calls.len() as u64,
-            errors: calls.iter().filter(|(call, _)| is_error(&call.ended)).count() as u64,
+            errors: calls.iter().filter(|(call, _)| call.ended.is_error()).count() as u64,
             unfinished,
             request_bytes: sum(|call| call.request_bytes),
             response_bytes: sum(|call| call.response_bytes),
@@ -260,6 +279,15 @@ impl Latency {
     }
 }
 
+/// What a sample stands for in the mean, but at least the time between two.
+pub(super) fn scaled_period_ns(recording: &Recording) -> u64 {
+    let period_ns = 1_000_000_000 / recording.meta.frequency_hz.max(1);
+    let scaled: u128 = recording.samples.iter().map(|sample| u128::from(sample.weight_ns)).sum();
+    let sampled: u128 = recording.sampled_ns.iter().map(|time| u128::from(*time)).sum();
+    let mean = (u128::from(period_ns) * scaled).checked_div(sampled).unwrap_or(0);
+    period_ns.max(u64::try_from(mean).unwrap_or(u64::MAX))
+}
+
 fn milliseconds(nanoseconds: u64) -> f64 {
     nanoseconds as f64 / 1e6
 }
@@ -293,7 +321,7 @@ mod tests {
         }
         builder.call(0, "burn", 2000 * MS, 2050 * MS);
         builder.call(0, "burn", 3000 * MS, 3050 * MS);
-        builder.recording.calls[101].call.ended = Ended::ToolError;
+        builder.recording.calls[101].call.ended = Ended::ToolError { message: None };
         builder.sample_at(2010 * MS, thread, 40 * MS);
         builder.sample_at(3010 * MS, thread, 80 * MS);
         builder.sample_at(5000 * MS, thread, MS);

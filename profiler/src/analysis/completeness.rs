@@ -28,7 +28,8 @@ impl Completeness {
     /// A stack is complete when its chain ended as the ABI asks (a zero frame pointer) and its outermost
     /// function is one that starts a process or a thread, or has no name and calls the one of the C library that starts a
     /// process: the `_start` of a stripped program. A thread that has no user stack yet is complete
-    /// when its kernel stack goes back to the kernel's own start of a thread.
+    /// when its kernel stack goes back to the kernel's own start of a thread. A stack in which the interpreter stands for
+    /// Python functions is not complete, wherever it starts.
     pub fn new(recording: &Recording, functions: &Functions) -> Self {
         let starts = starts_of_stacks(recording);
         let mut result = Self { samples: recording.samples.len() as u64, ..Self::default() };
@@ -192,6 +193,10 @@ mod tests {
         assert_eq!(cause(&["k:do_exit"], StackEnd::ChainEnd).as_deref(), Some(CHAIN_ENDED_EARLY));
         assert_eq!(cause(&["_start"], StackEnd::TooDeep).as_deref(), Some("too_deep"));
         assert_eq!(cause(&["_start"], StackEnd::Unreadable).as_deref(), Some("unreadable_stack"));
+        assert_eq!(
+            cause(&["_start", "_PyEval_EvalFrameDefault"], StackEnd::PythonFramesUnreadable).as_deref(),
+            Some("python_frames_unreadable")
+        );
         assert_eq!(cause(&["work"], StackEnd::NotAscending).as_deref(), Some("broken_frame_pointer"));
         assert_eq!(cause(&["k:do_exit"], StackEnd::NoUserStack).as_deref(), Some("no_user_stack"));
         assert_eq!(cause(&[], StackEnd::ChainEnd).as_deref(), Some(NO_FRAMES));

@@ -46,7 +46,8 @@ pub enum Folding {
     Function,
     /// All functions of a package that call each other: the package.
     Package,
-    /// A function, and what an event loop runs starts where the loop runs it: its own callers are left out.
+    /// A function, and what an event loop runs starts where the loop runs it: its own callers are left out, and tasks that wait for
+    /// a task stand below it.
     Task,
 }
 
@@ -67,42 +68,52 @@ pub struct Functions {
     functions: Vec<Function>,
     frames: Vec<Vec<FrameFunction>>,
     folding: Folding,
+    /// Packages in which some function is in Python.
+    in_python: HashSet<FunctionIndex>,
+    has_waiting_tasks: bool,
 }
 
 impl Functions {
     /// Tells the functions of a recording apart.
     pub fn new(recording: &Recording) -> Self {
+        Self::unfolded(recording, Folding::Function)
+    }
+
+    fn unfolded(recording: &Recording, folding: Folding) -> Self {
         let mut interner = Interner::default();
         let no_stack = Identity { name: "[no stack]".into(), module: "[unknown]".into(), file: None };
         interner.intern(no_stack, FrameKind::Native, None, false);
-        let frames: Vec<_> = recording.frames.iter().map(|frame| interner.frame(frame)).collect();
+        let is_waiting = |frame: &Frame| frame.kind == FrameKind::PythonWaiting;
+        let frame = |frame: &Frame| match folding {
+            Folding::Function | Folding::Package if is_waiting(frame) => Vec::new(),
+            _ => interner.frame(frame),
+        };
+        let frames: Vec<_> = recording.frames.iter().map(frame).collect();
+        let has_waiting_tasks = recording.frames.iter().any(is_waiting);
         let mut functions = interner.functions;
         for (function, line) in most_sampled_lines(recording, &frames) {
             functions[function].line = Some(line);
         }
         find_packages(&mut functions, &Projects::new(recording));
-        Self { functions, frames, folding: Folding::Function }
+        Self { functions, frames, folding, has_waiting_tasks, in_python: HashSet::new() }
     }
 
     /// What the frames of a recording stand for: its functions, or their packages.
     pub fn folded(recording: &Recording, folding: Folding) -> Self {
-        let functions = Self::new(recording);
-        match folding {
-            Folding::Function => functions,
-            Folding::Package => functions.by_package(),
-            Folding::Task => Self { folding, ..functions },
-        }
+        let functions = Self::unfolded(recording, folding);
+        if folding == Folding::Package { functions.by_package() } else { functions }
     }
 
     /// With a package in the place of each function.
     fn by_package(self) -> Self {
         let mut packages: Vec<Function> = vec![self.functions[NO_STACK].clone()];
         let mut known: HashMap<Arc<str>, FunctionIndex> = HashMap::new();
+        let mut in_python = HashSet::new();
         let package_of = |(index, function): (usize, &Function)| {
             if index == NO_STACK {
                 return NO_STACK;
             }
-            *known.entry(Arc::clone(&function.package)).or_insert_with_key(|package| {
+            let package = *known.entry(Arc::clone(&function.package)).or_insert_with_key(|package| {
                 packages.push(Function {
                     name: Arc::clone(package),
                     module: Arc::clone(package),
@@ -114,7 +125,11 @@ impl Functions {
                     place: Arc::clone(package),
                 });
                 packages.len() - 1
-            })
+            });
+            if function.kind == FrameKind::Python {
+                in_python.insert(package);
+            }
+            package
         };
         let of_function: Vec<FunctionIndex> = self.functions.iter().enumerate().map(package_of).collect();
         let frames = self.frames.into_iter().map(|functions| {
@@ -125,12 +140,22 @@ impl Functions {
             packages.dedup();
             packages
         });
-        Self { frames: frames.collect(), functions: packages, folding: Folding::Package }
+        Self { frames: frames.collect(), functions: packages, in_python, ..self }
     }
 
-    /// Whether a frame below one of the same function is the same frame.
-    pub(crate) fn merges_repeats(&self) -> bool {
+    /// Whether packages stand in the place of functions: then a frame below one of the same package is the same frame.
+    pub(crate) fn are_packages(&self) -> bool {
         self.folding == Folding::Package
+    }
+
+    /// Whether a package is what CPython itself is made of: between two functions in Python, that is how the one calls the other.
+    pub(crate) fn is_interpreter(&self, package: FunctionIndex) -> bool {
+        self.are_packages() && is_python_program(&self.get(package).name)
+    }
+
+    /// Whether some function of a package is in Python.
+    pub(crate) fn has_python(&self, package: FunctionIndex) -> bool {
+        self.in_python.contains(&package)
     }
 
     /// Whether stacks start with this function, where one has it: in the view by tasks, the function of asyncio that runs what is due
@@ -144,6 +169,11 @@ impl Functions {
         self.folding == Folding::Task && is_handle(self.get(function))
     }
 
+    /// Whether a view by tasks is another one than a view by functions.
+    pub fn has_tasks(&self) -> bool {
+        self.has_waiting_tasks || (0..self.functions.len()).any(|function| self.starts_task(function))
+    }
+
     /// All functions. Index 0 is [`NO_STACK`].
     pub fn all(&self) -> &[Function] {
         &self.functions
@@ -155,7 +185,7 @@ impl Functions {
     }
 
     /// The functions at the address of a frame, outermost first: one, or more where calls were inlined.
-    /// Empty for an index that is not one of the recording's.
+    /// Empty for tasks that wait, unless the view is by tasks, and for an index that is not one of the recording's.
     pub fn of_frame(&self, frame: FrameIndex) -> &[FrameFunction] {
         self.frames.get(frame).map_or(&[], Vec::as_slice)
     }
@@ -176,10 +206,11 @@ struct Interner {
 
 impl Interner {
     fn frame(&mut self, frame: &Frame) -> Vec<FrameFunction> {
+        let kind = if frame.kind == FrameKind::PythonWaiting { FrameKind::Python } else { frame.kind };
         if frame.lines.is_empty() {
             let name = format!("{}+{:#x}", basename(&frame.module), frame.offset).into();
             let identity = Identity { name, module: frame.module.clone(), file: None };
-            return vec![self.intern(identity, frame.kind, None, false)];
+            return vec![self.intern(identity, kind, None, false)];
         }
         let lines = frame.lines.iter().enumerate().map(|(depth, line)| {
             // A script is what its functions come from, also when they were inlined into another one's.
@@ -189,7 +220,7 @@ impl Interner {
                 module: script.unwrap_or(&frame.module).clone(),
                 file: line.file.clone(),
             };
-            self.intern(identity, frame.kind, line.line, depth > 0)
+            self.intern(identity, kind, line.line, depth > 0)
         });
         lines.collect()
     }
@@ -230,6 +261,15 @@ fn find_packages(functions: &mut [Function], projects: &Projects) {
         function.package = projects.package(origin).into();
         function.place = projects.short(function.file.as_deref().unwrap_or(&function.module)).into();
     }
+}
+
+/// `python3.11`, `libpython3.11.so.1.0`: the file of CPython's own machine code.
+fn is_python_program(package: &str) -> bool {
+    let rest = package.strip_prefix("lib").unwrap_or(package).strip_prefix("python");
+    rest.is_some_and(|rest| {
+        let version = rest.split(".so").next().unwrap_or(rest);
+        version.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'.' | b't' | b'd'))
+    })
 }
 
 /// The last part of a path.

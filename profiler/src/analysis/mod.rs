@@ -6,12 +6,20 @@ pub mod call_tree;
 pub mod calls;
 pub mod completeness;
 pub mod diff;
+pub mod errors;
+pub mod excess;
 pub mod functions;
 pub mod hot_paths;
+pub mod live;
 mod package;
 pub mod report;
+pub mod scaling;
+pub mod slow;
+pub mod startup;
 #[cfg(test)]
 pub(crate) mod testing;
+mod tool_functions;
+pub mod trace;
 
 /// `part / whole`, and 0 where there is no whole.
 pub(crate) fn ratio(part: u64, whole: u64) -> f64 {

@@ -59,11 +59,11 @@ impl Projects {
         };
         match kind {
             FrameKind::Kernel => "[kernel]".to_owned(),
-            FrameKind::Python | FrameKind::JavaScript => {
+            FrameKind::Python | FrameKind::PythonWaiting | FrameKind::JavaScript => {
                 let path = file.unwrap_or(module);
                 of_source(path).unwrap_or_else(|| self.own(path))
             }
-            FrameKind::Jit => match compiled_javascript(name) {
+            FrameKind::Jit => match file {
                 Some(path) => of_source(path).unwrap_or_else(|| self.own(path)),
                 None => compiled_package(name).unwrap_or(module).to_owned(),
             },
@@ -179,18 +179,6 @@ pub(crate) fn is_rust_name(name: &str) -> bool {
         .any(|start| name.starts_with(start))
 }
 
-/// The source in V8's name for a compiled function: `/app/a.js` of `JS:*handle /app/a.js:10:5`
-/// (`Logger::CodeCreateEvent` in V8's `src/logging/log.cc`).
-fn compiled_javascript(name: &str) -> Option<&str> {
-    let (tag, rest) = name.split_once(':')?;
-    if !matches!(tag, "JS" | "Function" | "LazyCompile" | "Script" | "Eval") {
-        return None;
-    }
-    let (_, place) = rest.rsplit_once(' ')?;
-    let place = place.trim_end_matches(|letter: char| letter.is_ascii_digit() || letter == ':');
-    (!place.is_empty()).then_some(place)
-}
-
 /// `System.Linq` of .NET's `[System.Linq] System.Linq.Enumerable::Sum(...)`, `java.util` of Java's `java.util.HashMap.get(int)`.
 fn compiled_package(name: &str) -> Option<&str> {
     if let Some((assembly, _)) = name.strip_prefix('[').and_then(|rest| rest.split_once("] ")) {
@@ -234,11 +222,9 @@ mod tests {
         assert_eq!(of("ext:core/01_core.js"), "ext:core");
         assert_eq!(of("file:///app/src/tools/search.js"), "src/tools/search.js");
         assert_eq!(of("/elsewhere/a.js"), "/elsewhere/a.js");
-        let jit = |name: &str| package(FrameKind::Jit, name, "[jit]", None);
-        assert_eq!(jit("JS:*handle file:///app/src/a.js:10:5"), "src/a.js");
-        assert_eq!(jit("LazyCompile:~f /app/node_modules/zod/index.cjs:1:2"), "node_modules/zod");
-        assert_eq!(jit("Function:^ node:internal/process/task_queues:67:35"), "node:internal");
-        assert_eq!(jit("Builtin:ArrayMap"), "[jit]");
+        let named = |file: &str| package(FrameKind::Jit, "f", "[jit]", Some(file));
+        assert_eq!(named("/app/node_modules/zod/index.cjs"), "node_modules/zod");
+        assert_eq!(package(FrameKind::Jit, "Builtin:ArrayMap", "[jit]", None), "[jit]");
     }
 
     /// Python's modules, installed and of the standard library, also the native ones.

@@ -13,8 +13,9 @@ use super::calls::Calls;
 use super::completeness::Completeness;
 use super::functions::{Folding, Functions};
 use super::hot_paths::hot_paths;
+use super::scaling::readings;
 use super::seconds;
-use crate::recording::{GaugeKind, Process, ProcessIndex, Recording, Unwinding};
+use crate::recording::{Process, ProcessIndex, Recording, Unwinding};
 
 /// Version of the report's shape: it changes when a field goes away or changes its meaning.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -44,6 +45,11 @@ pub struct Report {
     pub stacks: Stacks,
     /// Time on CPUs.
     pub cpu: Cpu,
+    /// Tools, prompts, resources and methods whose calls this report is of; absent when it is of everything.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub operations: Vec<String>,
+    /// Whether calls were looked for.
+    pub calls_recorded: bool,
     /// Calls of the server; absent when none was seen.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub calls: Option<Calls>,
@@ -143,8 +149,11 @@ pub struct Stacks {
 /// Time on CPUs.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Cpu {
-    /// Sampled time.
+    /// Time by the samples, scaled to the kernel's count where there is one.
     pub seconds: f64,
+    /// The same as it was sampled, where it was scaled.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sampled_seconds: Option<f64>,
     /// What the kernel counted for the same processes; absent when one of them was not asked twice, or ended before
     /// it could be asked a last time.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -232,8 +241,11 @@ pub struct ReportedProcess {
     /// How its stacks were made, when known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unwinding: Option<ReportedUnwinding>,
-    /// Sampled time.
+    /// Time by its samples, scaled to the kernel's count where there is one.
     pub seconds: f64,
+    /// The same as it was sampled, where it was scaled.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sampled_seconds: Option<f64>,
     /// What the kernel counted; absent when it was not asked twice.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kernel_seconds: Option<f64>,
@@ -257,6 +269,22 @@ impl Report {
     /// Reads the report off a recording. `hot_path_threshold` is the share of the time, 0 to 1, that
     /// [hot paths](super::hot_paths) hold.
     pub fn new(recording: &Recording, hot_path_threshold: f64) -> Self {
+        Self::with_calls(recording, Calls::new(recording, &Attribution::new(recording)), hot_path_threshold)
+    }
+
+    /// The same of what was done for calls of some tools (prompts, resources, methods); of everything, when there are none.
+    pub fn of_tools(recording: &Recording, tools: &[String], hot_path_threshold: f64) -> Self {
+        if tools.is_empty() {
+            return Self::new(recording, hot_path_threshold);
+        }
+        // What is shared is told by all calls.
+        let attribution = Attribution::new(recording);
+        let calls = Calls::of_tools(recording, &attribution, tools);
+        let own = attribution.only(recording, |call| recording.calls[call].call.is_of(tools));
+        Self { operations: tools.to_vec(), ..Self::with_calls(&own, calls, hot_path_threshold) }
+    }
+
+    fn with_calls(recording: &Recording, calls: Option<Calls>, hot_path_threshold: f64) -> Self {
         let meta = &recording.meta;
         let functions = Functions::new(recording);
         let tree = CallTree::new(recording, &functions, Filter::All, Grouping::None);
@@ -268,12 +296,15 @@ impl Report {
         };
         let kernel_ns = kernel_cpu_time(recording);
         let processes = processes(recording, &kernel_ns);
-        let sampled_seconds = seconds(tree.total_ns());
+        let cpu_seconds = seconds(tree.total_ns());
         let cpu = Cpu {
-            seconds: sampled_seconds,
+            seconds: cpu_seconds,
+            sampled_seconds: (!recording.sampled_ns.is_empty()).then(|| {
+                seconds(recording.sampled_ns.iter().fold(0, |sum: u64, time| sum.saturating_add(*time)))
+            }),
             kernel_seconds: is_whole_count(recording, &kernel_ns)
                 .then(|| seconds(kernel_ns.values().fold(0, |sum: u64, time| sum.saturating_add(*time)))),
-            cores: (window.seconds > 0.0).then(|| sampled_seconds / window.seconds),
+            cores: (window.seconds > 0.0).then(|| cpu_seconds / window.seconds),
             event: meta.sampling_event.clone(),
             frequency_hz: meta.frequency_hz,
             functions: reported_functions(&tree, &functions),
@@ -293,7 +324,9 @@ impl Report {
             },
             stacks: stacks(recording, &functions),
             cpu,
-            calls: Calls::new(recording, &Attribution::new(recording)),
+            operations: Vec::new(),
+            calls_recorded: meta.has_calls,
+            calls,
             hot_paths: reported_paths(&tree, &functions, hot_path_threshold),
             hot_path_threshold,
             processes,
@@ -335,15 +368,10 @@ fn stacks(recording: &Recording, functions: &Functions) -> Stacks {
     }
 }
 
-/// CPU time by process between its first and its last gauge, in nanoseconds, as the kernel counted it.
+/// CPU time by process between its first and its last reading, in nanoseconds, as the kernel counted it.
 fn kernel_cpu_time(recording: &Recording) -> HashMap<ProcessIndex, u64> {
-    let mut gauges: HashMap<ProcessIndex, Vec<(u64, u64)>> = HashMap::new();
-    for gauge in recording.gauges.iter().filter(|gauge| gauge.kind == GaugeKind::CpuTimeNs) {
-        gauges.entry(gauge.process).or_default().push((gauge.timestamp_ns, gauge.value));
-    }
-    let times = gauges.into_iter().filter_map(|(process, gauges)| {
-        let first = gauges.iter().min()?;
-        let last = gauges.iter().max()?;
+    let times = readings(recording).into_iter().enumerate().filter_map(|(process, readings)| {
+        let (first, last) = (readings.first()?, readings.last()?);
         (first.0 < last.0).then(|| (process, last.1.saturating_sub(first.1)))
     });
     times.collect()
@@ -365,6 +393,7 @@ fn processes(recording: &Recording, kernel_ns: &HashMap<ProcessIndex, u64>) -> V
         runtime: runtime(process),
         unwinding: unwinding(process),
         seconds: seconds(sampled[index]),
+        sampled_seconds: recording.sampled_ns.get(index).copied().map(seconds),
         kernel_seconds: kernel_ns.get(&index).copied().map(seconds),
     });
     reported.collect()

@@ -40,6 +40,7 @@ impl Builder {
             frequency_hz: 100,
             kernel_release: "6.1.0-44-amd64".into(),
             cpus: 4,
+            has_calls: true,
         };
         let recording = Recording { meta, ..Recording::default() };
         let mut builder = Self { recording, nodes: HashMap::new(), named: HashMap::new() };
@@ -123,7 +124,10 @@ impl Builder {
             caller: Side::Client,
             method: "tools/call".into(),
             name: Some(tool.into()),
+            request_id: None,
             trace_parent: None,
+            arguments: None,
+            result: None,
             start_ns,
             request_end_ns: start_ns,
             response_ns: Some(end_ns),

@@ -12,7 +12,7 @@ use profiler_common::{
 };
 
 use super::mappings::Mapped;
-use super::tables::{Pages, Tables};
+use super::tables::Tables;
 use super::v8::V8Frames;
 use crate::symbol::{Image, InterpreterCode, Module, ModuleId};
 use crate::unwind::{Cache, Table};
@@ -33,6 +33,8 @@ pub(super) struct Code {
     owners: BpfHashMap<MapData, u32, u32>,
     by_module: HashMap<ModuleId, Loaded>,
     free: Vec<u32>,
+    /// Tables that were loaded so far.
+    loads: u32,
     /// Tables that were parsed before.
     cache: Option<Cache>,
     /// JavaScript frames, and what the kernel half needs for them.
@@ -70,10 +72,19 @@ impl Code {
             owners,
             by_module: HashMap::new(),
             free: (0..MAX_TABLES).rev().collect(),
+            loads: 0,
             cache: Cache::of_user(),
             v8,
             refused: 0,
         })
+    }
+
+    /// A module's code will be mapped soon: its table is made ready, and stays.
+    pub(super) fn expect(&mut self, id: ModuleId, module: &Module) {
+        self.table(id, module);
+        if let Some(loaded) = self.by_module.get_mut(&id) {
+            loaded.announced += 1;
+        }
     }
 
     /// A process has just mapped a module's code, and [`Self::map`] will be told of it.
@@ -202,12 +213,12 @@ impl Code {
     }
 
     fn try_load(&mut self, rows: &[UnwindRow]) -> Option<u32> {
-        let table = pages(rows)?;
+        let table = kernel_table(rows)?;
         let tables = match self.tables.take() {
             Some(tables) => tables,
             None => {
                 let outer = self.outer.fd().as_fd().try_clone_to_owned().ok()?;
-                Tables::start(outer, pages(&[UNUSED])?).ok()?
+                Tables::start(outer, kernel_table(&[UNUSED])?).ok()?
             }
         };
         self.free.extend(tables.cleared());
@@ -216,12 +227,14 @@ impl Code {
             tables.put(slot, table);
         }
         self.tables = Some(tables);
-        slot
+        let loads = self.loads;
+        self.loads = loads.wrapping_add(1);
+        slot.map(|slot| CodeMapping::table_number(slot, loads))
     }
 
     fn unload(&mut self, table: u32) {
         if let Some(tables) = self.tables.as_ref().filter(|_| table != CodeMapping::NO_TABLE) {
-            tables.clear(table);
+            tables.clear(CodeMapping::table_slot(table));
         }
     }
 }
@@ -259,8 +272,9 @@ fn cut(mapped: &Mapped, first: u64, interpreters: &[InterpreterCode]) -> Vec<Pie
     pieces
 }
 
-/// A table for the kernel half: the index, then the pages.
-fn pages(rows: &[UnwindRow]) -> Option<Pages> {
+/// A table for the kernel half, of rows in the order of their starts: the index, then the pages. `None` when there are too many
+/// rows, or the kernel has no room.
+pub fn kernel_table(rows: &[UnwindRow]) -> Option<Array<MapData, RowPage>> {
     let count = rows.len().div_ceil(ROWS_PER_PAGE);
     if count > MAX_PAGES {
         return None;

@@ -38,10 +38,27 @@ pub(super) enum Event {
 pub(super) enum UserFrame {
     /// The address of an instruction, or a return address.
     Native(u64),
-    /// A function of CPython: its code object, the instruction in it, and what the code object is known again by.
-    Python { code: u64, instruction: u32, fingerprint: u32 },
+    /// A function of CPython.
+    Python(PythonFrame),
+    /// A coroutine of an asyncio task that waits for the task whose frames come before it.
+    Waiting(PythonFrame),
     /// A frame of V8.
     JavaScript(V8Frame),
+}
+
+/// A code object, the instruction in it, and what the code object is known again by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct PythonFrame {
+    pub(super) code: u64,
+    pub(super) instruction: u32,
+    pub(super) fingerprint: u32,
+}
+
+impl PythonFrame {
+    fn of(first: u64, second: u64) -> Self {
+        let code = FrameTag::figure(first);
+        Self { code, instruction: (second >> 32) as u32, fingerprint: second as u32 }
+    }
 }
 
 impl Event {
@@ -100,18 +117,25 @@ impl Event {
 
 fn user_frames(mut words: &[u64]) -> Option<Vec<UserFrame>> {
     let mut frames = Vec::with_capacity(words.len());
+    // The coroutines of a task that waits come from the outermost one on.
+    let mut innermost = 0;
     while let Some(first) = words.first() {
         let tag = FrameTag::of(*first)?;
         let (frame, rest) = words.split_at_checked(tag.words())?;
-        frames.push(match tag {
+        let next = match tag {
             FrameTag::Native => UserFrame::Native(frame[0]),
-            FrameTag::Python => UserFrame::Python {
-                code: FrameTag::figure(frame[0]),
-                instruction: (frame[1] >> 32) as u32,
-                fingerprint: frame[1] as u32,
-            },
+            FrameTag::Python => UserFrame::Python(PythonFrame::of(frame[0], frame[1])),
             FrameTag::JavaScript => UserFrame::JavaScript(V8Frame::from_words(frame.try_into().ok()?)?),
-        });
+            FrameTag::WaitingTask | FrameTag::Waiting => {
+                UserFrame::Waiting(PythonFrame::of(frame[0], frame[1]))
+            }
+        };
+        if tag == FrameTag::Waiting {
+            frames.insert(innermost, next);
+        } else {
+            innermost = frames.len();
+            frames.push(next);
+        }
         words = rest;
     }
     Some(frames)
@@ -149,6 +173,26 @@ mod tests {
             Event::decode(&bytes),
             Some(Event::Sample { sample, kernel: vec![7], user: vec![UserFrame::Native(8)] })
         );
+    }
+
+    /// The coroutines of each task that waits come out innermost first, as all frames do.
+    #[test]
+    fn waiting_tasks_are_turned_round() {
+        let words = |tag: FrameTag, code| [tag.word(code), 1 << 32 | code];
+        let frame = |code: u64| PythonFrame { code, instruction: 1, fingerprint: code as u32 };
+        let sent = [
+            words(FrameTag::Python, 1),
+            words(FrameTag::WaitingTask, 4),
+            words(FrameTag::Waiting, 3),
+            words(FrameTag::Waiting, 2),
+            words(FrameTag::WaitingTask, 6),
+            words(FrameTag::Waiting, 5),
+        ];
+        let mut expected: Vec<UserFrame> = (2..=6).map(|code| UserFrame::Waiting(frame(code))).collect();
+        expected.insert(0, UserFrame::Python(frame(1)));
+        assert_eq!(user_frames(&sent.concat()), Some(expected));
+        // A record that no kernel half writes.
+        assert_eq!(user_frames(&words(FrameTag::Waiting, 7)), Some(vec![UserFrame::Waiting(frame(7))]));
     }
 
     proptest! {

@@ -1,11 +1,14 @@
 //! What the kernel itself counts for a process: the measure that samples can be held against.
 
+use super::session::now_ns;
 use crate::target::Process;
 
 /// The kernel's figures for a process at one moment. What could not be read is absent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Reading {
     pub(super) pid: u32,
+    /// When its CPU time was read, `CLOCK_MONOTONIC` in nanoseconds.
+    pub(super) timestamp_ns: u64,
     pub(super) cpu_time_ns: Option<u64>,
     pub(super) rss_bytes: Option<u64>,
 }
@@ -14,7 +17,7 @@ impl Reading {
     /// The figures of now.
     pub(super) fn of(pid: u32) -> Self {
         let rss_bytes = Process::open(pid).and_then(|process| process.stat()).map(|stat| stat.rss_bytes);
-        Self { pid, cpu_time_ns: cpu_time_ns(pid), rss_bytes: rss_bytes.ok() }
+        Self { pid, timestamp_ns: now_ns(), cpu_time_ns: cpu_time_ns(pid), rss_bytes: rss_bytes.ok() }
     }
 }
 
@@ -37,7 +40,7 @@ mod tests {
         assert!(first.rss_bytes.unwrap() > 0);
         while Reading::of(own).cpu_time_ns <= first.cpu_time_ns {}
         // The largest process ID that Linux gives is 4194304.
-        let nobody = 4_194_305;
-        assert_eq!(Reading::of(nobody), Reading { pid: nobody, cpu_time_ns: None, rss_bytes: None });
+        let nobody = Reading::of(4_194_305);
+        assert_eq!((nobody.cpu_time_ns, nobody.rss_bytes), (None, None));
     }
 }

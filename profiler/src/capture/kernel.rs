@@ -33,6 +33,12 @@ const CLIENTS: (&str, &str) = ("client_enter", "sys_enter");
 /// The programs that read what goes through TLS libraries.
 const TLS: [&str; 3] = ["tls_enter", "tls_return", "tls_free"];
 
+/// Maps of what reads the wire.
+const WIRE_MAPS: [&str; 7] =
+    ["STREAMS", "CLIENTS", "CLIENT_STREAMS", "CLIENT_WRITES", "TLS_CALLS", "TLS_SCRATCH", "TLS_TAKEN"];
+/// A page, the least that a ring can have.
+const SMALLEST_RING_BYTES: u32 = 4096;
+
 /// The loaded kernel half. Dropping it detaches everything.
 pub(super) struct Kernel {
     ebpf: Ebpf,
@@ -50,13 +56,21 @@ pub(super) struct Kernel {
 
 impl Kernel {
     /// Loads the object with a ring of `ring_bytes`, and follows the life of targets from now on.
-    pub(super) fn load(ring_bytes: u32) -> Result<Self, Error> {
+    pub(super) fn load(ring_bytes: u32, is_reading_calls: bool) -> Result<Self, Error> {
         let offsets = offsets::read()?;
-        let mut ebpf = EbpfLoader::new()
+        let mut loader = EbpfLoader::new();
+        loader
             .btf(None)
             .override_global("KERNEL_OFFSETS", &offsets, true)
-            .map_max_entries("EVENTS", ring_bytes)
-            .load(OBJECT)?;
+            .map_max_entries("EVENTS", ring_bytes);
+        if !is_reading_calls {
+            // Maps that no program writes to.
+            loader.map_max_entries("MESSAGES", SMALLEST_RING_BYTES);
+            for name in WIRE_MAPS {
+                loader.map_max_entries(name, 1);
+            }
+        }
+        let mut ebpf = loader.load(OBJECT)?;
         #[cfg(feature = "ebpf-log")]
         let _ = aya_log::EbpfLogger::init(&mut ebpf);
         for (name, tracepoint) in LIFECYCLE {

@@ -26,11 +26,13 @@ mod wire;
 
 use std::path::PathBuf;
 
+pub use code::kernel_table;
 pub use cpu::has_cycles;
 pub use kernel::{OBJECT, try_load};
 pub(crate) use mappings::FileIdentity;
 pub(crate) use mappings::read_maps;
 pub use offsets::has_bpf_loop;
+pub(crate) use session::now_ns;
 pub use session::{Options, Progress, Session, Summary};
 pub use wakeups::Wakeups;
 

@@ -1,17 +1,18 @@
 //! CPython in watched processes: tells the kernel half where its frames are, and gives them names. The user half of
 //! `unwind/python.rs` there.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use aya::maps::{HashMap as BpfHashMap, Map, MapData, MapError};
-use profiler_common::PythonLayout;
+use hashbrown::HashMap;
+use profiler_common::{MAX_PYTHON_PROCESSES, PythonLayout};
 
+use super::event::PythonFrame;
 use super::mappings::Mapped;
 use crate::recording::{Error, FrameId, FrameKind, RowId, Writer};
 use crate::symbol::{Image, Module, PythonFunction, read_function};
 use crate::target::TargetMemory;
-use crate::unwind::{Layout, PythonImage, Refusal};
+use crate::unwind::{AsyncioOffsets, Layout, PythonImage, Refusal};
 
 /// Where functions without a name are.
 const MODULE_WITHOUT_NAME: &str = "[python]";
@@ -24,6 +25,8 @@ const MAX_FUNCTIONS: usize = 1 << 18;
 pub(super) struct Pythons {
     layouts: BpfHashMap<MapData, u32, PythonLayout>,
     processes: HashMap<u32, Python>,
+    /// Of processes that have loaded an `_asyncio` that tells them.
+    asyncio: HashMap<u32, AsyncioOffsets>,
     families: HashMap<u32, Family>,
     next_family: u32,
     functions: Vec<Arc<PythonFunction>>,
@@ -31,8 +34,10 @@ pub(super) struct Pythons {
     files: HashMap<String, RowId>,
     /// Processes whose frames were found, or given up, since that was last asked for.
     decided: Vec<u32>,
-    /// Processes whose CPython is none that we know, or that found no room.
+    /// Processes whose CPython is none that we know.
     pub(super) unknown_layouts: u64,
+    /// Processes that found no room among those whose functions are read.
+    pub(super) without_room: u64,
     /// Frames whose function could not be read.
     pub(super) unreadable_names: u64,
 }
@@ -63,8 +68,10 @@ enum Stage {
     /// The interpreter has no thread yet.
     Starting,
     Known(Box<Layout>),
-    /// Its frames can't be read.
-    Refused,
+    /// Its frames can't be read: it is laid out in a way that is not known.
+    UnknownLayout,
+    /// Its frames are not read: others have all the room that there is.
+    NoRoom(Box<Layout>),
 }
 
 impl Python {
@@ -81,6 +88,7 @@ impl Pythons {
         Ok(Self {
             layouts: BpfHashMap::try_from(layouts)?,
             processes: HashMap::new(),
+            asyncio: HashMap::new(),
             families: HashMap::new(),
             next_family: 0,
             functions: Vec::new(),
@@ -88,6 +96,7 @@ impl Pythons {
             files: HashMap::new(),
             decided: Vec::new(),
             unknown_layouts: 0,
+            without_room: 0,
             unreadable_names: 0,
         })
     }
@@ -95,6 +104,11 @@ impl Pythons {
     /// A process has mapped a module's code.
     pub(super) fn map(&mut self, pid: u32, module: &Module, mapped: &Mapped) {
         let Image::Elf(elf) = &module.image else { return };
+        if let Some(asyncio) = elf.asyncio
+            && self.asyncio.insert(pid, asyncio) != Some(asyncio)
+        {
+            self.learn_tasks(pid);
+        }
         let Some(image) = elf.python.as_ref() else { return };
         let bias = mapped.start.wrapping_sub(module.address(mapped.start, mapped.start, mapped.file_offset));
         if self
@@ -104,7 +118,7 @@ impl Pythons {
         {
             return;
         }
-        self.forget(pid);
+        self.forget_interpreter(pid);
         let family = self.next_family;
         self.next_family = family.wrapping_add(1);
         self.families.entry(family).or_default().members.push(pid);
@@ -126,20 +140,39 @@ impl Pythons {
         let (image, bias) = (Arc::clone(&python.image), python.bias);
         // It may have ended.
         let Some(memory) = python.memory(pid) else { return };
-        let stage = match image.layout(bias, memory) {
-            Ok(layout) if self.layouts.insert(pid, layout.kernel, 0).is_ok() => {
-                Stage::Known(Box::new(layout))
+        let layout = image.layout(bias, memory).map(Box::new);
+        let stage = self.stage(pid, layout);
+        if let Some(python) = self.processes.get_mut(&pid) {
+            python.stage = stage;
+        }
+        self.learn_tasks(pid);
+    }
+
+    /// Has the functions of a process read, if its layout is known and there is room.
+    fn stage(&mut self, pid: u32, layout: Result<Box<Layout>, Refusal>) -> Stage {
+        let stage = match layout {
+            Ok(layout) if self.layouts.insert(pid, layout.kernel, 0).is_ok() => Stage::Known(layout),
+            Ok(layout) => {
+                self.without_room += 1;
+                Stage::NoRoom(layout)
             }
-            Err(Refusal::NotStarted) => Stage::Starting,
-            Ok(_) | Err(Refusal::UnknownLayout) => {
+            Err(Refusal::NotStarted) => return Stage::Starting,
+            Err(Refusal::UnknownLayout) => {
                 self.unknown_layouts += 1;
-                Stage::Refused
+                Stage::UnknownLayout
             }
         };
-        if !matches!(stage, Stage::Starting) {
-            self.decided.push(pid);
-        }
-        python.stage = stage;
+        self.decided.push(pid);
+        stage
+    }
+
+    /// The interpreter may have been known before its `_asyncio` was loaded.
+    fn learn_tasks(&mut self, pid: u32) {
+        let Some(asyncio) = self.asyncio.get(&pid) else { return };
+        let Some(Python { stage: Stage::Known(layout), .. }) = self.processes.get_mut(&pid) else { return };
+        layout.set_tasks(asyncio);
+        // It takes the place of the one before, so there is room.
+        let _ = self.layouts.insert(pid, layout.kernel, 0);
     }
 
     /// What has become known since the last time: how the functions of a process are had, and what to do if they are not.
@@ -147,15 +180,22 @@ impl Pythons {
         let news = |pid| {
             let python = self.processes.get(&pid)?;
             let version = python.image.minor.map_or(String::new(), |minor| format!(" 3.{minor}"));
+            let not_shown =
+                |why: String| format!("Python functions of this CPython{version} are not shown: {why}");
             Some(match python.stage {
-                Stage::Known(_) => (pid, format!("CPython{version} functions, read in the kernel"), None),
-                _ => {
-                    let language = format!(
-                        "Python functions are not shown: this CPython{version} is laid out in a way that is not known"
-                    );
+                Stage::Known(_) | Stage::Starting => {
+                    (pid, format!("CPython{version} functions, read in the kernel"), None)
+                }
+                Stage::UnknownLayout => {
+                    let language = not_shown("it is laid out in a way that is not known".to_owned());
                     let advice =
                         "run it with a release of CPython from 3.9 to 3.14, or look for a newer mcp-profiler";
                     (pid, language, Some(advice.to_owned()))
+                }
+                Stage::NoRoom(_) => {
+                    let why =
+                        format!("those of {MAX_PYTHON_PROCESSES} processes are read at most at one time");
+                    (pid, not_shown(why), Some("record a part of the processes".to_owned()))
                 }
             })
         };
@@ -165,24 +205,28 @@ impl Pythons {
     /// A child starts as a copy of its parent: its functions are where its parent's were.
     pub(super) fn fork(&mut self, parent: u32, child: u32) {
         self.forget(child);
+        if let Some(asyncio) = self.asyncio.get(&parent) {
+            self.asyncio.insert(child, *asyncio);
+        }
         let Some(origin) = self.processes.get(&parent) else { return };
-        let stage = match &origin.stage {
-            Stage::Known(layout) if self.layouts.insert(child, layout.kernel, 0).is_ok() => {
-                Stage::Known(layout.clone())
-            }
-            Stage::Starting => Stage::Starting,
-            Stage::Known(_) | Stage::Refused => {
-                self.unknown_layouts += 1;
-                Stage::Refused
-            }
-        };
         let (image, bias, family) = (Arc::clone(&origin.image), origin.bias, origin.family);
+        let layout = match &origin.stage {
+            Stage::Known(layout) | Stage::NoRoom(layout) => Ok(layout.clone()),
+            Stage::Starting => Err(Refusal::NotStarted),
+            Stage::UnknownLayout => Err(Refusal::UnknownLayout),
+        };
+        let stage = self.stage(child, layout);
         self.families.entry(family).or_default().members.push(child);
         self.processes.insert(child, Python { image, bias, stage, memory: None, family });
     }
 
     /// The process is gone, or becomes another program.
     pub(super) fn forget(&mut self, pid: u32) {
+        self.asyncio.remove(&pid);
+        self.forget_interpreter(pid);
+    }
+
+    fn forget_interpreter(&mut self, pid: u32) {
         let Some(python) = self.processes.remove(&pid) else { return };
         // It is not there when it was refused.
         let _ = self.layouts.remove(&pid);
@@ -199,17 +243,16 @@ impl Pythons {
         &mut self,
         writer: &mut Writer,
         pid: u32,
-        code: u64,
-        instruction: u32,
-        fingerprint: u32,
+        kind: FrameKind,
+        frame: PythonFrame,
     ) -> Result<Option<FrameId>, Error> {
-        match self.function(pid, code, fingerprint) {
-            Some(Some(index)) => self.named_frame(writer, index, instruction).map(Some),
+        match self.function(pid, frame.code, frame.fingerprint) {
+            Some(Some(index)) => self.named_frame(writer, kind, index, frame.instruction).map(Some),
             Some(None) => Ok(None),
             None => {
                 self.unreadable_names += 1;
                 let module = self.file(writer, MODULE_WITHOUT_NAME)?;
-                Ok(Some(writer.frame(FrameKind::Python, module, code)?.0))
+                Ok(Some(writer.frame(kind, module, place(kind, frame.code))?.0))
             }
         }
     }
@@ -259,7 +302,13 @@ impl Pythons {
         index
     }
 
-    fn named_frame(&mut self, writer: &mut Writer, index: u32, instruction: u32) -> Result<FrameId, Error> {
+    fn named_frame(
+        &mut self,
+        writer: &mut Writer,
+        kind: FrameKind,
+        index: u32,
+        instruction: u32,
+    ) -> Result<FrameId, Error> {
         let function = &self.functions[index as usize];
         let line = function.line(instruction);
         let module = match self.files.get(&function.file) {
@@ -271,8 +320,8 @@ impl Pythons {
             }
         };
         // Within a file, a function and a line are one place.
-        let place = u64::from(index) << 32 | u64::from(line);
-        let (frame, is_new) = writer.frame(FrameKind::Python, module, place)?;
+        let place = place(kind, u64::from(index) << 32 | u64::from(line));
+        let (frame, is_new) = writer.frame(kind, module, place)?;
         if is_new {
             writer.line(frame, 0, &function.name, Some(&function.file), Some(line))?;
         }
@@ -287,4 +336,9 @@ impl Pythons {
         self.files.insert(path.to_owned(), row);
         Ok(row)
     }
+}
+
+/// Frames of the two kinds are told apart by their places too: a function may run, and wait, in the same line.
+fn place(kind: FrameKind, place: u64) -> u64 {
+    if kind == FrameKind::PythonWaiting { place | 1 << 62 } else { place }
 }

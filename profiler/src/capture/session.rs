@@ -1,6 +1,6 @@
 //! What is attached, from its start to its end.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
@@ -25,6 +25,7 @@ use super::wakeups::Wakeups;
 use super::wire::Wire;
 use crate::recording::{Meta, Writer};
 use crate::target::{Process, ProcessTable};
+use crate::wire::contents::Capture;
 
 /// Batches that may wait for a slow disk or a large symbol table. Behind that, events wait in the ring.
 const WAITING_BATCHES: usize = 64;
@@ -35,6 +36,8 @@ const WAITING_MESSAGE_BYTES: u64 = 16 << 20;
 const SETTLE_NS: u64 = 25_000_000;
 /// How often names are looked up and the recording is committed.
 const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
+/// How often what is older than is to be kept is left out.
+const FORGET_INTERVAL: Duration = Duration::from_secs(10);
 
 /// What is to be recorded, and where to.
 #[derive(Clone, Debug)]
@@ -51,10 +54,19 @@ pub struct Options {
     pub is_asking: bool,
     /// Whether calls are looked for in what the processes read and write.
     pub is_reading_calls: bool,
+    /// What of their arguments and results is kept.
+    pub capture: Capture,
+    /// Tools or methods whose calls [`Progress`] counts; all, when it is empty.
+    pub counted: Vec<String>,
     /// Whether it is a command that waits for its start, without code of its own yet.
     pub is_launched: bool,
+    /// Files of code that such a command runs first: what is needed to unwind them is made ready before.
+    pub programs: Vec<PathBuf>,
     /// The file to write.
     pub output: PathBuf,
+    /// Only what is younger than this is kept, for whoever [follows](crate::recording::Follower) the recording; such a file
+    /// can't be read as a whole. `None`: everything is kept.
+    pub keep: Option<Duration>,
 }
 
 /// How far a recording is.
@@ -62,8 +74,8 @@ pub struct Options {
 pub struct Progress {
     /// Samples written.
     pub samples: u64,
-    /// Samples whose stack was walked to the end of its chain.
-    pub whole_stacks: u64,
+    /// Calls that ended, of those that are [counted](Options::counted).
+    pub calls: u64,
     /// Everything lost, by cause; without causes that did not happen.
     pub losses: Vec<(&'static str, u64)>,
 }
@@ -134,6 +146,19 @@ struct Batch {
     end: Option<String>,
 }
 
+impl Batch {
+    /// Whether it tells nothing but what time it is.
+    fn is_empty(&self) -> bool {
+        self.events.is_empty()
+            && self.mappings.is_empty()
+            && self.announced.is_empty()
+            && self.losses.is_empty()
+            && self.undecodable == 0
+            && !self.is_first
+            && self.end.is_none()
+    }
+}
+
 impl Session {
     /// Attaches to running processes and starts recording.
     ///
@@ -142,7 +167,7 @@ impl Session {
     pub fn start(options: &Options) -> Result<Self, Error> {
         raise_file_limit();
         let sampling = Sampling::best(options.frequency_hz)?;
-        let mut kernel = Kernel::load(sampling.ring_bytes())?;
+        let mut kernel = Kernel::load(sampling.ring_bytes(), options.is_reading_calls)?;
         crate::memory::give_back();
         let mapping_records = MappingRecords::open(&sampling.cpus).map_err(Error::Mappings)?;
         let pids = watch(&mut kernel, options)?;
@@ -159,11 +184,14 @@ impl Session {
             writer,
             code: kernel.take_code()?,
             pythons: kernel.take_pythons()?,
-            wire: kernel.take_wire()?,
+            wire: kernel.take_wire()?.keeping(options.capture),
             tls,
+            counted: options.counted.clone(),
             pids,
             is_asking: options.is_asking,
             is_launched: options.is_launched,
+            programs: options.programs.clone(),
+            keep: options.keep,
             watched_ns: meta.start_ns,
             period_ns: sampling.period_ns(),
             receiver,
@@ -231,7 +259,8 @@ impl Session {
         if self.waiting.is_none() {
             let batch = self.drain(if is_woken { Drain::Woken } else { Drain::Tick })?;
             has_new_code = !batch.announced.is_empty();
-            self.waiting = Some(batch);
+            // Strangers wake us for nothing: the recorder need not hear of it.
+            self.waiting = if is_woken && batch.is_empty() { None } else { Some(batch) };
         }
         let Some((sender, _)) = &self.recorder else { return Ok(false) };
         match self.waiting.take().map(|batch| sender.try_send(batch)) {
@@ -291,8 +320,12 @@ impl Session {
 
     /// Those that are of watched processes.
     fn of_targets(&self, mappings: &[MappingEvent]) -> Vec<MappingEvent> {
-        let is_target = |event: &&MappingEvent| event.pid().is_some_and(|pid| self.kernel.is_watched(pid));
-        mappings.iter().filter(is_target).cloned().collect()
+        // Most are of strangers, each of whom maps many files: a look-up is a system call.
+        let mut known: HashMap<u32, bool> = HashMap::new();
+        let mut is_target = |event: &&MappingEvent| {
+            event.pid().is_some_and(|pid| *known.entry(pid).or_insert_with(|| self.kernel.is_watched(pid)))
+        };
+        mappings.iter().filter(|event| is_target(event)).cloned().collect()
     }
 
     fn recorder_error(&mut self) -> Error {
@@ -412,6 +445,7 @@ fn meta(options: &Options, sampling: &Sampling, start_ns: u64) -> Meta {
         frequency_hz: options.frequency_hz,
         kernel_release,
         cpus: sampling.cpus.len() as u64,
+        has_calls: options.is_reading_calls,
     }
 }
 
@@ -424,10 +458,14 @@ struct Recorder {
     pythons: Pythons,
     wire: Wire,
     tls: Tls,
+    /// Tools or methods whose calls are counted.
+    counted: Vec<String>,
     /// Processes that were running at the start, each with its parent.
     pids: Vec<(u32, Option<u32>)>,
     is_asking: bool,
     is_launched: bool,
+    programs: Vec<PathBuf>,
+    keep: Option<Duration>,
     /// Since when they are watched.
     watched_ns: u64,
     period_ns: u64,
@@ -447,7 +485,11 @@ impl Recorder {
             (self.wire, self.tls),
             self.period_ns,
             self.is_asking,
+            self.counted,
         )?;
+        if let (Some((pid, _)), true) = (self.pids.first(), self.is_launched) {
+            self.programs.iter().for_each(|program| timeline.expect(*pid, program));
+        }
         for (pid, parent) in self.pids {
             timeline.adopt(pid, parent, self.watched_ns)?;
             // A command that waits for its start still has our own code, and will have none of it.
@@ -460,16 +502,17 @@ impl Recorder {
         crate::memory::give_back();
         // If nobody waits any more, there is nothing to receive either.
         let _ = self.ready.send(());
-        let mut last_commit = Instant::now();
+        let (mut last_commit, mut last_forgotten) = (Instant::now(), Instant::now());
         let mut losses = Vec::new();
         while let Ok(batch) = self.receiver.recv() {
             if batch.is_first {
                 timeline.begin(batch.now_ns)?;
             }
             timeline.apply(batch.events, batch.mappings, batch.settled_ns)?;
+            timeline.write_calls()?;
             self.message_bytes.fetch_sub(batch.message_bytes, Ordering::Relaxed);
             timeline.announce(&batch.announced);
-            timeline.gauges(batch.now_ns, &batch.readings)?;
+            timeline.gauges(&batch.readings)?;
             timeline.count_undecodable(batch.undecodable);
             if !batch.losses.is_empty() {
                 losses = batch.losses;
@@ -481,9 +524,16 @@ impl Recorder {
                 timeline.commit(batch.now_ns, &losses)?;
                 last_commit = Instant::now();
             }
+            if let Some(keep) = self.keep
+                && last_forgotten.elapsed() >= FORGET_INTERVAL
+            {
+                let keep_ns = u64::try_from(keep.as_nanos()).unwrap_or(u64::MAX);
+                timeline.forget_before(batch.now_ns.saturating_sub(keep_ns))?;
+                last_forgotten = Instant::now();
+            }
             if let Ok(mut progress) = shared.lock() {
                 progress.samples = timeline.samples;
-                progress.whole_stacks = timeline.whole_stacks;
+                progress.calls = timeline.calls;
                 progress.losses = timeline.losses(&losses).filter(|(_, count)| *count > 0).collect();
             }
             if let Some(reason) = batch.end {
@@ -534,7 +584,7 @@ fn drop_capabilities() {
 }
 
 /// Now, on the clock of all timestamps.
-pub(super) fn now_ns() -> u64 {
+pub(crate) fn now_ns() -> u64 {
     nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)
         .map(|time| time.tv_sec().cast_unsigned() * 1_000_000_000 + time.tv_nsec().cast_unsigned())
         .unwrap_or(0)

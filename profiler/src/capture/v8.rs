@@ -1,10 +1,11 @@
 //! JavaScript frames: what the kernel half must know of processes that run V8, and the frames that its words stand for.
 //! Twin of `unwind/v8.rs` there.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use aya::maps::{HashMap as BpfHashMap, Map, MapData, MapError};
+use hashbrown::HashMap;
 use profiler_common::{V8Frame, V8Process};
 
 use crate::recording::{Error, FrameId, FrameKind, RowId, Writer};
@@ -31,7 +32,9 @@ pub(super) struct V8Frames {
     next: u64,
     /// Frames in samples that have no name, because memory could not be read.
     pub(super) unread: u64,
-    /// Processes whose V8 has a layout that is not known.
+    /// Processes that are watched whose V8 has a layout that is not known.
+    unknown: HashSet<u32>,
+    /// How many there were.
     pub(super) unknown_layouts: u64,
 }
 
@@ -68,6 +71,7 @@ impl V8Frames {
             by_functions: HashMap::new(),
             next: 0,
             unread: 0,
+            unknown: HashSet::new(),
             unknown_layouts: 0,
         })
     }
@@ -79,7 +83,8 @@ impl V8Frames {
             return false;
         }
         let (Some(layout), Some(process)) = (&v8.layout, v8.process(base)) else {
-            self.unknown_layouts += 1;
+            // Its file may be mapped in parts.
+            self.unknown_layouts += u64::from(self.unknown.insert(pid));
             return false;
         };
         let Ok(javascript) = JavaScript::open(pid, Arc::clone(layout)) else { return false };
@@ -97,6 +102,7 @@ impl V8Frames {
 
     /// A process is gone, or runs another program.
     pub(super) fn remove(&mut self, pid: u32) {
+        self.unknown.remove(&pid);
         if self.processes.remove(&pid).is_some() {
             // It is there as long as the process is known here.
             let _ = self.facts.remove(&pid);

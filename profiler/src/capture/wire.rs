@@ -8,6 +8,7 @@ use profiler_common::{ClientWriteEvent, StreamRule, StreamVerdict, WireEvent, Wi
 use super::clients::{Clients, Read};
 use crate::wire::Piece;
 use crate::wire::calls::Call;
+use crate::wire::contents::Capture;
 use crate::wire::queue::ClientWrite;
 use crate::wire::streams::{Counts, Interest, Moved, Streams};
 
@@ -28,6 +29,8 @@ pub(super) struct Wire {
     readers: HashMap<u64, u32>,
     /// Processes that have an `io_uring`.
     io_urings: HashSet<u32>,
+    /// What of arguments and results is kept.
+    capture: Capture,
     /// Processes that have ended.
     ended: Counts,
     /// How far the parts of the last call that was taken reach.
@@ -52,9 +55,15 @@ impl Wire {
             held: HashMap::new(),
             readers: HashMap::new(),
             io_urings: HashSet::new(),
+            capture: Capture::default(),
             ended: Counts::default(),
             last: None,
         })
+    }
+
+    /// The same, which keeps so much of arguments and results.
+    pub(super) fn keeping(self, capture: Capture) -> Self {
+        Self { capture, ..self }
     }
 
     /// Takes a piece of what a process moved.
@@ -64,7 +73,7 @@ impl Wire {
             return;
         }
         self.active.insert(event.header.pid);
-        let streams = self.processes.entry(event.header.pid).or_default();
+        let streams = self.processes.entry(event.header.pid).or_insert_with(|| Streams::new(self.capture));
         let moved = Moved {
             stream: event.stream,
             is_written: event.flags & WireFlag::Written as u32 != 0,
@@ -189,6 +198,11 @@ impl Wire {
             .iter_mut()
             .flat_map(|(pid, streams)| streams.calls.take_ended().into_iter().map(|call| (*pid, call)));
         ended.collect()
+    }
+
+    /// The calls that have not ended, by process.
+    pub(super) fn open_calls(&self) -> impl Iterator<Item = (u32, &Call)> {
+        self.processes.iter().flat_map(|(pid, streams)| streams.calls.open().map(|call| (*pid, call)))
     }
 
     /// Nothing more comes from a process.

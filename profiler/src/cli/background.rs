@@ -161,6 +161,12 @@ pub(super) fn start(arguments: &StartArguments) -> anyhow::Result<()> {
     if arguments.sampling.passive {
         command.arg("--passive");
     }
+    if arguments.sampling.no_calls {
+        command.arg("--no-calls");
+    }
+    if let Some(bytes) = arguments.sampling.capture_arguments {
+        command.arg(format!("--capture-arguments={bytes}"));
+    }
     if let Some(duration) = arguments.sampling.duration {
         command.args(["--duration", &format!("{}ms", duration.as_millis())]);
     }

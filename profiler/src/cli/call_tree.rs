@@ -4,10 +4,10 @@ use std::io::{self, Write};
 
 use clap::Args;
 
-use super::recording::{FoldArguments, Source, parse_share};
+use super::recording::{FoldArguments, Source, folded, parse_share};
 use super::terminal::{print, style};
 use crate::analysis::call_tree::{CallTree, Filter, Grouping};
-use crate::analysis::functions::{Folding, Functions};
+use crate::analysis::functions::Folding;
 use crate::output::call_tree::{CallTreeOptions, write_call_tree};
 use crate::recording::Recording;
 
@@ -46,7 +46,7 @@ pub(super) fn write(
     folding: Folding,
     options: CallTreeOptions,
 ) -> io::Result<()> {
-    let functions = Functions::folded(recording, folding);
+    let functions = folded(recording, folding);
     let tree = CallTree::new(recording, &functions, Filter::All, Grouping::None);
     write_call_tree(out, &tree, &functions, options, style())
 }

@@ -7,12 +7,16 @@ use clap::{Args, ValueEnum};
 
 use super::call_tree;
 use super::record::parse_duration;
-use super::recording::Source;
+use super::recording::{CALLS_NOT_RECORDED, Source};
 use super::terminal::{Format, print, style};
 use crate::analysis::attribution::Attribution;
-use crate::analysis::call_list::{ListedCall, Outcome, Selection, activity, select};
+use crate::analysis::call_list::{
+    CallList, ListedCall, Outcome, SCHEMA_VERSION, Selection, activity, select,
+};
+use crate::analysis::trace::Trace;
 use crate::output::calls::{write_call, write_calls};
 use crate::output::json;
+use crate::recording::Recording;
 
 /// Options of `calls`.
 #[derive(Args, Debug)]
@@ -50,15 +54,49 @@ pub(super) struct Arguments {
     format: Format,
 }
 
-/// How a call ended.
+/// How a call ended, in the words that are printed.
 #[derive(Clone, Copy, Debug, ValueEnum)]
+#[value(rename_all = "snake_case")]
 enum OutcomeArgument {
     /// With a result
     Ok,
     /// With an error of JSON-RPC or of the tool
     Error,
-    /// Without an answer
+    /// With an error of the tool
+    ToolError,
+    /// Without an answer: cancelled, unanswered, cut_off or lost
     Unfinished,
+    /// Its client cancelled it
+    Cancelled,
+    /// No answer came
+    Unanswered,
+    /// Its connection was closed first
+    CutOff,
+    /// Not known: its answer could not be recorded
+    Lost,
+}
+
+impl From<OutcomeArgument> for Outcome {
+    fn from(outcome: OutcomeArgument) -> Self {
+        match outcome {
+            OutcomeArgument::Ok => Self::Ok,
+            OutcomeArgument::Error => Self::Error,
+            OutcomeArgument::ToolError => Self::ToolError,
+            OutcomeArgument::Unfinished => Self::Unfinished,
+            OutcomeArgument::Cancelled => Self::Cancelled,
+            OutcomeArgument::Unanswered => Self::Unanswered,
+            OutcomeArgument::CutOff => Self::CutOff,
+            OutcomeArgument::Lost => Self::Lost,
+        }
+    }
+}
+
+fn parse_call(text: &str) -> Result<u64, String> {
+    text.parse().map_err(|_| {
+        "it must be the number of a call, such as `mcp-profiler trace 4711 server.mcpprof`; \
+         `mcp-profiler calls server.mcpprof` shows the numbers"
+            .to_owned()
+    })
 }
 
 /// Options of `trace`.
@@ -66,10 +104,11 @@ enum OutcomeArgument {
 #[command(after_help = "\
 Examples:
   mcp-profiler calls server.mcpprof        shows which calls there are
-  mcp-profiler trace 4711 server.mcpprof   shows one of them")]
+  mcp-profiler trace 4711 server.mcpprof   shows one of them
+  mcp-profiler trace 4711 server.mcpprof --format json | jq .stacks")]
 pub(super) struct TraceArguments {
     /// The call's number, as `calls` shows it
-    #[arg(value_name = "CALL")]
+    #[arg(value_name = "CALL", value_parser = parse_call)]
     call: u64,
     #[command(flatten)]
     source: Source,
@@ -81,14 +120,11 @@ pub(super) struct TraceArguments {
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let recorded = arguments.source.open_whole()?;
     let recording = &recorded.recording;
+    has_calls(recording)?;
     let nanoseconds = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
     let selection = Selection {
         tools: arguments.source.tools(recording)?,
-        outcome: arguments.outcome.map(|outcome| match outcome {
-            OutcomeArgument::Ok => Outcome::Ok,
-            OutcomeArgument::Error => Outcome::Error,
-            OutcomeArgument::Unfinished => Outcome::Unfinished,
-        }),
+        outcome: arguments.outcome.map(Outcome::from),
         at_least_ns: arguments.min_time.map(nanoseconds),
         from_ns: arguments.from.map(nanoseconds),
         to_ns: arguments.to.map(nanoseconds),
@@ -99,18 +135,31 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let shown = &selected[..selected.len().min(arguments.limit)];
     let calls: Vec<ListedCall> =
         shown.iter().filter_map(|index| ListedCall::new(recording, &attribution, *index)).collect();
+    let total = selected.len() as u64;
     print(|out| match arguments.format {
-        Format::Json => json::write_json(out, &calls),
+        Format::Json => {
+            let list = CallList { schema_version: SCHEMA_VERSION, total, filters: selection, calls };
+            json::write_json(out, &list)
+        }
         Format::Text => write_calls(out, &calls, selected.len() - shown.len(), style()),
     })
+}
+
+/// A recording without calls has none to show.
+pub(super) fn has_calls(recording: &Recording) -> anyhow::Result<()> {
+    if recording.meta.has_calls { Ok(()) } else { bail!("{CALLS_NOT_RECORDED}") }
 }
 
 pub(super) fn trace(arguments: &TraceArguments) -> anyhow::Result<()> {
     let recorded = arguments.source.open_whole()?;
     let recording = &recorded.recording;
+    has_calls(recording)?;
     let attribution = Attribution::new(recording);
     let index = usize::try_from(arguments.call).unwrap_or(usize::MAX).wrapping_sub(1);
-    let Some(call) = ListedCall::new(recording, &attribution, index) else {
+    let Some(trace) = Trace::new(recording, &attribution, index) else {
+        if recording.calls.is_empty() {
+            bail!("there is no call {}: {} has none", arguments.call, recorded.path.display());
+        }
         bail!(
             "there is no call {}: {} has calls 1 to {}; `mcp-profiler calls` lists them",
             arguments.call,
@@ -119,18 +168,23 @@ pub(super) fn trace(arguments: &TraceArguments) -> anyhow::Result<()> {
         );
     };
     print(|out| match arguments.format {
-        Format::Json => json::write_json(out, &call),
+        Format::Json => json::write_json(out, &trace),
         Format::Text => {
             let style = style();
-            write_call(&mut *out, &call, &activity(recording, &attribution, index, style.columns()), style)?;
-            let own = attribution.only(recording, |other| other == index);
-            if own.samples.is_empty() {
+            write_call(
+                &mut *out,
+                &trace.call,
+                &activity(recording, &attribution, index, style.columns()),
+                style,
+            )?;
+            if trace.samples.is_empty() {
                 return writeln!(
                     out,
                     "\nNo sample was charged to it: it was on a CPU for less than the time between two."
                 );
             }
             writeln!(out)?;
+            let own = attribution.only(recording, |other| other == index);
             call_tree::write(out, &own, Default::default(), Default::default())
         }
     })

@@ -43,8 +43,10 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     if let Some(Some(path)) = &arguments.flame_graph {
         files::check_writable(path)?;
     }
-    let recorded = arguments.source.open()?;
-    let report = Report::new(&recorded.recording, arguments.hot_path_threshold);
+    let whole = arguments.source.open_whole()?;
+    let tools = arguments.source.tools(&whole.recording)?;
+    let report = Report::of_tools(&whole.recording, &tools, arguments.hot_path_threshold);
+    let recorded = arguments.source.narrow(whole)?;
     print(|out| match arguments.format {
         Format::Json => json::write_json(out, &report),
         Format::Text => {

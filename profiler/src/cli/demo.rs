@@ -13,6 +13,7 @@ use crate::analysis::functions::Folding;
 use crate::capture::Options;
 use crate::demo::{run_load, serve as serve_demo, spawn_server};
 use crate::output::units::count;
+use crate::wire::contents::Capture;
 
 /// The recording, in the current folder.
 const RECORDING: &str = "mcp-profiler-demo.mcpprof";
@@ -57,13 +58,17 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
             frequency_hz: arguments.frequency,
             is_asking: false,
             is_reading_calls: true,
+            capture: Capture::default(),
+            counted: Vec::new(),
             is_launched: false,
+            programs: Vec::new(),
             output: RECORDING.into(),
+            keep: None,
         };
         let mut recorder = Recorder::start(&options, None, None)?;
         // The load is a task of its own: ending the recording early must not wait for it.
         let load = tokio::spawn(run_load(from_server, to_server, arguments.duration));
-        match recorder.run(None, load).await? {
+        match recorder.run(None, None, load).await? {
             Some(Ok(Ok(summary))) => note(&format!(
                 "the client made {} calls, {} of them with errors",
                 count(summary.calls),
@@ -75,7 +80,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         }
         recorder.finish()
     })?;
-    arguments.options.print(&recorded.recording)?;
+    arguments.options.print(&recorded.recording, &[])?;
     flame_graph::write(Path::new(FLAME_GRAPH), &recorded.recording, Folding::Function)?;
     note(&format!("flame graph: {FLAME_GRAPH} (open it in a browser)"));
     note(&format!("call tree:   mcp-profiler call-tree {}", shell_word(&recorded.path)));

@@ -4,11 +4,11 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::recording::{FoldArguments, Source};
+use super::recording::{FoldArguments, Source, folded};
 use super::terminal::note;
 use super::{Usage, files};
 use crate::analysis::call_tree::{CallTree, Filter, Grouping};
-use crate::analysis::functions::{Folding, Functions};
+use crate::analysis::functions::Folding;
 use crate::output::folded::write_folded;
 use crate::output::pprof::write_pprof;
 use crate::output::speedscope::write_speedscope;
@@ -67,7 +67,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     }
     let recorded = arguments.source.open()?;
     let recording = &recorded.recording;
-    let functions = Functions::folded(recording, folding);
+    let functions = folded(recording, folding);
     let write = |out: &mut dyn std::io::Write| match arguments.format {
         Format::Folded => {
             let tree = CallTree::new(recording, &functions, Filter::All, Grouping::ProcessAndThread);

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::recording::{FoldArguments, Source};
+use super::recording::{FoldArguments, Source, folded};
 use super::terminal::note;
 use super::{Usage, files};
 use crate::analysis::call_tree::{CallTree, Filter, Grouping};
@@ -47,11 +47,11 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let folding = arguments.fold.folding();
     if let (Some(baseline), Some(current)) = (&arguments.baseline, &arguments.current) {
         let output = arguments.output.clone().unwrap_or_else(|| current.with_extension("diff.svg"));
-        let baseline = crate::recording::read(baseline)?;
-        let current = crate::recording::read(current)?;
+        let baseline = super::recording::read(baseline)?;
+        let current = super::recording::read(current)?;
         files::write(&output, |out| {
-            let before = Functions::folded(&baseline, folding);
-            let after = Functions::folded(&current, folding);
+            let before = folded(&baseline, folding);
+            let after = folded(&current, folding);
             let diff = Diff::new((&tree(&baseline, &before), &before), (&tree(&current, &after), &after));
             write_diff_flame_graph(out, &diff, &baseline.meta, &current.meta)
         })?;
@@ -73,7 +73,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
 
 /// Draws the flame graph of a recording.
 pub(super) fn write(path: &Path, recording: &Recording, folding: Folding) -> anyhow::Result<()> {
-    let functions = Functions::folded(recording, folding);
+    let functions = folded(recording, folding);
     files::write(path, |out| {
         write_flame_graph(out, &tree(recording, &functions), &functions, &recording.meta)
     })

@@ -5,6 +5,7 @@ mod call_tree;
 mod calls;
 mod cpu;
 mod demo;
+mod diagnose;
 mod doctor;
 mod export;
 mod files;
@@ -14,7 +15,9 @@ mod profile;
 mod record;
 mod recording;
 mod report;
+mod startup;
 mod terminal;
+mod top;
 
 use std::process::ExitCode;
 
@@ -54,6 +57,8 @@ enum Command {
     Status(background::StatusArguments),
     /// End a background recording and keep what it has
     Stop(background::StopArguments),
+    /// Show what goes on now: calls, times and CPU of each tool
+    Top(top::Arguments),
     /// Show where CPU time goes: hot paths and top functions
     Cpu(cpu::Arguments),
     /// Report on a recording, or record first
@@ -62,8 +67,12 @@ enum Command {
     Calls(calls::Arguments),
     /// Show one call: its time, its CPU, its stacks
     Trace(calls::TraceArguments),
+    /// Say why calls are slow, or why they fail
+    Diagnose(diagnose::Arguments),
     /// Show who calls whom, with the time spent there
     CallTree(call_tree::Arguments),
+    /// Start a server and show where the time to its first replies goes
+    Startup(startup::Arguments),
     /// Draw a flame graph, or the difference of two
     FlameGraph(flame_graph::Arguments),
     /// Write a recording in the format of another tool
@@ -109,11 +118,14 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Start(arguments) => background::start(&arguments),
         Command::Status(arguments) => background::status(&arguments),
         Command::Stop(arguments) => background::stop(&arguments),
+        Command::Top(arguments) => top::run(&arguments),
         Command::Cpu(arguments) => cpu::run(&arguments),
         Command::Report(arguments) => report::run(&arguments),
         Command::Calls(arguments) => calls::run(&arguments),
         Command::Trace(arguments) => calls::trace(&arguments),
+        Command::Diagnose(arguments) => diagnose::run(&arguments),
         Command::CallTree(arguments) => call_tree::run(&arguments),
+        Command::Startup(arguments) => startup::run(&arguments),
         Command::FlameGraph(arguments) => flame_graph::run(&arguments),
         Command::Export(arguments) => export::run(&arguments),
         Command::List(arguments) => list::run(&arguments),
@@ -164,7 +176,9 @@ mod tests {
     #[test]
     fn commands_are_sound() {
         Cli::command().debug_assert();
-        for command in Cli::command().get_subcommands().filter(|command| !command.is_hide_set()) {
+        let cli = Cli::command();
+        let shown = cli.get_subcommands().filter(|command| !command.is_hide_set());
+        for command in shown.flat_map(|command| std::iter::once(command).chain(command.get_subcommands())) {
             let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
             assert!(help.contains("Example"), "{} has no example", command.get_name());
         }

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::process::{ChildStdin, ChildStdout};
 use std::time::Duration;
 
 use clap::Args;
@@ -14,10 +15,11 @@ use super::files::{default_name, give_to_caller};
 use super::terminal::{ProgressLine, note};
 use crate::analysis::completeness::Completeness;
 use crate::analysis::functions::Functions;
-use crate::capture::{FREQUENCY_RANGE_HZ, Options, Progress, Session, Summary};
+use crate::capture::{FREQUENCY_RANGE_HZ, Options, Progress, Session, Summary, now_ns};
 use crate::output::units::{count, duration, percent};
 use crate::recording::{Recording, files_of};
 use crate::target::{Caller, Launched, Process, Request, Target, resolve, runtime};
+use crate::wire::contents::Capture;
 
 /// How often the ring is drained.
 const TICK: Duration = Duration::from_millis(50);
@@ -25,6 +27,9 @@ const TICK: Duration = Duration::from_millis(50);
 const TICKS_PER_LOOK: u32 = 10;
 /// How long a launched command may take to end after SIGTERM.
 const TERMINATION_LIMIT: Duration = Duration::from_secs(3);
+
+/// Why a recording ended that was to end after a number of calls.
+pub(super) const ENOUGH_CALLS: &str = "enough calls";
 
 /// Which server.
 #[derive(Args, Clone, Debug)]
@@ -79,6 +84,11 @@ pub(crate) struct SamplingArguments {
     /// Do not look at calls: nothing that the server reads and writes is read, and its system calls cost nothing
     #[arg(long, help_heading = "Recording")]
     pub(crate) no_calls: bool,
+    /// Keep arguments, results and messages of errors, cut to so many bytes each, without what looks secret [default without a number:
+    /// 1024]
+    #[arg(long, value_name = "BYTES", conflicts_with = "no_calls", num_args = 0..=1, require_equals = true,
+          default_missing_value = "1024", value_parser = clap::value_parser!(u32).range(16..=65536), help_heading = "Recording")]
+    pub(crate) capture_arguments: Option<u32>,
 }
 
 /// A duration of at least a millisecond and at most ten years.
@@ -120,13 +130,8 @@ pub(super) struct Arguments {
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let request = arguments.target.request().ok_or_else(no_target)?;
     let plan = Plan {
-        request,
-        duration: arguments.sampling.duration,
-        frequency_hz: arguments.sampling.frequency,
-        is_asking: !arguments.sampling.passive,
-        is_reading_calls: !arguments.sampling.no_calls,
-        output: arguments.output.clone(),
         state: arguments.state.clone(),
+        ..Plan::new(request, &arguments.sampling, arguments.output.clone())
     };
     let Recorded { path, recording } = record(&plan)?;
     for advice in better_stacks(&recording) {
@@ -146,12 +151,20 @@ pub(super) fn no_target() -> anyhow::Error {
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
     pub(super) request: Request,
-    pub(super) duration: Option<Duration>,
-    pub(super) frequency_hz: u64,
-    pub(super) is_asking: bool,
-    pub(super) is_reading_calls: bool,
+    pub(super) sampling: SamplingArguments,
     pub(super) output: Option<PathBuf>,
     pub(super) state: Option<PathBuf>,
+    /// Tools or methods whose calls are counted; all, when it is empty.
+    pub(super) operations: Vec<String>,
+    /// End after so many of these calls.
+    pub(super) calls: Option<u64>,
+}
+
+impl Plan {
+    /// Records a target into a file, or into one of the default name.
+    pub(super) fn new(request: Request, sampling: &SamplingArguments, output: Option<PathBuf>) -> Self {
+        Self { request, sampling: sampling.clone(), output, state: None, operations: Vec::new(), calls: None }
+    }
 }
 
 /// A recording that was just made.
@@ -163,15 +176,15 @@ pub(super) struct Recorded {
 
 /// Resolves the target, launches it if it is to be launched, and records until the end.
 pub(super) fn record(plan: &Plan) -> anyhow::Result<Recorded> {
-    let (name, pid, pids, launched) = match resolve(&plan.request)? {
-        Target::Running(server) => (server.name, server.pid, server.pids, None),
+    let (name, pid, pids, launched, programs) = match resolve(&plan.request)? {
+        Target::Running(server) => (server.name, server.pid, server.pids, None, Vec::new()),
         Target::Launch(launch) => {
             let caller = Caller::from_sudo();
             // An older recording is replaced only for one that can begin.
             launch.check_program(caller.as_ref())?;
             let launched = Launched::spawn(&launch, caller.as_ref())?;
             let pid = launched.pid();
-            (launch.name, pid, vec![pid], Some(launched))
+            (launch.name.clone(), pid, vec![pid], Some(launched), launch.programs())
         }
     };
     let output = plan.output.clone().unwrap_or_else(|| default_name(&name, pid, "mcpprof"));
@@ -179,17 +192,20 @@ pub(super) fn record(plan: &Plan) -> anyhow::Result<Recorded> {
         target_name: name,
         pid,
         pids,
-        frequency_hz: plan.frequency_hz,
-        is_asking: plan.is_asking,
-        is_reading_calls: plan.is_reading_calls,
+        frequency_hz: plan.sampling.frequency,
+        is_asking: !plan.sampling.passive,
+        is_reading_calls: !plan.sampling.no_calls,
+        capture: Capture { bytes: plan.sampling.capture_arguments.map_or(0, |bytes| bytes as usize) },
+        counted: plan.operations.clone(),
         is_launched: launched.is_some(),
+        programs,
         output: output.clone(),
+        keep: None,
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let until = plan.duration;
     runtime.block_on(async {
         let mut recorder = Recorder::start(&options, launched, plan.state.as_deref())?;
-        recorder.run(until, std::future::pending::<()>()).await?;
+        recorder.run(plan.sampling.duration, plan.calls, std::future::pending::<()>()).await?;
         recorder.finish()
     })
 }
@@ -202,11 +218,31 @@ pub(super) struct Recorder {
     output: PathBuf,
     pid: u32,
     end: &'static str,
+    shows_progress: bool,
+    /// When a launched command was let go, `CLOCK_MONOTONIC` in nanoseconds.
+    pub(super) released_ns: u64,
 }
 
 impl Recorder {
-    /// Attaches, then lets a launched command go.
+    /// Attaches, then lets a launched command go, and says so.
     pub(super) fn start(
+        options: &Options,
+        launched: Option<Launched>,
+        state: Option<&Path>,
+    ) -> anyhow::Result<Self> {
+        let recorder = Self::begin(options, launched, state)?;
+        note(&format!(
+            "recording {} (process {}) at {} Hz into {}",
+            options.target_name,
+            options.pid,
+            options.frequency_hz,
+            options.output.display()
+        ));
+        Ok(Self { shows_progress: true, ..recorder })
+    }
+
+    /// Like [`Self::start`], and shows nothing as long as it records: the terminal is someone else's.
+    pub(super) fn begin(
         options: &Options,
         mut launched: Option<Launched>,
         state: Option<&Path>,
@@ -215,6 +251,7 @@ impl Recorder {
         for path in files_of(&options.output) {
             give_to_caller(&path);
         }
+        let released_ns = now_ns();
         if let Some(launched) = &mut launched
             && let Err(error) = launched.release()
         {
@@ -225,23 +262,36 @@ impl Recorder {
             return Err(error.into());
         }
         let state = state.map(|path| StateFile::create(path, options)).transpose()?;
-        note(&format!(
-            "recording {} (process {}) at {} Hz into {}",
-            options.target_name,
-            options.pid,
-            options.frequency_hz,
-            options.output.display()
-        ));
         if options.is_asking {
             options.pids.iter().for_each(|pid| announce_asking(*pid));
         }
-        Ok(Self { session, launched, state, output: options.output.clone(), pid: options.pid, end: "" })
+        let (output, pid) = (options.output.clone(), options.pid);
+        Ok(Self { session, launched, state, output, pid, end: "", shows_progress: false, released_ns })
     }
 
-    /// Records until `duration` is over, the targets have ended, the user or `done` ends it.
+    /// Our ends of a launched command's standard input and output, where these are pipes.
+    pub(super) fn take_pipes(&mut self) -> Option<(ChildStdin, ChildStdout)> {
+        self.launched.as_mut()?.take_pipes()
+    }
+
+    /// Why [`Self::run`] ended.
+    pub(super) fn end_reason(&self) -> &'static str {
+        self.end
+    }
+
+    /// Ends a recording that nobody wants.
+    pub(super) fn discard(self) {
+        drop(self.session);
+        if let Some(mut launched) = self.launched {
+            end_launched(&mut launched);
+        }
+    }
+
+    /// Records until `duration` is over, so many counted calls have ended, the targets have ended, the user or `done` ends it.
     pub(super) async fn run<T>(
         &mut self,
         duration: Option<Duration>,
+        calls: Option<u64>,
         done: impl Future<Output = T>,
     ) -> anyhow::Result<Option<T>> {
         let mut interrupt = signal(SignalKind::interrupt())?;
@@ -272,7 +322,9 @@ impl Recorder {
                 }
                 is_tick = async { tokio::select! { _ = tick.tick() => true, () = wakeups.next() => false } } => {
                     match self.session.tick(!is_tick) {
-                        Ok(has_new_code) => wakeups.rest(!is_tick && !has_new_code),
+                        Ok(has_new_code) if !is_tick => wakeups.rest(has_new_code),
+                        Ok(true) => wakeups.attend(),
+                        Ok(false) => {}
                         Err(error) => {
                             progress.clear();
                             let last = self.session.progress();
@@ -282,6 +334,9 @@ impl Recorder {
                     }
                     if !is_tick {
                         continue;
+                    }
+                    if calls.is_some_and(|calls| self.session.progress().calls >= calls) {
+                        break ENOUGH_CALLS;
                     }
                     ticks = ticks.wrapping_add(1);
                     if ticks.is_multiple_of(TICKS_PER_LOOK) {
@@ -293,7 +348,9 @@ impl Recorder {
                             break "target ended";
                         }
                         let now = self.session.progress();
-                        progress.show(self.session.elapsed(), now.samples, now.lost());
+                        if self.shows_progress {
+                            progress.show(self.session.elapsed(), now.samples, now.lost());
+                        }
                         if let Some(state) = &mut self.state {
                             state.update(&now);
                         }
@@ -306,7 +363,12 @@ impl Recorder {
     }
 
     /// Ends the recording, and says what it holds.
-    pub(super) fn finish(mut self) -> anyhow::Result<Recorded> {
+    pub(super) fn finish(self) -> anyhow::Result<Recorded> {
+        self.finish_before(|| ())
+    }
+
+    /// The same; `end` is called when all names were read, which need a living process, and before a launched command is ended.
+    pub(super) fn finish_before(mut self, end: impl FnOnce()) -> anyhow::Result<Recorded> {
         let last = self.session.progress();
         let summary = match self.session.finish(self.end) {
             Ok(summary) => summary,
@@ -315,13 +377,14 @@ impl Recorder {
                 return Err(error.into());
             }
         };
+        end();
         if let Some(launched) = &mut self.launched {
             end_launched(launched);
         }
         if let Some(state) = &mut self.state {
             state.end(self.end, &summary.progress);
         }
-        let recording = crate::recording::read(&self.output)?;
+        let recording = super::recording::read(&self.output)?;
         let ended_early = self.end == "target ended";
         if ended_early {
             note(&format!("process {} ended after {}", self.pid, duration(summary.duration.as_secs_f64())));

@@ -1,16 +1,18 @@
 //! The recording that a view shows: a file, or one that is made first.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 
 use super::Usage;
-use crate::analysis::attribution::Attribution;
-use crate::analysis::call_list::{is_of, names};
+use crate::analysis::attribution::of_tools;
+use crate::analysis::call_list::names;
+use crate::analysis::scaling::scale;
 use crate::recording::Recording;
 
 use super::record::{Plan, Recorded, SamplingArguments, TargetArguments, record};
-use crate::analysis::functions::Folding;
+use super::terminal::note;
+use crate::analysis::functions::{Folding, Functions};
 
 /// Where a view takes its recording from.
 #[derive(Args, Debug)]
@@ -30,6 +32,17 @@ pub(super) struct Source {
     recording: Option<PathBuf>,
 }
 
+/// What views of calls say of a recording without them.
+pub(super) const CALLS_NOT_RECORDED: &str =
+    "calls were not recorded: record without --no-calls, by this version of mcp-profiler, to see them";
+
+/// Reads a recording, with sampled time brought to the kernel's count: what every view starts from.
+pub(super) fn read(path: &Path) -> Result<Recording, crate::recording::Error> {
+    let mut recording = crate::recording::read(path)?;
+    scale(&mut recording);
+    Ok(recording)
+}
+
 impl Source {
     /// Whether something is to be recorded first.
     pub(super) fn is_target(&self) -> bool {
@@ -42,8 +55,11 @@ impl Source {
     /// [`Usage`] when one of them was not called.
     pub(super) fn tools(&self, recording: &Recording) -> anyhow::Result<Vec<String>> {
         let is_called = |tool: &&String| {
-            recording.calls.iter().any(|recorded| is_of(&recorded.call, std::slice::from_ref(*tool)))
+            recording.calls.iter().any(|recorded| recorded.call.is_of(std::slice::from_ref(*tool)))
         };
+        if !self.tool.is_empty() && !recording.meta.has_calls {
+            return Err(Usage(CALLS_NOT_RECORDED.to_owned()).into());
+        }
         if let Some(missing) = self.tool.iter().find(|tool| !is_called(tool)) {
             let names = names(recording);
             let called = if names.is_empty() { "no calls at all".to_owned() } else { names.join(", ") };
@@ -57,13 +73,14 @@ impl Source {
 
     /// Reads the file, or records the target; then leaves out what was not done for the tools that were asked for.
     pub(super) fn open(&self) -> anyhow::Result<Recorded> {
-        let mut recorded = self.open_whole()?;
+        self.narrow(self.open_whole()?)
+    }
+
+    /// Leaves out what was not done for the tools that were asked for.
+    pub(super) fn narrow(&self, mut recorded: Recorded) -> anyhow::Result<Recorded> {
         let tools = self.tools(&recorded.recording)?;
         if !tools.is_empty() {
-            let recording = &recorded.recording;
-            let attribution = Attribution::new(recording);
-            recorded.recording =
-                attribution.only(recording, |call| is_of(&recording.calls[call].call, &tools));
+            recorded.recording = of_tools(&recorded.recording, &tools);
         }
         Ok(recorded)
     }
@@ -71,18 +88,8 @@ impl Source {
     /// Reads the file, or records the target.
     pub(super) fn open_whole(&self) -> anyhow::Result<Recorded> {
         match (&self.file, self.target.request()) {
-            (Some(path), None) => {
-                Ok(Recorded { path: path.clone(), recording: crate::recording::read(path)? })
-            }
-            (None, Some(request)) => record(&Plan {
-                request,
-                duration: self.sampling.duration,
-                frequency_hz: self.sampling.frequency,
-                is_asking: !self.sampling.passive,
-                is_reading_calls: !self.sampling.no_calls,
-                output: self.recording.clone(),
-                state: None,
-            }),
+            (Some(path), None) => Ok(Recorded { path: path.clone(), recording: read(path)? }),
+            (None, Some(request)) => record(&Plan::new(request, &self.sampling, self.recording.clone())),
             (Some(path), Some(_)) => {
                 let message =
                     format!("both a recording ({}) and a target are given: name one of them", path.display());
@@ -103,7 +110,7 @@ pub(super) struct FoldArguments {
     /// What a frame stands for; functions of a package that call each other are one frame of that package
     #[arg(long, value_enum, default_value_t, value_name = "WHAT")]
     fold_by: FoldBy,
-    /// Start the stacks of coroutines where the event loop runs them, without the loop's own callers (Python's asyncio)
+    /// Show who waits for a task of Python's asyncio below it, and leave out the event loop's own callers; no effect on others
     #[arg(long, conflicts_with = "fold_by")]
     async_stacks: bool,
 }
@@ -116,6 +123,17 @@ impl FoldArguments {
             FoldBy::Package => Folding::Package,
         }
     }
+}
+
+/// What the frames of a recording stand for. Says so when `--async-stacks` has nothing to change.
+pub(super) fn folded(recording: &Recording, folding: Folding) -> Functions {
+    let functions = Functions::folded(recording, folding);
+    if folding == Folding::Task && !functions.has_tasks() {
+        note(
+            "--async-stacks changes nothing here: it is for tasks of Python's asyncio, and none was sampled",
+        );
+    }
+    functions
 }
 
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]

@@ -24,9 +24,9 @@ pub(super) struct ReportOptions {
 }
 
 impl ReportOptions {
-    /// Prints the report of a recording.
-    pub(super) fn print(&self, recording: &Recording) -> anyhow::Result<()> {
-        let report = Report::new(recording, self.hot_path_threshold);
+    /// Prints the report of a recording, or of what was done there for calls of some tools.
+    pub(super) fn print(&self, recording: &Recording, tools: &[String]) -> anyhow::Result<()> {
+        let report = Report::of_tools(recording, tools, self.hot_path_threshold);
         print(|out| match self.format {
             Format::Json => json::write_json(out, &report),
             Format::Text => text::write_report(out, &report, self.top_functions, style()),
@@ -49,5 +49,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    arguments.options.print(&arguments.source.open()?.recording)
+    let recorded = arguments.source.open_whole()?;
+    let tools = arguments.source.tools(&recorded.recording)?;
+    arguments.options.print(&recorded.recording, &tools)
 }

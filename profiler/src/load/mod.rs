@@ -1,5 +1,6 @@
 //! The MCP client: load on a server.
 
+mod handshake;
 mod summary;
 
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinSet;
 
+pub use handshake::{HandshakeError, Introduction, introduce};
 use summary::Tally;
 pub use summary::{Latency, Summary, ToolSummary};
 

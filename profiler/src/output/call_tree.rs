@@ -50,7 +50,8 @@ pub fn write_call_tree(
         let text = "No samples: the server used no CPU. Record again while clients call its tools.";
         return wrap(text, style.columns()).iter().try_for_each(|line| writeln!(out, "{line}"));
     }
-    let titles = format!("{:>9} {:>9} {:>9}  function", "total", "time", "self");
+    let what = if functions.are_packages() { "package" } else { "function" };
+    let titles = format!("{:>9} {:>9} {:>9}  {what}", "total", "time", "self");
     writeln!(out, "{}", style.paint(Paint::Dim, &titles))?;
     let mut view = View { tree, functions, options, style, small: 0, deep: 0 };
     let mut open = view.rows_below(ROOT, "", 0);
@@ -286,7 +287,7 @@ mod tests {
         write_call_tree(&mut out, &tree, &functions, CallTreeOptions::default(), Style::default()).unwrap();
         insta::assert_snapshot!(String::from_utf8(out).unwrap(), @r"
         Call tree of 100 ms on CPU, 10 samples
-            total      time      self  function
+            total      time      self  package
           100.0 %    100 ms     0.0 %  python3.11
           100.0 %    100 ms     0.0 %  server.py
           100.0 %    100 ms     0.0 %  site-packages/mcp

@@ -73,9 +73,13 @@ pub fn write_tools(mut out: impl Write, calls: &Calls, style: Style) -> io::Resu
         }
     }
     let cpu = &calls.cpu;
+    let told = match cpu.told_by_function_seconds {
+        told if told > 0.0 => format!("; {} of it told by functions of their tools", duration(told)),
+        _ => String::new(),
+    };
     let text = format!(
-        "CPU time: {} certainly of one call, {} split between calls in flight together (an estimate), {} while no call was \
-         in flight.",
+        "CPU time: {} certainly of one call, {} split between calls in flight together (an estimate{told}), {} while no call \
+         was in flight.",
         duration(cpu.exact_seconds),
         duration(cpu.shared_seconds),
         duration(cpu.background_seconds)
@@ -102,7 +106,7 @@ fn write_notes(mut out: impl Write, calls: &Calls, style: Style) -> io::Result<(
 
 /// What else was seen on the streams, and should not be there.
 fn notes(messages: &BTreeMap<String, u64>) -> Vec<String> {
-    const NOTES: [(&str, &str, &str, &str); 10] = [
+    const NOTES: [(&str, &str, &str, &str); 11] = [
         (
             "lost_stretches",
             "stretch",
@@ -125,6 +129,12 @@ fn notes(messages: &BTreeMap<String, u64>) -> Vec<String> {
         ),
         ("repeated_ids", "request", "requests", "with the ID of one that still waited."),
         ("skipped_lines", "line", "lines", "on its streams without a JSON-RPC message."),
+        (
+            "contents_dropped",
+            "call",
+            "calls",
+            "whose arguments were not kept: too many waited for an answer.",
+        ),
         ("unreadable_http", "HTTP message", "HTTP messages", "that could not be read."),
         (
             "encrypted_streams",
@@ -226,6 +236,11 @@ pub fn write_call(
     if let Some(message) = &call.error_message {
         fact("Message", message.clone())?;
     }
+    for (name, contents) in [("Arguments", &call.arguments), ("Result", &call.result)] {
+        if let Some(contents) = contents {
+            fact(name, contents.to_string())?;
+        }
+    }
     if let Some(trace) = &call.trace_parent {
         fact("Trace", trace.clone())?;
     }
@@ -255,7 +270,7 @@ fn outcome(call: &ListedCall) -> String {
     }
 }
 
-fn name(method: &str, tool: Option<&str>, asked_by_server: bool) -> String {
+pub(super) fn name(method: &str, tool: Option<&str>, asked_by_server: bool) -> String {
     let name = match tool {
         Some(tool) if method == "tools/call" => tool.to_owned(),
         Some(tool) => format!("{method} {tool}"),

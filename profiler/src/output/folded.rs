@@ -72,7 +72,8 @@ pub(crate) fn label(name: &str, kind: Option<FrameKind>, inlined: bool) -> Strin
         Some(FrameKind::Kernel) => "_[k]",
         Some(_) if inlined => "_[i]",
         Some(FrameKind::Jit) => "_[j]",
-        Some(FrameKind::Native | FrameKind::Python | FrameKind::JavaScript) | None => "",
+        Some(FrameKind::Native | FrameKind::Python | FrameKind::PythonWaiting | FrameKind::JavaScript)
+        | None => "",
     };
     if let Some((start, last)) = label.rsplit_once(' ').filter(|_| mark.is_empty())
         && last.chars().all(|c| c.is_ascii_digit() || c == '.')

@@ -13,6 +13,15 @@ pub fn write_json(mut out: impl Write, value: &impl Serialize) -> io::Result<()>
     writeln!(out)
 }
 
+/// Writes a value as one JSON object on one line.
+///
+/// # Errors
+/// Those of the writer.
+pub fn write_line(mut out: impl Write, value: &impl Serialize) -> io::Result<()> {
+    serde_json::to_writer(&mut out, value)?;
+    writeln!(out)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -110,6 +119,7 @@ mod tests {
               }
             ]
           },
+          "calls_recorded": true,
           "hot_paths": [
             {
               "path": [

@@ -2,15 +2,18 @@
 
 pub mod call_tree;
 pub mod calls;
+pub mod diagnose;
 pub mod flame_graph;
 pub mod folded;
 pub mod json;
 pub mod pprof;
 pub mod speedscope;
+pub mod startup;
 pub mod style;
 pub mod summary;
 mod table;
 pub mod text;
+pub mod top;
 pub mod units;
 
 /// Why a view could not be written.

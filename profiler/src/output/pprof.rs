@@ -13,7 +13,7 @@ use prost::Message;
 use super::OutputError;
 use crate::analysis::call_tree::program_name;
 use crate::analysis::functions::{Functions, NO_STACK, basename};
-use crate::recording::{FrameKind, Recording, StackIndex};
+use crate::recording::{Frame, FrameKind, Recording, StackIndex};
 
 #[derive(Clone, PartialEq, Message)]
 struct Profile {
@@ -137,7 +137,7 @@ pub fn write_pprof(out: impl Write, recording: &Recording, functions: &Functions
     write_head(&mut pieces, &mut strings, recording)?;
     write_mappings_and_locations(&mut pieces, &mut strings, recording, functions)?;
     write_functions(&mut pieces, &mut strings, functions)?;
-    write_samples(&mut pieces, &mut strings, recording)?;
+    write_samples(&mut pieces, &mut strings, recording, functions)?;
     pieces.write(&Profile { string_table: strings.list, ..Profile::default() })?;
     pieces.out.finish()?.flush()?;
     Ok(())
@@ -238,7 +238,8 @@ fn write_mappings_and_locations(
             mappings.len() - 1
         });
     }
-    for (index, frame) in recording.frames.iter().enumerate() {
+    let is_shown = |(index, _): &(usize, &Frame)| !functions.of_frame(*index).is_empty();
+    for (index, frame) in recording.frames.iter().enumerate().filter(is_shown) {
         let mapping = &mut mappings[known[&*frame.module]];
         mapping.memory_limit = mapping.memory_limit.max(frame.offset.saturating_add(1));
         mapping.has_filenames |= frame.lines.iter().any(|line| line.file.is_some());
@@ -280,6 +281,7 @@ fn write_samples(
     pieces: &mut Pieces<impl Write>,
     strings: &mut Strings,
     recording: &Recording,
+    functions: &Functions,
 ) -> io::Result<()> {
     let mut sums: BTreeMap<(usize, Option<StackIndex>), (u64, u64)> = BTreeMap::new();
     for sample in &recording.samples {
@@ -291,7 +293,7 @@ fn write_samples(
         let mut location_id = Vec::new();
         let mut next = stack;
         while let Some((stack, node)) = next.and_then(|stack| Some((stack, recording.stacks.get(stack)?))) {
-            if node.frame < recording.frames.len() {
+            if !functions.of_frame(node.frame).is_empty() {
                 location_id.push(id(node.frame));
             }
             next = node.parent.filter(|parent| *parent < stack);

@@ -32,6 +32,8 @@ pub(crate) enum Paint {
     Dim,
     /// Something to worry about.
     Warning,
+    /// Like any other text.
+    Plain,
 }
 
 impl Style {
@@ -56,6 +58,7 @@ impl Style {
             Paint::Hot => "31",
             Paint::Dim => "2",
             Paint::Warning => "33",
+            Paint::Plain => return text.into(),
         };
         if self.colour { format!("\x1b[{code}m{text}\x1b[0m").into() } else { text.into() }
     }

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use super::style::{Paint, Style, cut_middle, printable, wrap};
 use super::units::{count, duration, percent, plural};
 use crate::analysis::report::{Report, ReportedUnwinding};
+use crate::recording::StackEnd;
 
 /// Below this share of complete stacks the summary warns.
 const FEW_COMPLETE: f64 = 0.9;
@@ -143,10 +144,21 @@ fn fact(mut out: impl Write, style: Style, paint: Option<Paint>, key: &str, valu
 
 fn cpu_time(report: &Report) -> String {
     let cpu = &report.cpu;
-    let mut text = format!("{} sampled", duration(cpu.seconds));
-    if let Some(kernel) = cpu.kernel_seconds {
-        text.push_str(&format!(", {} counted by the kernel", duration(kernel)));
-    }
+    let sampled = duration(cpu.sampled_seconds.unwrap_or(cpu.seconds));
+    let mut text = match (cpu.kernel_seconds, cpu.sampled_seconds) {
+        (Some(kernel), None) => format!("{sampled} sampled, {} counted by the kernel", duration(kernel)),
+        (Some(kernel), Some(_)) => {
+            format!("{} counted by the kernel; {sampled} sampled, and scaled to that", duration(kernel))
+        }
+        // Not all processes lived long enough to be counted.
+        (None, Some(_)) => {
+            format!(
+                "{}; {sampled} sampled, and scaled to the kernel's count where there is one",
+                duration(cpu.seconds)
+            )
+        }
+        (None, None) => format!("{sampled} sampled"),
+    };
     if let Some(cores) = cpu.cores {
         text.push_str(&format!("; {} of one core", percent(cores)));
     }
@@ -181,28 +193,45 @@ fn warnings(report: &Report) -> Vec<String> {
     if let (Some(ratio), Some((cause, samples))) =
         (stacks.complete_ratio.filter(|ratio| *ratio < FEW_COMPLETE), main)
     {
+        let (others, consequence) = if cause == StackEnd::PythonFramesUnreadable.name() {
+            ("have frames of the interpreter in place of functions", "Their time is right as a sum.")
+        } else {
+            ("lack callers", "Self times are right; total times and call paths are cut short.")
+        };
         warnings.push(format!(
-            "Only {} of the stacks reach the start of their thread: the others lack callers. \
-             Main cause: {} ({}). Self times are right; total times and call paths are cut short.",
+            "Only {} of the stacks are whole: the others {others}. Main cause: {} ({}). {consequence}",
             percent(ratio),
             explain(cause),
             plural(*samples, "sample", "samples"),
         ));
     }
     if let Some(kernel) = report.cpu.kernel_seconds.filter(|kernel| *kernel > 0.0) {
-        let difference = (report.cpu.seconds - kernel).abs() / kernel;
+        let sampled = report.cpu.sampled_seconds.unwrap_or(report.cpu.seconds);
+        let difference = (sampled - kernel).abs() / kernel;
         // Three standard deviations of a count of independent samples.
         let chance = 3.0 / (stacks.samples as f64).sqrt();
         if difference > LARGE_DIFFERENCE && difference > chance {
-            warnings.push(
-                "Sampled time is far from what the kernel counted: trust shares, not seconds. \
-                 Look at what was lost. With cpu-clock, a server that sleeps and wakes very often \
-                 is sampled too rarely."
-                    .into(),
-            );
+            warnings.push(far_from_the_count(report, sampled < kernel));
         }
     }
     warnings
+}
+
+fn far_from_the_count(report: &Report, is_less: bool) -> String {
+    let mut text = "Sampled time is far from what the kernel counted.".to_owned();
+    text.push_str(match report.cpu.sampled_seconds {
+        Some(_) => " Times are scaled to that count, second by second: an estimate.",
+        None => " Trust shares, not seconds.",
+    });
+    if report.losses.by_cause.contains_key("sample_ring_full") {
+        text.push_str(" Samples were lost: see what to do about sample_ring_full in docs/numbers.md.");
+    } else if is_less && report.cpu.event == "cpu-clock" {
+        text.push_str(
+            " No sample was lost: cpu-clock misses ticks while a hypervisor has the CPU, and of a server \
+             that sleeps and wakes very often.",
+        );
+    }
+    text
 }
 
 fn no_samples(report: &Report) -> String {
@@ -232,6 +261,7 @@ fn explain(cause: &str) -> String {
         "too_deep" => "deeper than the profiler follows",
         "no_user_stack" => "threads that were starting or ending",
         "no_frames" => "not one frame was found",
+        "python_frames_unreadable" => "Python functions that could not be read",
         other => return printable(other).into_owned(),
     };
     text.into()

@@ -7,7 +7,7 @@ use super::style::{Paint, Style, columns_of, cut_end, cut_middle, cut_name, prin
 use super::summary::write_summary;
 use super::table::{Align, Table};
 use super::units::{count, duration, percent, plural};
-use crate::analysis::report::{Report, ReportedPath};
+use crate::analysis::report::Report;
 
 /// Threads and processes that are shown.
 const SHOWN_THREADS: usize = 12;
@@ -30,6 +30,10 @@ pub fn write_report(
     style: Style,
 ) -> io::Result<()> {
     write_summary(&mut out, report, style)?;
+    if !report.calls_recorded {
+        writeln!(out)?;
+        writeln!(out, "Calls were not recorded.")?;
+    }
     if let Some(calls) = &report.calls {
         writeln!(out)?;
         write_tools(&mut out, calls, style)?;
@@ -70,7 +74,7 @@ pub fn write_hot_paths(mut out: impl Write, report: &Report, style: Style) -> io
     for path in &report.hot_paths {
         let figures = format!("{:>9} {:>9}  ", percent(path.ratio), duration(path.seconds));
         let indent = " ".repeat(columns_of(&figures));
-        for (index, line) in path_lines(path, style.columns() - indent.len()).iter().enumerate() {
+        for (index, line) in path_lines(&path.path, style.columns() - indent.len()).iter().enumerate() {
             let before = if index == 0 { style.paint(Paint::Hot, &figures) } else { indent.as_str().into() };
             writeln!(out, "{before}{line}")?;
         }
@@ -87,15 +91,15 @@ pub fn write_hot_paths(mut out: impl Write, report: &Report, style: Style) -> io
 }
 
 /// A path in lines that fit, broken between functions.
-fn path_lines(path: &ReportedPath, columns: usize) -> Vec<String> {
+pub(super) fn path_lines(path: &[String], columns: usize) -> Vec<String> {
     let name = |name: &String| cut_name(&printable(name), PATH_NAME.min(columns - 2)).into_owned();
-    let length = path.path.len();
+    let length = path.len();
     let parts: Vec<String> = if length > PATH_START + PATH_END + 1 {
         let hidden = format!("… {} frames …", count((length - PATH_START - PATH_END) as u64));
-        let start = path.path[..PATH_START].iter().map(name);
-        start.chain([hidden]).chain(path.path[length - PATH_END..].iter().map(name)).collect()
+        let start = path[..PATH_START].iter().map(name);
+        start.chain([hidden]).chain(path[length - PATH_END..].iter().map(name)).collect()
     } else {
-        path.path.iter().map(name).collect()
+        path.iter().map(name).collect()
     };
     let mut lines: Vec<String> = Vec::new();
     for (index, part) in parts.iter().enumerate() {
@@ -315,6 +319,24 @@ mod tests {
         ");
     }
 
+    /// Where the interpreter stands for Python functions, that is what is wrong with the stacks, not their callers.
+    #[test]
+    fn unread_python_functions() {
+        let mut builder = Builder::new();
+        let thread = builder.thread(0, 100, "python3");
+        let stack = builder.stack(&["_start", "_PyEval_EvalFrameDefault"]);
+        for _ in 0..200 {
+            builder.sample(thread, Some(stack), PERIOD_NS, StackEnd::PythonFramesUnreadable);
+        }
+        let text = text(&builder.recording, Style::default());
+        let start = text.find("Only").unwrap();
+        insta::assert_snapshot!(text[start..].split("\n\n").next().unwrap(), @r"
+        Only 0.0 % of the stacks are whole: the others have frames of the interpreter in
+        place of functions. Main cause: Python functions that could not be read (200
+        samples). Their time is right as a sum.
+        ");
+    }
+
     /// A bad recording: killed, losses, broken stacks, long and hostile names.
     #[test]
     fn bad_recording() {
@@ -351,13 +373,12 @@ mod tests {
         Few samples: shares are rough. Record longer, at a higher frequency, or under
         more load.
 
-        Only 0.0 % of the stacks reach the start of their thread: the others lack
-        callers. Main cause: code without frame pointers ended the chain (40 samples).
-        Self times are right; total times and call paths are cut short.
+        Only 0.0 % of the stacks are whole: the others lack callers. Main cause: code
+        without frame pointers ended the chain (40 samples). Self times are right; total
+        times and call paths are cut short.
 
-        Sampled time is far from what the kernel counted: trust shares, not seconds.
-        Look at what was lost. With cpu-clock, a server that sleeps and wakes very often
-        is sampled too rarely.
+        Sampled time is far from what the kernel counted. Trust shares, not seconds.
+        Samples were lost: see what to do about sample_ring_full in docs/numbers.md.
 
         Hot paths
             share      time  path

@@ -1,11 +1,14 @@
 //! The recording: its model, and the SQLite file that holds it.
 
+mod follow;
 mod model;
 mod reader;
+mod retention;
 mod writer;
 
 use std::path::{Path, PathBuf};
 
+pub use follow::{Follower, Increment};
 pub use model::{
     Frame, FrameIndex, FrameKind, Gauge, GaugeKind, Line, Meta, Process, ProcessIndex, RecordedCall,
     Recording, Runtime, Sample, StackEnd, StackIndex, StackNode, Thread, Unwinding,

@@ -38,6 +38,9 @@ pub struct Recording {
     pub messages: BTreeMap<String, u64>,
     /// CPU time and memory of each process over time, as the kernel counts them.
     pub gauges: Vec<Gauge>,
+    /// For each process what was sampled, in nanoseconds, once the weights of [samples](Self::samples) were
+    /// [scaled](crate::analysis::scaling::scale) to the kernel's count; empty as it is read from a file.
+    pub sampled_ns: Vec<u64>,
 }
 
 /// How and when a recording was made.
@@ -63,6 +66,8 @@ pub struct Meta {
     pub kernel_release: String,
     /// Online CPUs of the host.
     pub cpus: u64,
+    /// Whether calls were looked for.
+    pub has_calls: bool,
 }
 
 /// A process that was watched.
@@ -132,12 +137,15 @@ pub enum FrameKind {
     Python = 4,
     /// A function of V8.
     JavaScript = 5,
+    /// A coroutine of CPython that waits for the asyncio task whose frames stand on it. It was not on the thread's stack: only views by
+    /// tasks show it.
+    PythonWaiting = 6,
 }
 
 impl FrameKind {
     /// The kind with this number.
     pub fn from_number(number: u8) -> Option<Self> {
-        [Self::Native, Self::Kernel, Self::Jit, Self::Python, Self::JavaScript]
+        [Self::Native, Self::Kernel, Self::Jit, Self::Python, Self::JavaScript, Self::PythonWaiting]
             .into_iter()
             .find(|kind| *kind as u8 == number)
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, OpenFlags, Row};
 
+use crate::wire::Id;
 use crate::wire::calls::{Call, Ended, Side};
 
 use super::model::{
@@ -16,8 +17,8 @@ use super::{APPLICATION_ID, Error, LOG_SUFFIX, SAMPLE_ON_CPU, SCHEMA_VERSION, be
 
 /// Version of the schema in which calls came.
 const CALLS_SINCE: i64 = 3;
-/// Version in which calls got the time that they waited before they were read.
-const QUEUE_SINCE: i64 = 4;
+/// Version in which IDs of requests, contents, and the time that calls waited before they were read, came.
+const CONTENTS_SINCE: i64 = 4;
 
 /// Reads a recording, also one that is still being written.
 ///
@@ -42,7 +43,7 @@ pub fn read(path: &Path) -> Result<Recording, Error> {
     Ok(recording)
 }
 
-fn open(path: &Path) -> Result<Connection, Error> {
+pub(super) fn open(path: &Path) -> Result<Connection, Error> {
     let sqlite = |error| Error::from_sqlite(path, error);
     // SQLite gives `file:` and `:memory:` a meaning of their own.
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
@@ -110,11 +111,17 @@ impl Reader<'_> {
         let frames = self.frames()?;
         let stacks = self.stacks(frames.len())?;
         let samples = self.samples(threads.len(), stacks.len())?;
+        let meta = self.meta(version)?;
         Ok(Recording {
-            meta: self.meta()?,
-            calls: if version < CALLS_SINCE { Vec::new() } else { self.calls(version, processes.len())? },
+            calls: if version < CALLS_SINCE {
+                Vec::new()
+            } else {
+                self.calls(version, processes.len(), &meta)?
+            },
+            meta,
             messages: if version < CALLS_SINCE { BTreeMap::new() } else { self.counts("messages", "name")? },
             gauges: self.gauges(processes.len())?,
+            sampled_ns: Vec::new(),
             losses: self.counts("losses", "cause")?,
             processes,
             threads,
@@ -124,7 +131,7 @@ impl Reader<'_> {
         })
     }
 
-    fn meta(&self) -> Result<Meta, Error> {
+    fn meta(&self, version: i64) -> Result<Meta, Error> {
         use rusqlite::types::Value;
         let mut values: BTreeMap<String, Value> = self
             .rows("SELECT key, value FROM meta", |row| Ok((row.get(0)?, row.get(1)?)))?
@@ -153,6 +160,11 @@ impl Reader<'_> {
             frequency_hz: unsigned("frequency_hz"),
             kernel_release: kernel_release.unwrap_or_default(),
             cpus: unsigned("cpus"),
+            has_calls: if version < CONTENTS_SINCE {
+                version >= CALLS_SINCE
+            } else {
+                number("has_calls") != 0
+            },
         })
     }
 
@@ -285,50 +297,44 @@ impl Reader<'_> {
         Ok(rows.into_iter().collect())
     }
 
-    fn calls(&self, version: i64, processes: usize) -> Result<Vec<RecordedCall>, Error> {
+    /// Ended calls; of a recording without an end also those that were in flight at its last commit.
+    fn calls(&self, version: i64, processes: usize, meta: &Meta) -> Result<Vec<RecordedCall>, Error> {
         let strings: Vec<Arc<str>> = self.strings()?;
-        let queue = if version < QUEUE_SINCE { "NULL" } else { "queue_ns" };
-        let sql = format!(
-            "SELECT process, session, caller, method, name, trace_parent, start_ns, request_end_ns, \
-                   response_ns, end_ns, request_thread, response_thread, request_bytes, response_bytes, requests, \
-                   input_wait_ns, outcome, error_code, error_message, {queue} FROM calls ORDER BY start_ns, id"
-        );
-        let rows = self.rows(&sql, |row| {
-            let text = |column: usize| -> rusqlite::Result<Option<Box<str>>> {
-                let id: Option<i64> = row.get(column)?;
-                Ok(id.and_then(|id| strings.get(index(id))).map(|text| Box::from(&**text)))
+        let of = |rest: &str| {
+            let columns = if version < CONTENTS_SINCE {
+                CALL_COLUMNS.replace("queue_ns", "NULL")
+            } else {
+                CALL_COLUMNS.to_owned()
             };
-            let caller = Side::from_number(row.get(2)?);
-            let ended = Ended::from_number(row.get(16)?, row.get(17)?, text(18)?);
-            let (Some(caller), Some(ended), Some(method)) = (caller, ended, text(3)?) else {
-                return Ok(None);
-            };
-            let call = Call {
-                session: row.get::<_, i64>(1)? as u64,
-                caller,
-                method,
-                name: text(4)?,
-                trace_parent: text(5)?,
-                start_ns: unsigned(row, 6)?,
-                request_end_ns: unsigned(row, 7)?,
-                response_ns: row.get::<_, Option<i64>>(8)?.and_then(|time| u64::try_from(time).ok()),
-                end_ns: unsigned(row, 9)?,
-                request_thread: row.get(10)?,
-                response_thread: row.get(11)?,
-                request_bytes: unsigned(row, 12)?,
-                response_bytes: unsigned(row, 13)?,
-                requests: row.get(14)?,
-                input_wait_ns: unsigned(row, 15)?,
-                queue_ns: row.get::<_, Option<i64>>(19)?.and_then(|time| u64::try_from(time).ok()),
-                ended,
-            };
-            Ok(Some(RecordedCall { process: index(row.get(0)?), call }))
+            let sql = format!("SELECT {columns}, {rest} ORDER BY start_ns, id");
+            let text = |id: i64| strings.get(index(id)).map(|text| Box::from(&**text));
+            let rows = self.rows(&sql, |row| {
+                let Some((process, call)) = call_of(row, text)? else { return Ok(None) };
+                let request_id = row.get::<_, Option<String>>(21)?.as_deref().and_then(Id::from_json);
+                let (arguments, result) =
+                    (row.get::<_, Option<Box<str>>>(22)?, row.get::<_, Option<Box<str>>>(23)?);
+                Ok(Some((process, Call { request_id, arguments, result, ..call })))
+            })?;
+            let calls: Option<Vec<(i64, Call)>> = rows.into_iter().collect();
+            match calls {
+                Some(calls) if calls.iter().all(|(process, _)| index(*process) < processes) => Ok(calls),
+                _ => damaged(self.path, "a call of no process, or of an unknown kind"),
+            }
+        };
+        let mut calls = of(if version < CONTENTS_SINCE {
+            "NULL, NULL, NULL FROM calls"
+        } else {
+            "request_id, arguments, result FROM calls LEFT JOIN contents ON call = id"
         })?;
-        let calls: Option<Vec<RecordedCall>> = rows.into_iter().collect();
-        match calls {
-            Some(calls) if calls.iter().all(|call| call.process < processes) => Ok(calls),
-            _ => damaged(self.path, "a call of no process, or of an unknown kind"),
+        if meta.end_reason.is_none() && has_in_flight(&self.connection) {
+            let cut = |(process, call): (i64, Call)| {
+                (process, Call { end_ns: meta.end_ns.max(call.request_end_ns), ..call })
+            };
+            calls.extend(of("request_id, NULL, NULL FROM in_flight")?.into_iter().map(cut));
+            calls.sort_by_key(|(_, call)| call.start_ns);
         }
+        let recorded = |(process, call)| RecordedCall { process: index(process), call };
+        Ok(calls.into_iter().map(recorded).collect())
     }
 
     fn strings(&self) -> Result<Vec<Arc<str>>, Error> {
@@ -366,12 +372,61 @@ impl Reader<'_> {
     }
 }
 
+/// What [`call_of`] reads, with the row's ID at 19.
+pub(super) const CALL_COLUMNS: &str = "process, session, caller, method, name, trace_parent, start_ns, request_end_ns, \
+     response_ns, end_ns, request_thread, response_thread, request_bytes, response_bytes, requests, \
+     input_wait_ns, outcome, error_code, error_message, id, queue_ns";
+
+/// A call without its ID and its contents, and the row of its process. `None` where a number or a text has no meaning; `text` gives the text of a row.
+pub(super) fn call_of(
+    row: &Row<'_>,
+    mut text: impl FnMut(i64) -> Option<Box<str>>,
+) -> rusqlite::Result<Option<(i64, Call)>> {
+    let mut text_at = |column: usize| -> rusqlite::Result<Option<Box<str>>> {
+        Ok(row.get::<_, Option<i64>>(column)?.and_then(&mut text))
+    };
+    let caller = Side::from_number(row.get(2)?);
+    let ended = Ended::from_number(row.get(16)?, row.get(17)?, text_at(18)?);
+    let (Some(caller), Some(ended), Some(method)) = (caller, ended, text_at(3)?) else {
+        return Ok(None);
+    };
+    let call = Call {
+        session: row.get::<_, i64>(1)? as u64,
+        caller,
+        method,
+        name: text_at(4)?,
+        request_id: None,
+        trace_parent: text_at(5)?,
+        arguments: None,
+        result: None,
+        start_ns: unsigned(row, 6)?,
+        request_end_ns: unsigned(row, 7)?,
+        response_ns: row.get::<_, Option<i64>>(8)?.and_then(|time| u64::try_from(time).ok()),
+        end_ns: unsigned(row, 9)?,
+        request_thread: row.get(10)?,
+        response_thread: row.get(11)?,
+        request_bytes: unsigned(row, 12)?,
+        response_bytes: unsigned(row, 13)?,
+        requests: row.get(14)?,
+        input_wait_ns: unsigned(row, 15)?,
+        queue_ns: row.get::<_, Option<i64>>(20)?.and_then(|time| u64::try_from(time).ok()),
+        ended,
+    };
+    Ok(Some((row.get(0)?, call)))
+}
+
+/// Whether a recording says which calls were in flight: older ones do not.
+pub(super) fn has_in_flight(connection: &Connection) -> bool {
+    let sql = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'in_flight'";
+    connection.query_row(sql, [], |_| Ok(())).is_ok()
+}
+
 /// The index of the row with this ID; an ID that can't be gives an index that no table has.
-fn index(id: i64) -> usize {
+pub(super) fn index(id: i64) -> usize {
     usize::try_from(id - 1).unwrap_or(usize::MAX)
 }
 
-fn unsigned(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
+pub(super) fn unsigned(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
     let value: i64 = row.get(column)?;
     u64::try_from(value).map_err(|_| rusqlite::Error::IntegralValueOutOfRange(column, value))
 }

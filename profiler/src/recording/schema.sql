@@ -30,7 +30,7 @@ CREATE TABLE threads (
 CREATE TABLE modules (id INTEGER PRIMARY KEY, path TEXT NOT NULL, build_id TEXT);
 CREATE TABLE frames (
     id INTEGER PRIMARY KEY,
-    kind INTEGER NOT NULL,          -- FrameKind
+    kind INTEGER NOT NULL,          -- FrameKind; 6 since version 4
     module INTEGER NOT NULL REFERENCES modules,
     offset INTEGER NOT NULL
 );
@@ -83,8 +83,40 @@ CREATE TABLE calls (
     input_wait_ns INTEGER NOT NULL,
     outcome INTEGER NOT NULL,       -- Ended
     error_code INTEGER,
+    error_message INTEGER REFERENCES strings,   -- without --capture-arguments: its shape
+    queue_ns INTEGER,               -- from the client's write to the server's read; since version 4
+    request_id TEXT                 -- as JSON: 7, or "7"; since version 4
+);
+-- What calls were told and what they said, as JSON: only with --capture-arguments. Since version 4.
+CREATE TABLE contents (
+    call INTEGER PRIMARY KEY REFERENCES calls,
+    arguments TEXT,
+    result TEXT
+);
+-- Calls that had not ended at the last commit, in the form of calls. Empty in a recording that has ended; absent in older ones.
+CREATE TABLE in_flight (
+    id INTEGER PRIMARY KEY,
+    process INTEGER NOT NULL REFERENCES processes,
+    session INTEGER NOT NULL,
+    caller INTEGER NOT NULL,
+    method INTEGER NOT NULL REFERENCES strings,
+    name INTEGER REFERENCES strings,
+    trace_parent INTEGER REFERENCES strings,
+    start_ns INTEGER NOT NULL,
+    request_end_ns INTEGER NOT NULL,
+    response_ns INTEGER,
+    end_ns INTEGER NOT NULL,
+    request_thread INTEGER NOT NULL,
+    response_thread INTEGER NOT NULL,
+    request_bytes INTEGER NOT NULL,
+    response_bytes INTEGER NOT NULL,
+    requests INTEGER NOT NULL,
+    input_wait_ns INTEGER NOT NULL,
+    outcome INTEGER NOT NULL,
+    error_code INTEGER,
     error_message INTEGER REFERENCES strings,
-    queue_ns INTEGER                -- from the client's write to the server's read; since version 4
+    queue_ns INTEGER,
+    request_id TEXT
 );
 -- What was seen of JSON-RPC besides calls: messages, lines that are none, responses to nothing...
 CREATE TABLE messages (name TEXT PRIMARY KEY, count INTEGER NOT NULL) WITHOUT ROWID;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use rusqlite::Connection;
 
 use super::*;
+use crate::wire::calls::{Call, Ended, Side};
 
 fn write(path: &Path) -> Writer {
     let meta = Meta { target_name: "server".into(), frequency_hz: 99, start_ns: 5, ..Meta::default() };
@@ -99,21 +100,42 @@ fn knows_unfinished_recordings() {
 fn reads_the_first_version() {
     let (_folder, path) = scratch();
     write(&path).finish(9, "").unwrap();
-    let older = "DROP TABLE unwinding; DROP TABLE calls; DROP TABLE messages; ALTER TABLE processes DROP COLUMN project; PRAGMA user_version = 1";
+    let older = "DROP TABLE unwinding; DROP TABLE contents; DROP TABLE calls; DROP TABLE messages; ALTER TABLE processes DROP COLUMN project; PRAGMA user_version = 1";
     Connection::open(&path).unwrap().execute_batch(older).unwrap();
     let recording = read(&path).unwrap();
     assert_eq!((&recording.processes[0].project, &recording.processes[0].unwinding), (&None, &None));
     assert_eq!(recording.samples.len(), 1);
+    assert!(!recording.meta.has_calls && recording.calls.is_empty());
 }
 
-/// Calls of the version before queue times are read without them.
+/// Contents of calls, and IDs of either kind, come back; the version before knew neither, and had calls.
 #[test]
-fn reads_the_third_version() {
+fn reads_calls() {
+    use crate::wire::Id;
     let (_folder, path) = scratch();
-    write(&path).finish(9, "").unwrap();
-    let older = "ALTER TABLE calls DROP COLUMN queue_ns; PRAGMA user_version = 3";
+    let mut writer = write(&path);
+    let mut calls = crate::analysis::testing::Builder::new();
+    calls.call(0, "a", 1, 2);
+    let mut call = calls.recording.calls.remove(0).call;
+    call.request_id = Some(Id::Text("7\"".into()));
+    call.queue_ns = Some(3);
+    writer.call(1, &call).unwrap();
+    call.request_id = Some(Id::Number("7".into()));
+    call.arguments = Some(r#"{"a":1}"#.into());
+    writer.call(1, &call).unwrap();
+    writer.finish(9, "").unwrap();
+    let recording = read(&path).unwrap();
+    let ids: Vec<_> =
+        recording.calls.iter().map(|recorded| recorded.call.request_id.clone().unwrap()).collect();
+    assert_eq!(ids, [Id::Text("7\"".into()), Id::Number("7".into())]);
+    assert_eq!((&recording.calls[0].call.arguments, recording.calls[0].call.queue_ns), (&None, Some(3)));
+    assert_eq!(recording.calls[1].call.arguments.as_deref(), Some(r#"{"a":1}"#));
+    let older = "DROP TABLE contents; ALTER TABLE calls DROP COLUMN request_id; ALTER TABLE calls DROP COLUMN queue_ns; DELETE FROM meta WHERE key = 'has_calls'; \
+                 PRAGMA user_version = 3";
     Connection::open(&path).unwrap().execute_batch(older).unwrap();
-    assert!(read(&path).unwrap().calls.iter().all(|recorded| recorded.call.queue_ns.is_none()));
+    let recording = read(&path).unwrap();
+    let is_bare = |call: &Call| call.request_id.is_none() && call.queue_ns.is_none();
+    assert!(recording.meta.has_calls && recording.calls.iter().all(|recorded| is_bare(&recorded.call)));
 }
 
 /// Another program's file is neither read nor overwritten; an older recording is replaced.
@@ -183,4 +205,137 @@ fn survives_damage() {
         std::fs::write(&path, &whole[..at]).unwrap();
         let _ = read(&path);
     }
+}
+
+fn call(tool: &str, start_ns: u64, end_ns: u64) -> Call {
+    Call {
+        session: 0,
+        caller: Side::Client,
+        method: "tools/call".into(),
+        name: Some(tool.into()),
+        request_id: None,
+        trace_parent: None,
+        arguments: None,
+        result: None,
+        start_ns,
+        request_end_ns: start_ns,
+        response_ns: None,
+        end_ns,
+        request_thread: 43,
+        response_thread: 0,
+        request_bytes: 1,
+        response_bytes: 2,
+        requests: 1,
+        input_wait_ns: 0,
+        queue_ns: Some(3),
+        ended: Ended::Unanswered,
+    }
+}
+
+/// The tools of an increment, in its order, and how many of them are in flight.
+fn tools(increment: &Increment) -> (Vec<&str>, usize) {
+    let calls = increment.recording.calls.iter();
+    (calls.filter_map(|recorded| recorded.call.name.as_deref()).collect(), increment.in_flight)
+}
+
+/// A follower sees each thing once, calls in flight until they end, and stacks with the names that came later.
+#[test]
+fn follows() {
+    let (_folder, path) = scratch();
+    let mut writer = write(&path);
+    let mut follower = Follower::new(&path).unwrap();
+    let first = follower.poll().unwrap().unwrap();
+    assert_eq!((first.recording.meta.start_ns, first.recording.meta.end_ns), (5, 8));
+    assert_eq!((first.recording.samples.len(), first.recording.threads[0].tid), (1, 43));
+    assert_eq!((first.recording.losses["ring_full"], &first.process_rows[..]), (2, &[1][..]));
+    assert_eq!(first.recording.gauges[0].value, 4096);
+    assert!(follower.poll().unwrap().is_none(), "nothing came");
+
+    writer.call(1, &call("echo", 6, 9)).unwrap();
+    writer.in_flight([(1, &call("burn", 7, 7))].into_iter()).unwrap();
+    writer.sample(9, 1, Some(2), 10, StackEnd::ChainEnd).unwrap();
+    writer.line(1, 0, "main", None, None).unwrap();
+    writer.commit_until(10).unwrap();
+    let second = follower.poll().unwrap().unwrap();
+    assert_eq!((second.recording.meta.start_ns, second.recording.meta.end_ns), (8, 10));
+    assert_eq!(tools(&second), (vec!["echo", "burn"], 1));
+    assert_eq!(second.recording.calls[1].call.end_ns, 10);
+    assert!(second.recording.calls.iter().all(|recorded| recorded.call.queue_ns == Some(3)));
+    assert_eq!(second.recording.samples.len(), 1);
+    let with_stacks = follower.with_stacks(second.recording.samples.clone()).unwrap();
+    let names = |frame: usize| with_stacks.frames[frame].lines.iter().map(|line| &*line.function);
+    let functions: Vec<&str> = with_stacks.stacks.iter().flat_map(|node| names(node.frame)).collect();
+    assert_eq!(functions, ["main", "f", "g"]);
+    assert_eq!(with_stacks.samples[0].stack, Some(1));
+
+    writer.call(1, &call("burn", 7, 11)).unwrap();
+    writer.in_flight(std::iter::empty()).unwrap();
+    writer.commit_until(12).unwrap();
+    assert_eq!(tools(&follower.poll().unwrap().unwrap()), (vec!["burn"], 0));
+}
+
+/// What is over goes, what is followed is not told twice nor left out, and a thread whose row went is told anew.
+#[test]
+fn forgets() {
+    let (_folder, path) = scratch();
+    let mut writer = write(&path);
+    let mut follower = Follower::new(&path).unwrap();
+    for time in 10..20 {
+        writer.call(1, &call("echo", time, time)).unwrap();
+        writer.sample(time, 1, Some(2), 10, StackEnd::ChainEnd).unwrap();
+    }
+    writer.process(44, Some(1), "git", &Runtime::default(), 10).unwrap();
+    writer.process_exit(2, 15).unwrap();
+    writer.commit_until(20).unwrap();
+    assert_eq!(follower.poll().unwrap().unwrap().recording.calls.len(), 10);
+    writer.forget_before(1000).unwrap();
+    let rows = |table: &str| -> i64 {
+        let connection = Connection::open(&path).unwrap();
+        connection.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0)).unwrap()
+    };
+    writer.call(1, &call("late", 21, 22)).unwrap();
+    let thread = writer.thread(1, 43, "main").unwrap();
+    writer.sample(21, thread, Some(2), 10, StackEnd::ChainEnd).unwrap();
+    writer.commit_until(30).unwrap();
+    assert_eq!((rows("calls"), rows("samples"), rows("processes")), (2, 2, 1));
+    let increment = follower.poll().unwrap().unwrap();
+    assert_eq!((tools(&increment), increment.recording.samples.len()), ((vec!["late"], 0), 1));
+    assert_eq!(increment.recording.threads[0].tid, 43);
+}
+
+/// Of stacks and texts, those that nothing refers to any more go, and no other ones.
+#[test]
+fn sweeps() {
+    let (_folder, path) = scratch();
+    let mut writer = write(&path);
+    let (unused, _) = writer.frame(FrameKind::Native, 1, 99).unwrap();
+    writer.stack(Some(2), unused).unwrap();
+    writer.call(1, &call("kept", 6, 9)).unwrap();
+    writer.commit_until(9).unwrap();
+    let connection = Connection::open(&path).unwrap();
+    drop(writer); // so that another one may write
+    connection.execute_batch("INSERT INTO strings VALUES (1000, 'unused')").unwrap();
+    retention::sweep_stacks(&connection).unwrap();
+    retention::sweep_strings(&connection).unwrap();
+    let recording = read(&path).unwrap();
+    assert_eq!(recording.stacks.len(), 2);
+    assert_eq!(recording.calls[0].call.name.as_deref(), Some("kept"));
+    let texts: i64 = connection.query_row("SELECT count(*) FROM strings", [], |row| row.get(0)).unwrap();
+    assert_eq!(texts, 5, "f, a.c, g, tools/call and kept");
+}
+
+/// A recording that was cut off has the calls that were in flight, without an answer; one that ended has only those that ended.
+#[test]
+fn calls_in_flight_of_a_killed_recording() {
+    let (_folder, path) = scratch();
+    let mut writer = write(&path);
+    writer.in_flight([(1, &call("burn", 6, 6))].into_iter()).unwrap();
+    writer.commit_until(20).unwrap();
+    let calls = read(&path).unwrap().calls;
+    assert_eq!((calls.len(), calls[0].call.end_ns, &calls[0].call.ended), (1, 20, &Ended::Unanswered));
+    writer.finish(21, "time is up").unwrap();
+    assert!(read(&path).unwrap().calls.is_empty());
+    let older = "DROP TABLE in_flight; DELETE FROM meta WHERE key = 'end_reason'";
+    Connection::open(&path).unwrap().execute_batch(older).unwrap();
+    assert_eq!(read(&path).unwrap().samples.len(), 1);
 }

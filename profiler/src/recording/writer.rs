@@ -1,16 +1,17 @@
 //! Writes a recording while it is made. What was committed survives the death of the writer.
 
-use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use hashbrown::HashMap;
 use rusqlite::{Connection, params};
 
-use crate::wire::calls::{Call, Ended};
+use crate::wire::Id;
+use crate::wire::calls::Call;
 
 use super::model::{FrameKind, GaugeKind, Meta, Runtime, StackEnd, Unwinding};
-use super::{APPLICATION_ID, Error, SAMPLE_ON_CPU, SCHEMA, SCHEMA_VERSION, files_of};
+use super::{APPLICATION_ID, Error, SAMPLE_ON_CPU, SCHEMA, SCHEMA_VERSION, files_of, retention};
 
 /// A row of some table.
 pub type RowId = i64;
@@ -29,6 +30,9 @@ const MAX_REMEMBERED: usize = 1 << 20;
 
 /// What remembered strings may take, in bytes: names that come over the wire may be anything.
 const MAX_STRING_BYTES: usize = 16 << 20;
+
+/// Room for each statement here: all stay prepared.
+const STATEMENTS: usize = 32;
 
 /// A recording that is being written.
 pub struct Writer {
@@ -85,6 +89,7 @@ impl Writer {
             next: NextIds::default(),
         };
         writer.run(|connection| {
+            connection.set_prepared_statement_cache_capacity(STATEMENTS);
             connection.pragma_update(None, "synchronous", "off")?;
             connection.pragma_update(None, "cache_size", -1024)?;
             // Into the file itself, so that it is known as ours also without its log.
@@ -131,7 +136,8 @@ impl Writer {
         number("start_ns", meta.start_ns as i64)?;
         number("end_ns", meta.end_ns as i64)?;
         number("frequency_hz", meta.frequency_hz as i64)?;
-        number("cpus", meta.cpus as i64)
+        number("cpus", meta.cpus as i64)?;
+        number("has_calls", meta.has_calls.into())
     }
 
     /// Sampling starts now: time on `CLOCK_MONOTONIC` in nanoseconds, and of day in milliseconds since 1970.
@@ -278,16 +284,39 @@ impl Writer {
 
     /// A call that has ended.
     pub fn call(&mut self, process: ProcessId, call: &Call) -> Result<(), Error> {
+        self.call_into("calls", process, call)?;
+        if call.arguments.is_none() && call.result.is_none() {
+            return Ok(());
+        }
+        self.insert(
+            "INSERT INTO contents VALUES (last_insert_rowid(), ?, ?)",
+            params![call.arguments, call.result],
+        )
+    }
+
+    /// The calls that have not ended yet, in place of those of the last time.
+    pub fn in_flight<'call>(
+        &mut self,
+        calls: impl Iterator<Item = (ProcessId, &'call Call)>,
+    ) -> Result<(), Error> {
+        self.insert("DELETE FROM in_flight", [])?;
+        for (process, call) in calls {
+            self.call_into("in_flight", process, call)?;
+        }
+        Ok(())
+    }
+
+    fn call_into(&mut self, table: &str, process: ProcessId, call: &Call) -> Result<(), Error> {
         let method = self.string(&call.method)?;
         let name = call.name.as_deref().map(|name| self.string(name)).transpose()?;
         let trace_parent = call.trace_parent.as_deref().map(|trace| self.string(trace)).transpose()?;
-        let (code, message) = match &call.ended {
-            Ended::Error { code, message } => (*code, message.as_deref()),
-            _ => (None, None),
-        };
+        let (code, message) = call.ended.error();
+        let request_id = call.request_id.as_ref().map(Id::json);
         let message = message.map(|message| self.string(message)).transpose()?;
         self.insert(
-            "INSERT INTO calls VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            &format!(
+                "INSERT INTO {table} VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+            ),
             params![
                 process,
                 call.session as i64,
@@ -309,6 +338,7 @@ impl Writer {
                 code,
                 message,
                 call.queue_ns.map(|time| time as i64),
+                request_id,
             ],
         )
     }
@@ -342,6 +372,22 @@ impl Writer {
             return Ok(());
         }
         self.insert("INSERT OR REPLACE INTO messages VALUES (?, ?)", params![name, count as i64])
+    }
+
+    /// Leaves out what is over since before this moment, for a recording that is only followed: its rows have gaps then.
+    ///
+    /// What samples and calls refer to goes once there is much of it. Distinct code addresses and their names stay.
+    pub fn forget_before(&mut self, before_ns: u64) -> Result<(), Error> {
+        self.run(|connection| retention::forget_before(connection, before_ns as i64))?;
+        if self.stacks.len() > retention::MANY {
+            self.run(retention::sweep_stacks)?;
+            self.stacks.clear();
+        }
+        if self.strings.len() > retention::MANY {
+            self.run(retention::sweep_strings)?;
+            self.strings.clear();
+        }
+        Ok(())
     }
 
     /// Makes everything so far durable, with the time until which the recording is complete.

@@ -14,5 +14,5 @@ pub(crate) use go::GoTable;
 pub(crate) use module::InterpreterCode;
 pub use module::{ElfImage, Image, Module, ModuleId, Modules};
 pub use namer::{Name, Namer};
-pub use perf_map::{jit_names, perf_map_names};
+pub use perf_map::{jit_name, jit_names, perf_map_names};
 pub(crate) use python::{PythonFunction, read_function};

@@ -9,7 +9,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use object::read::{Object, ObjectSegment, ReadCache};
+use object::read::{Object, ObjectSection, ObjectSegment, ReadCache};
 use profiler_common::{Interpreter, TlsFunction};
 
 use super::go;
@@ -18,7 +18,7 @@ use super::tls;
 use crate::capture::FileIdentity;
 use crate::target::Process;
 use crate::unwind::v8::V8;
-use crate::unwind::{Cache, PythonImage, Table, function_starts, read_table_with};
+use crate::unwind::{AsyncioOffsets, Cache, PythonImage, Table, function_starts, read_table_with};
 
 /// Index of a [`Module`] in [`Modules`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -67,11 +67,18 @@ pub struct ElfImage {
     interpreters: Vec<InterpreterCode>,
     /// The CPython in it.
     pub(crate) python: Option<Arc<PythonImage>>,
+    /// What CPython's `_asyncio` says of itself, if it is in the file.
+    pub(crate) asyncio: Option<AsyncioOffsets>,
     /// The V8 in it.
     v8: Option<V8>,
     /// The functions of a TLS library in it, with their offsets in the file.
     tls: Vec<(TlsFunction, u64)>,
+    /// Start and end of each linkage table, in the file's own address space.
+    linkage: Vec<(u64, u64)>,
 }
+
+/// Linkage tables of one file that are known: compilers make three at most.
+const MAX_LINKAGE_TABLES: usize = 16;
 
 /// Code in which an interpreter runs, in its file's own address space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,8 +122,16 @@ impl ElfImage {
         let build_id = object.build_id().ok().flatten().map(<[u8]>::to_vec);
         let debug_file = build_id.as_deref().and_then(|id| find_debug_file(id, pid));
         let python = PythonImage::read(&object, path).map(Arc::new);
+        let asyncio = AsyncioOffsets::read(&object);
         let v8 = V8::read(&object);
         let tls = tls::functions(&object);
+        let is_linkage = |name: &str| name == ".plt" || name.starts_with(".plt.");
+        let linkage = object
+            .sections()
+            .filter(|section| section.name().is_ok_and(is_linkage))
+            .map(|section| (section.address(), section.address().saturating_add(section.size())))
+            .take(MAX_LINKAGE_TABLES)
+            .collect();
         drop(object);
         let file_offset = |address: u64| {
             let mut segments = segments.iter();
@@ -142,8 +157,10 @@ impl ElfImage {
         Some(Self {
             interpreters,
             python,
+            asyncio,
             v8,
             tls,
+            linkage,
             debug_file,
             segments,
             build_id: build_id.as_deref().map(hex),
@@ -168,6 +185,11 @@ impl ElfImage {
     /// For each address in the file's own address space its functions, outermost first, when it is a Go program.
     pub(super) fn go_names(&self, addresses: &[u64]) -> Vec<Vec<Name>> {
         go::names(&self.file, addresses)
+    }
+
+    /// Whether an address in the file's own address space is in a stub that leads to a function of another file.
+    pub(super) fn is_linkage(&self, address: u64) -> bool {
+        self.linkage.iter().any(|(start, end)| (*start..*end).contains(&address))
     }
 
     /// Where the functions start that addresses belong to, for code without names.
@@ -386,7 +408,9 @@ mod tests {
             tls: Vec::new(),
             interpreters: Vec::new(),
             python: None,
+            asyncio: None,
             v8: None,
+            linkage: vec![(0x1020, 0x1060)],
             file,
             debug_file: None,
             segments,
@@ -396,6 +420,7 @@ mod tests {
         assert_eq!(image.address(0xca10), Some(0xda10));
         assert_eq!(image.address(0xbfff), None);
         assert_eq!(image.address(0x1_5000), None);
+        assert_eq!([0x101f, 0x1020, 0x1060].map(|at| image.is_linkage(at)), [false, true, false]);
     }
 
     /// The vDSO is an ELF file in memory, and its functions can be named.

@@ -22,6 +22,9 @@ pub struct Name {
     pub line: Option<u32>,
 }
 
+/// What stubs of linkage tables are called.
+const LINKAGE: &str = "[plt]";
+
 /// Names addresses. Keeps the symbol tables that it has parsed, which can be tens of megabytes: drop it between uses.
 pub struct Namer {
     symbolizer: Symbolizer,
@@ -55,6 +58,10 @@ impl Namer {
                     *names = go;
                 }
             }
+        }
+        // The symbol before, such as `_init`, may have no length: its name would be that of the stubs behind it.
+        for (names, _) in names.iter_mut().zip(addresses).filter(|(_, address)| image.is_linkage(**address)) {
+            *names = vec![Name { function: LINKAGE.to_owned(), file: None, line: None }];
         }
         names
     }

@@ -7,6 +7,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
+use super::Name;
 use crate::target::Process;
 
 /// Most bytes of one file that are read: what is behind that is not named.
@@ -62,6 +63,37 @@ pub fn perf_map_names(mut lines: impl BufRead, addresses: &[u64]) -> BTreeMap<u6
     names
 }
 
+/// What the text of an entry says. V8 writes `JS:*name file:line:column`, with a mark for the tier that compiled the code: without it
+/// all code of a function has one name. What follows no such form is a name as it is.
+/// Format: `CodeEventLogger::NameBuffer` and `ComputeMarker` in V8's `src/logging/log.cc`.
+pub fn jit_name(text: &str) -> Name {
+    of_v8(text).unwrap_or_else(|| Name { function: text.to_owned(), file: None, line: None })
+}
+
+fn of_v8(text: &str) -> Option<Name> {
+    let (kind, rest) = text.split_once(':')?;
+    if !["Eval", "Function", "JS", "LazyCompile", "Script"].contains(&kind) {
+        return None;
+    }
+    let marks = ["o*", "o+", "~", "^", "+", "*"];
+    let rest = marks.iter().find_map(|mark| rest.strip_prefix(mark)).unwrap_or(rest);
+    let rest = rest.strip_prefix('\'').unwrap_or(rest);
+    let (rest, _column) = number_at_end(rest)?;
+    let (rest, line) = number_at_end(rest)?;
+    // Names have blanks now and then (`get size`), paths too: what tells them apart is how paths start.
+    let starts = [" /", " file:", " node:", " ext:", " http:", " https:", " evalmachine."];
+    let blank = starts.iter().filter_map(|start| rest.find(start)).min().or_else(|| rest.rfind(' '))?;
+    let (name, file) = (&rest[..blank], &rest[blank + 1..]);
+    let function = if name.is_empty() { format!("(anonymous:{line})") } else { name.to_owned() };
+    let file = file.strip_prefix("file://").unwrap_or(file);
+    Some(Name { function, file: Some(file.to_owned()), line: Some(line) })
+}
+
+fn number_at_end(text: &str) -> Option<(&str, u32)> {
+    let (rest, number) = text.rsplit_once(':')?;
+    Some((rest, number.parse().ok()?))
+}
+
 fn parse_line(line: &[u8]) -> Option<(u64, u64, &[u8])> {
     let mut fields = line.splitn(3, |&byte| byte == b' ');
     let mut number = || {
@@ -89,6 +121,24 @@ mod tests {
         let names = perf_map_names(map.as_bytes(), &[0, 0x7f07, 0x7f08, 0x801f, 0x8020, 0x9000]);
         let expected = [(0x7f07, "new"), (0x7f08, "old"), (0x801f, "Function:~a b.js:1")];
         assert_eq!(names, expected.map(|(address, name)| (address, name.to_owned())).into());
+    }
+
+    /// Names of V8 are taken apart; all others are names as they are.
+    #[test]
+    fn names_of_v8_are_taken_apart() {
+        let of = |text| {
+            let Name { function, file, line } = jit_name(text);
+            (function, file, line)
+        };
+        let named =
+            |function: &str, file: &str, line| (function.to_owned(), Some(file.to_owned()), Some(line));
+        assert_eq!(of("JS:+'recurse file:///srv/spin.js:2:17"), named("recurse", "/srv/spin.js", 2));
+        assert_eq!(of("JS:o*three /srv/spin.js:2:17"), named("three", "/srv/spin.js", 2));
+        assert_eq!(of("JS:*get size /srv/a b.js:10:3"), named("get size", "/srv/a b.js", 10));
+        assert_eq!(of("Function:~ node:internal/x:7:1"), named("(anonymous:7)", "node:internal/x", 7));
+        for plain in ["Builtin:ArrayMap", "JS:half", "[vdso]", "Function:a.js:1", "JS:a b:1:x", "JS:ж:1:2"] {
+            assert_eq!(of(plain), (plain.to_owned(), None, None));
+        }
     }
 
     /// A map whose entries all lie over each other names nothing, and costs little.
@@ -123,6 +173,7 @@ mod tests {
         #[test]
         fn survives_any_bytes(bytes in proptest::collection::vec(any::<u8>(), 0..200), address: u64) {
             let _ = perf_map_names(bytes.as_slice(), &[address, 0, u64::MAX]);
+            let _ = jit_name(&format!("JS:{}", String::from_utf8_lossy(&bytes)));
         }
     }
 }

@@ -6,10 +6,10 @@ use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::thread::JoinHandle;
 
 use nix::fcntl::OFlag;
@@ -70,6 +70,8 @@ pub struct LaunchPlan {
     pub environment: BTreeMap<OsString, OsString>,
     /// The folder that it runs in, when it is not the current one.
     pub directory: Option<PathBuf>,
+    /// Whether it has no input and its output is dropped. Else its standard streams are those of the profiler.
+    pub is_silent: bool,
 }
 
 impl LaunchPlan {
@@ -101,6 +103,52 @@ impl LaunchPlan {
         }
         Err(explain(self, caller, reason.into()))
     }
+
+    /// The files of code that it runs first, as far as they can be told: the program, or the interpreter that its first line names.
+    pub fn programs(&self) -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        let mut command = self.command.clone();
+        // The kernel follows as many (BINPRM_MAX_RECURSION in fs/exec.c).
+        for _ in 0..5 {
+            let Some(path) = self.find(&command).and_then(|path| path.canonicalize().ok()) else { break };
+            let Some(interpreter) = interpreter(&path) else {
+                found.push(path);
+                break;
+            };
+            command = interpreter;
+        }
+        found
+    }
+
+    /// Where the kernel finds a program.
+    fn find(&self, command: &OsStr) -> Option<PathBuf> {
+        let folder = self.directory.clone().unwrap_or_default();
+        if command.as_encoded_bytes().contains(&b'/') {
+            return Some(folder.join(command));
+        }
+        let own = std::env::var_os("PATH");
+        let path = self.environment.get(OsStr::new("PATH")).or(own.as_ref())?;
+        let is_program = |file: &PathBuf| {
+            std::fs::metadata(file).is_ok_and(|metadata| metadata.is_file() && metadata.mode() & 0o111 != 0)
+        };
+        std::env::split_paths(path).map(|entry| folder.join(entry).join(command)).find(is_program)
+    }
+}
+
+/// The program that a script's first line names; with `env` the one that this looks for.
+fn interpreter(script: &Path) -> Option<OsString> {
+    // The kernel reads no more (BINPRM_BUF_SIZE).
+    let mut start = [0; 256];
+    // Without blocking: it could be a pipe.
+    let file = File::options().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(script).ok()?;
+    let length = file.take(start.len() as u64).read(&mut start).ok()?;
+    let line = start[..length].strip_prefix(b"#!")?.split(|byte| *byte == b'\n').next()?;
+    let mut words = std::str::from_utf8(line).ok()?.split_whitespace();
+    let program = words.next()?;
+    let is_env = program.rsplit('/').next() == Some("env");
+    let program =
+        if is_env { words.find(|word| !word.starts_with('-') && !word.contains('='))? } else { program };
+    Some(program.into())
 }
 
 /// Why a command was not launched.
@@ -164,16 +212,31 @@ enum State {
 }
 
 impl Launched {
-    /// Forks, as the given user if there is one. The child has its process ID and waits. Standard input, output and error are
-    /// those of the profiler: whoever started it talks to the child.
+    /// Forks, as the given user if there is one. The child has its process ID and waits. Unless it is silent, standard input,
+    /// output and error are those of the profiler: whoever started it talks to the child.
     ///
     /// # Errors
     /// When no process can be made.
     pub fn spawn(plan: &LaunchPlan, caller: Option<&Caller>) -> Result<Self, LaunchError> {
+        Self::spawn_as(plan, caller, false)
+    }
+
+    /// The same with pipes for standard input and output, for [`Self::take_pipes`].
+    ///
+    /// # Errors
+    /// When no process can be made.
+    pub fn spawn_with_pipes(plan: &LaunchPlan, caller: Option<&Caller>) -> Result<Self, LaunchError> {
+        Self::spawn_as(plan, caller, true)
+    }
+
+    fn spawn_as(plan: &LaunchPlan, caller: Option<&Caller>, has_pipes: bool) -> Result<Self, LaunchError> {
         let failed = |source: io::Error| explain(plan, caller, source);
         let (report_read, report_write) = pipe2(OFlag::O_CLOEXEC).map_err(|error| failed(error.into()))?;
         let (release_read, release_write) = pipe2(OFlag::O_CLOEXEC).map_err(|error| failed(error.into()))?;
         let mut command = command_of(plan, caller);
+        if has_pipes {
+            command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        }
         let identity = caller.map(|caller| (caller.uid, caller.gid, caller.groups.clone()));
         let child_ends = ChildEnds { report: report_write, release: release_read };
         let parent_release = release_write.as_raw_fd();
@@ -246,6 +309,14 @@ impl Launched {
         }
     }
 
+    /// Our ends of its standard input and output: once, behind its release, where it has pipes.
+    pub fn take_pipes(&mut self) -> Option<(ChildStdin, ChildStdout)> {
+        match &mut self.state {
+            State::Running(child) => child.stdin.take().zip(child.stdout.take()),
+            State::Waiting { .. } | State::Failed => None,
+        }
+    }
+
     /// How it ended, if it did. `None` while it waits for its release.
     ///
     /// # Errors
@@ -302,6 +373,9 @@ fn command_of(plan: &LaunchPlan, caller: Option<&Caller>) -> Command {
     command.envs(&plan.environment);
     if let Some(directory) = &plan.directory {
         command.current_dir(directory);
+    }
+    if plan.is_silent {
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     }
     command
 }
@@ -409,6 +483,29 @@ mod tests {
         plan.environment = [("PATH".into(), folder.path().into())].into();
         plan.command = "sh".into();
         assert!(matches!(plan.check_program(None), Err(LaunchError::NotFound { .. })));
+    }
+
+    /// A script is run by what its first line names, also by way of `env`; an ELF file by itself.
+    #[test]
+    fn finds_the_program_of_a_script() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+            path
+        };
+        let script = file("script", "#!/usr/bin/env -S NAME=value other -x\ntext");
+        file("other", &format!("#! {}\n", folder.path().join("program").display()));
+        let program = file("program", "\x7fELF").canonicalize().unwrap();
+        let mut plan = plan(script.to_str().unwrap(), &[]);
+        plan.environment = [("PATH".into(), folder.path().into())].into();
+        assert_eq!(plan.programs(), [program]);
+        plan.command = "no-such-program".into();
+        assert!(plan.programs().is_empty());
+        let itself = file("itself", &format!("#!{}\n", folder.path().join("itself").display()));
+        plan.command = itself.into();
+        assert!(plan.programs().is_empty());
     }
 
     /// The child exists before its release, but its program has not run; then it runs with what the plan says.

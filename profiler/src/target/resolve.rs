@@ -409,6 +409,7 @@ fn launch_plan(entry: &Entry) -> Result<LaunchPlan, ResolveError> {
         arguments: arguments.iter().map(|argument| argument.text().into()).collect(),
         environment: environment.iter().map(|(name, value)| (name.into(), value.text().into())).collect(),
         directory: directory.as_ref().map(|directory| directory.text().into()),
+        ..LaunchPlan::default()
     })
 }
 

@@ -183,7 +183,7 @@ mod tests {
     use std::fs::File;
     use std::io::{Seek as _, SeekFrom, Write as _};
 
-    use gimli::{EhFrame, EhFrameHdr, Register};
+    use gimli::{DebugFrame, EhFrame, EhFrameHdr, Register};
     use object::read::{Object, ObjectSection};
     use proptest::prelude::*;
 
@@ -279,6 +279,42 @@ mod tests {
         assert!(compared > 1500, "{compared} addresses were compared");
     }
 
+    /// A `.debug_frame` with a common entry and a function that saves `rbp` at 0x1000.
+    const DEBUG_FRAME: [u8; 60] = [
+        // Length, mark of a common entry, version 3, no augmentation, alignments 1 and -8, return address in 16.
+        20, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 3, 0, 1, 0x78, 16, //
+        0x0c, 7, 8, 0x90, 1, // CFA is rsp + 8, the return address is at CFA - 8
+        0, 0, 0, 0, 0, 0, // padding
+        // Length, offset of the common entry, start and length of the function.
+        32, 0, 0, 0, 0, 0, 0, 0, 0, 0x10, 0, 0, 0, 0, 0, 0, 0x40, 0, 0, 0, 0, 0, 0, 0, //
+        0x41, 0x0e, 16, 0x86, 2, // behind `push rbp`
+        0x43, 0x0d, 6, // behind `mov rbp, rsp`
+        0, 0, 0, 0,
+    ];
+
+    fn table_of_debug_frame(data: &[u8]) -> Table {
+        let mut frames = DebugFrame::new(data, LittleEndian);
+        frames.set_address_size(8);
+        let mut builder = Builder::new(0);
+        builder.read(&frames, &BaseAddresses::default());
+        builder.finish()
+    }
+
+    /// What `.debug_frame` says of a function is what its rows say.
+    #[test]
+    fn debug_frames_are_read() {
+        let table = table_of_debug_frame(&DEBUG_FRAME);
+        assert!(!table.damaged && table.not_understood == 0, "{table:?}");
+        let at = |address| {
+            let rule = rule_at(&table, address);
+            (rule.cfa, rule.cfa_offset, rule.frame_pointer_below_cfa)
+        };
+        assert_eq!(at(0x1000), (CfaKind::StackPointer, 8, 0));
+        assert_eq!(at(0x1001), (CfaKind::StackPointer, 16, 16));
+        assert_eq!(at(0x103f), (CfaKind::FramePointer, 16, 16));
+        assert_eq!(at(0x1040).0, CfaKind::Unknown);
+    }
+
     /// What is no ELF file has no rows.
     #[test]
     fn other_files_have_no_rows() {
@@ -302,6 +338,23 @@ mod tests {
             }
             let table = read_table(&file_of(&data));
             prop_assert!(is_in_order(&table));
+        }
+
+        /// The same of `.debug_frame`, also where nothing of it is left.
+        #[test]
+        fn damaged_debug_frames_are_survived(
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..20),
+            copies in 1..20_usize,
+            noise in prop::collection::vec(any::<u8>(), 0..200),
+        ) {
+            let mut data = DEBUG_FRAME.repeat(copies);
+            for (at, byte) in changes {
+                let at = at.index(data.len());
+                data[at] = byte;
+            }
+            data.extend(&noise);
+            prop_assert!(is_in_order(&table_of_debug_frame(&data)));
+            prop_assert!(is_in_order(&table_of_debug_frame(&noise)));
         }
 
         /// A file that is cut or changed anywhere gives some table or none, and no panic.

@@ -2,6 +2,7 @@
 
 mod builtins;
 mod cache;
+mod elf;
 mod frames;
 mod functions;
 mod go;
@@ -12,7 +13,7 @@ pub(crate) mod v8;
 pub use cache::Cache;
 pub use functions::function_starts;
 use profiler_common::{CfaKind, Rule};
-pub(crate) use python::{Layout, LineTableKind, PythonImage, Refusal, StringLayout};
+pub(crate) use python::{AsyncioOffsets, Layout, LineTableKind, PythonImage, Refusal, StringLayout};
 pub use table::{Table, read_table, read_table_with};
 
 /// Behind `push rbp; mov rbp, rsp`: for code that keeps frame pointers.

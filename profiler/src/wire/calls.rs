@@ -15,6 +15,8 @@ const MAX_PENDING: usize = 1 << 16;
 /// Most calls that may wait for input or for their task's result.
 const MAX_WAITING: usize = 4096;
 
+/// Most calls that may wait with their arguments.
+const MAX_CONTENTS: usize = 1024;
 /// Most sessions that may wait for a response with the same ID from elsewhere; the oldest is forgotten.
 const MAX_DETACHED_ALIKE: usize = 64;
 
@@ -54,11 +56,14 @@ pub enum Ended {
     Error {
         /// Its code; absent where it was cut out.
         code: Option<i64>,
-        /// Its message.
+        /// Its message; the [shape](super::shape) of it where contents are not kept.
         message: Option<Box<str>>,
     },
     /// With a result that says `isError`.
-    ToolError,
+    ToolError {
+        /// Its first text; the [shape](super::shape) of it where contents are not kept.
+        message: Option<Box<str>>,
+    },
     /// The caller cancelled it, and no answer came.
     Cancelled,
     /// No answer by the end, or before its ID was used again.
@@ -75,7 +80,7 @@ impl Ended {
         match self {
             Self::Ok => 1,
             Self::Error { .. } => 2,
-            Self::ToolError => 3,
+            Self::ToolError { .. } => 3,
             Self::Cancelled => 4,
             Self::Unanswered => 5,
             Self::CutOff => 6,
@@ -83,12 +88,26 @@ impl Ended {
         }
     }
 
+    /// The code and the message of an error, as far as they are known.
+    pub fn error(&self) -> (Option<i64>, Option<&str>) {
+        match self {
+            Self::Error { code, message } => (*code, message.as_deref()),
+            Self::ToolError { message } => (None, message.as_deref()),
+            _ => (None, None),
+        }
+    }
+
+    /// Whether it is an error, of JSON-RPC or of the tool.
+    pub fn is_error(&self) -> bool {
+        matches!(self, Self::Error { .. } | Self::ToolError { .. })
+    }
+
     /// The end with this number; an error has its code and its message.
     pub fn from_number(number: u8, code: Option<i64>, message: Option<Box<str>>) -> Option<Self> {
         Some(match number {
             1 => Self::Ok,
             2 => Self::Error { code, message },
-            3 => Self::ToolError,
+            3 => Self::ToolError { message },
             4 => Self::Cancelled,
             5 => Self::Unanswered,
             6 => Self::CutOff,
@@ -102,7 +121,7 @@ impl Ended {
         match self {
             Self::Ok => "ok",
             Self::Error { .. } => "error",
-            Self::ToolError => "tool_error",
+            Self::ToolError { .. } => "tool_error",
             Self::Cancelled => "cancelled",
             Self::Unanswered => "unanswered",
             Self::CutOff => "cut_off",
@@ -133,8 +152,14 @@ pub struct Call {
     pub method: Box<str>,
     /// The tool, prompt or resource.
     pub name: Option<Box<str>>,
+    /// The ID of its (last) request.
+    pub request_id: Option<Id>,
     /// The caller's trace (W3C Trace Context).
     pub trace_parent: Option<Box<str>>,
+    /// Its arguments as JSON, cut and without what looks secret; only where [contents](super::contents) are kept.
+    pub arguments: Option<Box<str>>,
+    /// Its result, the same.
+    pub result: Option<Box<str>>,
     /// When the request's first byte was there, `CLOCK_MONOTONIC` in nanoseconds.
     pub start_ns: u64,
     /// When its last byte was there.
@@ -162,8 +187,17 @@ pub struct Call {
 }
 
 fn held_bytes(call: &Call) -> usize {
-    let texts = [Some(&call.method), call.name.as_ref(), call.trace_parent.as_ref()];
-    size_of::<Open>() + texts.into_iter().flatten().map(|text| text.len()).sum::<usize>()
+    let Call { method, name, trace_parent, arguments, result, request_id, .. } = call;
+    let texts = [Some(method), name.as_ref(), trace_parent.as_ref(), arguments.as_ref(), result.as_ref()];
+    let id = request_id.as_ref().map_or(0, Id::held_bytes);
+    size_of::<Open>() + texts.into_iter().flatten().map(|text| text.len()).sum::<usize>() + id
+}
+
+impl Call {
+    /// Whether it is of one of these tools (prompts, resources), or of one of these methods.
+    pub fn is_of(&self, names: &[String]) -> bool {
+        names.iter().any(|name| self.name.as_deref() == Some(name) || *self.method == **name)
+    }
 }
 
 /// A call that has not ended.
@@ -207,6 +241,8 @@ pub struct Calls {
     pub given_up: u64,
     /// Notifications, other than cancellations.
     pub notifications: u64,
+    /// Requests whose arguments were not kept because too many wait.
+    pub contents_dropped: u64,
 }
 
 impl Calls {
@@ -324,6 +360,12 @@ impl Calls {
         std::mem::take(&mut self.ended)
     }
 
+    /// The calls that wait for their responses and, as far as is known, are still worked on.
+    pub fn open(&self) -> impl Iterator<Item = &Call> {
+        let is_open = |open: &&Open| !open.is_cancelled && open.lost_ns.is_none();
+        self.open.values().filter(is_open).map(|open| &open.call)
+    }
+
     /// How many requests wait for their responses.
     pub fn in_flight(&self) -> usize {
         self.open.len()
@@ -368,6 +410,10 @@ impl Calls {
     fn request(&mut self, session: Session, caller: Side, received: Received) {
         let Received { message, first_ns, last_ns, thread, bytes, queue_ns, .. } = received;
         let (Some(id), Some(method)) = (message.id, message.method) else { return };
+        let has_arguments = message.arguments.is_some();
+        let waiting = self.open.len() + self.for_input.len() + self.tasks.len();
+        let arguments = message.arguments.filter(|_| waiting < MAX_CONTENTS);
+        self.contents_dropped += u64::from(has_arguments && arguments.is_none());
         let continued = self.for_input.iter().position(|waiting| {
             let call = &waiting.call;
             call.caller == caller
@@ -379,6 +425,7 @@ impl Calls {
         let call = match continued.map(|position| self.for_input.swap_remove(position)) {
             Some(Waiting { call, since_ns, .. }) => Call {
                 session,
+                request_id: Some(id.clone()),
                 request_thread: thread,
                 request_bytes: call.request_bytes + bytes,
                 requests: call.requests + 1,
@@ -390,7 +437,10 @@ impl Calls {
                 caller,
                 method,
                 name: message.name,
+                request_id: Some(id.clone()),
                 trace_parent: message.trace_parent,
+                arguments,
+                result: None,
                 start_ns: first_ns,
                 request_end_ns: last_ns,
                 response_ns: None,
@@ -442,7 +492,7 @@ impl Calls {
         call.response_bytes += bytes;
         call.ended = match message.kind {
             Kind::Error => Ended::Error { code: message.error_code, message: message.error_message },
-            _ if message.is_tool_error => Ended::ToolError,
+            _ if message.is_tool_error => Ended::ToolError { message: message.error_message },
             _ => Ended::Ok,
         };
         if message.result_type.as_deref() == Some("input_required") && self.for_input.len() < MAX_WAITING {
@@ -451,7 +501,8 @@ impl Calls {
         }
         if let Some(started) = asked_for.and_then(|task| self.tasks.remove(&(session, task))) {
             let response_bytes = started.response_bytes + bytes;
-            self.ended.push(Call { end_ns: last_ns, ended: call.ended.clone(), response_bytes, ..started });
+            let (ended, result) = (call.ended.clone(), message.result.clone());
+            self.ended.push(Call { end_ns: last_ns, ended, result, response_bytes, ..started });
         } else if &*call.method == "tools/call"
             && let Some(task) = message.task
             && self.tasks.len() < MAX_WAITING
@@ -459,6 +510,7 @@ impl Calls {
             self.tasks.insert((session, task), call);
             return;
         }
+        call.result = message.result;
         self.ended.push(call);
     }
 
@@ -553,7 +605,7 @@ mod tests {
         ]);
         let call = calls.take_ended().remove(0);
         assert_eq!((call.requests, call.input_wait_ns, call.end_ns - call.start_ns), (2, 1000, 3000));
-        assert_eq!(call.ended, Ended::ToolError);
+        assert_eq!(call.ended, Ended::ToolError { message: None });
     }
 
     /// A tool call that became a task ends with the task's result.

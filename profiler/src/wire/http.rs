@@ -3,6 +3,7 @@
 //! Heads are parsed by `httparse`. Bodies end by their length, by their last chunk, or with the connection
 //! (RFC 9112, section 6). After bytes whose meaning nobody knows, it goes on at the next head that a system call starts with.
 
+use super::contents::Capture;
 use super::json::{Outcome, Scanner};
 use super::sse::Events;
 use super::{Message, Piece, Received};
@@ -64,6 +65,7 @@ pub struct Head {
 #[derive(Clone, Debug)]
 pub struct Half {
     direction: Direction,
+    capture: Capture,
     state: State,
     head: Vec<u8>,
     first_ns: Option<u64>,
@@ -108,10 +110,11 @@ enum Body {
 }
 
 impl Half {
-    /// A direction that may be joined anywhere.
-    pub fn new(direction: Direction) -> Self {
+    /// A direction that may be joined anywhere, of whose messages so much of arguments and results is kept.
+    pub fn new(direction: Direction, capture: Capture) -> Self {
         Self {
             direction,
+            capture,
             state: State::Lost,
             head: Vec::new(),
             first_ns: None,
@@ -166,7 +169,7 @@ impl Half {
         self.head.clear();
         self.first_ns = None;
         self.cut += self.body.cut();
-        self.body = if state == State::Lost { Body::Other } else { Body::Events(Box::default()) };
+        self.body = if state == State::Lost { Body::Other } else { Body::events(self.capture) };
         self.state = state;
     }
 
@@ -265,7 +268,7 @@ impl Half {
                 parsed.first_ns = self.first_ns.unwrap_or(now_ns);
                 // An interim response is followed by the real one.
                 let is_interim = parsed.status.is_some_and(|status| (100..200).contains(&status));
-                self.body = Body::of(&parsed);
+                self.body = Body::of(&parsed, self.capture);
                 self.state = framing;
                 if !is_interim {
                     out.push(Event::Head(parsed));
@@ -326,11 +329,15 @@ impl Half {
 }
 
 impl Body {
-    fn of(head: &Head) -> Self {
+    fn events(capture: Capture) -> Self {
+        Self::Events(Box::new(Events::new(capture)))
+    }
+
+    fn of(head: &Head, capture: Capture) -> Self {
         if head.is_event_stream {
-            Self::Events(Box::default())
+            Self::events(capture)
         } else if head.is_json {
-            Self::Json { scanner: Box::default(), first: None, bytes: 0, cut: 0 }
+            Self::Json { scanner: Box::new(Scanner::new(capture)), first: None, bytes: 0, cut: 0 }
         } else {
             Self::Other
         }
@@ -475,7 +482,7 @@ mod tests {
         {\"jsonrpc\":\"2.0\",\"id\":2,\"result\":{}}";
 
     fn all(direction: Direction, pieces: &[&[u8]]) -> Vec<Event> {
-        let mut half = Half::new(direction);
+        let mut half = Half::new(direction, Capture::default());
         let mut events: Vec<Event> = Vec::new();
         for piece in pieces {
             events.extend(half.feed(5, Piece::Bytes(piece)));
@@ -553,7 +560,7 @@ mod tests {
     /// A gap within a body is bridged; one that hides a head costs what is before the next head.
     #[test]
     fn goes_on_behind_gaps() {
-        let mut half = Half::new(Direction::Responses);
+        let mut half = Half::new(Direction::Responses, Capture::default());
         let head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n{\"result\":{\"a\":\"";
         let tail = b"\"},\"jsonrpc\":\"2.0\",\"id\":4}";
         let mut events = half.feed(1, Piece::Bytes(head));
@@ -571,7 +578,7 @@ mod tests {
     /// After a loss, the next head that a system call starts with is read; a stream of events is taken up at its next chunk.
     #[test]
     fn goes_on_after_a_loss() {
-        let mut half = Half::new(Direction::Responses);
+        let mut half = Half::new(Direction::Responses, Capture::default());
         let feed = |half: &mut Half, text: &str| half.feed(5, Piece::Bytes(text.as_bytes()));
         let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n";
         feed(&mut half, head);
@@ -583,7 +590,7 @@ mod tests {
         feed(&mut half, "28\r\ndata: {");
         half.lost();
         assert!(matches!(feed(&mut half, head)[..], [Event::Head(_)]));
-        let mut half = Half::new(Direction::Responses);
+        let mut half = Half::new(Direction::Responses, Capture::default());
         feed(&mut half, "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{");
         half.lost();
         assert!(feed(&mut half, "\"id\":3}").is_empty());
@@ -595,7 +602,7 @@ mod tests {
         #[test]
         fn survives_any_bytes(text in "(POST / HTTP/1.1\r\n|HTTP/1.1 200 OK\r\n)?(Content-Length: [0-9]{1,20}\r\n|Transfer-Encoding: chunked\r\n)?(\r\n)?[0-9a-f]{0,18}\r\n.{0,40}", gap in any::<u64>()) {
             for direction in [Direction::Requests, Direction::Responses] {
-                let mut half = Half::new(direction);
+                let mut half = Half::new(direction, Capture::default());
                 half.feed(0, Piece::Bytes(text.as_bytes()));
                 half.feed(0, Piece::Gap(gap));
                 half.feed(0, Piece::Bytes(text.as_bytes()));

@@ -1,4 +1,5 @@
-//! What is kept of a JSON-RPC message: enough to pair it, to name it and to say how it ended. Never its arguments.
+//! What is kept of a JSON-RPC message: enough to pair it, to name it and to say how it ended. Its contents only where they
+//! were asked for.
 
 /// A request's ID: `1` and `"1"` are different ones.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -7,6 +8,25 @@ pub enum Id {
     Number(Box<str>),
     /// Without its quotes.
     Text(Box<str>),
+}
+
+impl Id {
+    /// It as JSON.
+    pub fn json(&self) -> String {
+        match self {
+            Self::Number(number) => number.to_string(),
+            Self::Text(text) => serde_json::Value::from(&**text).to_string(),
+        }
+    }
+
+    /// The ID that is so in JSON; `None` for what can't be one.
+    pub fn from_json(json: &str) -> Option<Self> {
+        match serde_json::from_str(json).ok()? {
+            serde_json::Value::String(text) => Some(Self::Text(text.into())),
+            serde_json::Value::Number(_) => Some(Self::Number(json.into())),
+            _ => None,
+        }
+    }
 }
 
 /// What a message does in the protocol.
@@ -37,7 +57,8 @@ pub struct Message {
     pub cancelled: Option<Id>,
     /// `error.code`.
     pub error_code: Option<i64>,
-    /// `error.message`, cut to [`MAX_VALUE_BYTES`](super::json::MAX_VALUE_BYTES).
+    /// `error.message`, or the first text of a result that says `isError`: its [shape](super::shape), or where contents are
+    /// kept, itself, cut to [`MAX_VALUE_BYTES`](super::json::MAX_VALUE_BYTES) and without what looks secret.
     pub error_message: Option<Box<str>>,
     /// `result.isError`: the tool itself failed.
     pub is_tool_error: bool,
@@ -49,6 +70,10 @@ pub struct Message {
     pub task: Option<Box<str>>,
     /// `params._meta.traceparent`: the trace that a request belongs to (W3C Trace Context).
     pub trace_parent: Option<Box<str>>,
+    /// `params.arguments` as JSON, without what looks secret; only where [contents](super::contents) are kept.
+    pub arguments: Option<Box<str>>,
+    /// `result`, the same.
+    pub result: Option<Box<str>>,
 }
 
 impl Id {
@@ -72,11 +97,15 @@ impl Message {
             request_state,
             task,
             trace_parent,
+            arguments,
+            result,
             ..
         } = self;
+        let contents = [arguments, result];
         let texts = [method, name, error_message, result_type, request_state, task, trace_parent];
         let ids = [id, cancelled].into_iter().flatten().map(Id::held_bytes);
-        size_of::<Self>() + texts.into_iter().flatten().map(|text| text.len()).chain(ids).sum::<usize>()
+        size_of::<Self>()
+            + texts.into_iter().chain(contents).flatten().map(|text| text.len()).chain(ids).sum::<usize>()
     }
 }
 

@@ -4,10 +4,12 @@
 //! which request. All of them take bytes as they were read or written, in pieces, and some of them missing.
 
 pub mod calls;
+pub mod contents;
 pub mod http;
 pub mod json;
 mod message;
 pub mod queue;
+pub mod shape;
 pub mod sse;
 pub mod stdio;
 pub mod streams;

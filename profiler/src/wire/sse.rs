@@ -1,5 +1,6 @@
 //! Server-sent events: the `data:` lines of an event are a message (WHATWG HTML, "Server-sent events").
 
+use super::contents::Capture;
 use super::json::{Outcome, Scanner};
 use super::{Message, Piece};
 
@@ -39,6 +40,11 @@ impl Default for Line {
 }
 
 impl Events {
+    /// Events of whose messages so much of arguments and results is kept.
+    pub fn new(capture: Capture) -> Self {
+        Self { scanner: Scanner::new(capture), ..Self::default() }
+    }
+
     /// Takes what came next; calls `event` at the end of each event that is a message, with the time of its first byte
     /// and the length of its data.
     pub(crate) fn feed(

@@ -1,5 +1,6 @@
 //! One message a line: the stdio transport of every protocol revision.
 
+use super::contents::Capture;
 use super::json::{Outcome, Scanner};
 use super::{Piece, Received};
 
@@ -25,6 +26,11 @@ pub struct Lines {
 }
 
 impl Lines {
+    /// Lines of whose messages so much of arguments and results is kept.
+    pub fn new(capture: Capture) -> Self {
+        Self { scanner: Scanner::new(capture), ..Self::default() }
+    }
+
     /// Takes what was read or written next, with its time on `CLOCK_MONOTONIC` in nanoseconds; returns the messages that
     /// it ended.
     pub fn feed(&mut self, timestamp_ns: u64, piece: Piece<'_>) -> Vec<Received> {
@@ -43,7 +49,7 @@ impl Lines {
 
     /// Nobody knows what was said before the next piece. `is_start`: a system call starts there, and with it a line most likely.
     pub fn lost(&mut self, is_start: bool) {
-        self.scanner = Scanner::default();
+        self.scanner.reset();
         (self.first, self.bytes) = (None, 0);
         (self.is_synchronized, self.is_skipping) = (false, !is_start);
     }

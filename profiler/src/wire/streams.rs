@@ -3,6 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use super::calls::{Calls, Ended, ResponseTimes, Session, Side};
+use super::contents::Capture;
 use super::http::{Direction, Event, Half, Head};
 use super::queue::{ClientWrite, Look, Queue};
 use super::stdio::Lines;
@@ -35,6 +36,8 @@ pub struct Streams {
     pub has_plain: bool,
     /// Encrypted streams of clients.
     encrypted: u64,
+    /// What of arguments and results is kept.
+    capture: Capture,
 }
 
 /// What was seen besides calls.
@@ -64,6 +67,8 @@ pub struct Counts {
     pub encrypted_streams: u64,
     /// Processes that have an `io_uring`, and of which no message is seen: what they move by it is not.
     pub io_uring_processes: u64,
+    /// Requests whose arguments were not kept, though they were asked for, as too many waited.
+    pub contents_dropped: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -117,11 +122,16 @@ pub enum Interest {
 }
 
 impl Streams {
+    /// Streams of whose messages so much of arguments and results is kept.
+    pub fn new(capture: Capture) -> Self {
+        Self { capture, ..Self::default() }
+    }
+
     /// Takes what the process read from a stream or wrote to it.
     pub fn moved(&mut self, moved: Moved, piece: Piece<'_>) -> Interest {
         let Moved { stream, is_written, timestamp_ns, thread } = moved;
         if !self.streams.contains_key(&stream) {
-            let Some(protocol) = Protocol::of(piece, is_written) else { return Interest::No };
+            let Some(protocol) = Protocol::of(piece, is_written, self.capture) else { return Interest::No };
             self.make_room();
             self.streams.insert(stream, Stream { last_ns: timestamp_ns, ..Stream::new(protocol) });
         }
@@ -282,6 +292,7 @@ impl Streams {
         counts.repeated_ids += self.calls.repeated_ids;
         counts.given_up += self.calls.given_up;
         counts.encrypted_streams += if self.has_plain { 0 } else { self.encrypted };
+        counts.contents_dropped += self.calls.contents_dropped;
         counts
     }
 
@@ -307,23 +318,24 @@ impl Streams {
 
 impl Protocol {
     /// Told by a stream's first bytes; `None` when it is no MCP server's.
-    fn of(piece: Piece<'_>, is_written: bool) -> Option<Self> {
-        let Piece::Bytes(bytes) = piece else { return Some(Self::stdio()) };
+    fn of(piece: Piece<'_>, is_written: bool, capture: Capture) -> Option<Self> {
+        let Piece::Bytes(bytes) = piece else { return Some(Self::stdio(capture)) };
         let requests = Half::starts(Direction::Requests, bytes);
         let responses = Half::starts(Direction::Responses, bytes);
         match (requests, responses, is_written) {
             (true, _, false) | (_, true, true) => Some(Self::Http {
-                requests: Box::new(Half::new(Direction::Requests)),
-                responses: Box::new(Half::new(Direction::Responses)),
+                requests: Box::new(Half::new(Direction::Requests, capture)),
+                responses: Box::new(Half::new(Direction::Responses, capture)),
             }),
             // The process is a client there: whom it asks counts the calls.
             (true, _, true) | (_, true, false) => None,
-            (false, false, _) => Some(Self::stdio()),
+            (false, false, _) => Some(Self::stdio(capture)),
         }
     }
 
-    fn stdio() -> Self {
-        Self::Stdio { read: Box::default(), written: Box::default() }
+    fn stdio(capture: Capture) -> Self {
+        let lines = || Box::new(Lines::new(capture));
+        Self::Stdio { read: lines(), written: lines() }
     }
 }
 
@@ -524,6 +536,7 @@ impl Counts {
             dropped_messages,
             encrypted_streams,
             io_uring_processes,
+            contents_dropped,
         } = self;
         *messages += other.messages;
         *skipped_lines += other.skipped_lines;
@@ -537,10 +550,11 @@ impl Counts {
         *dropped_messages += other.dropped_messages;
         *encrypted_streams += other.encrypted_streams;
         *io_uring_processes += other.io_uring_processes;
+        *contents_dropped += other.contents_dropped;
     }
 
     /// Each count with the name that recordings and reports use.
-    pub fn named(self) -> [(&'static str, u64); 12] {
+    pub fn named(self) -> [(&'static str, u64); 13] {
         [
             ("messages", self.messages),
             ("notifications", self.notifications),
@@ -554,6 +568,7 @@ impl Counts {
             ("dropped_messages", self.dropped_messages),
             ("encrypted_streams", self.encrypted_streams),
             ("io_uring_processes", self.io_uring_processes),
+            ("contents_dropped", self.contents_dropped),
         ]
     }
 }

@@ -14,10 +14,13 @@ const GOAL_MS: f64 = 300.0;
 pub(super) fn run(profiler: &Profiler, server: &Server, seconds: f64, rounds: u32) -> Result<()> {
     let mut server = server.start()?;
     let (mut to_recording, mut to_sample, mut in_all) = (Vec::new(), Vec::new(), Vec::new());
+    let mut cpu = Vec::new();
     for _ in 0..rounds {
         let folder = tempfile::tempdir()?;
         let file = folder.path().join("recording");
         let mut running = profiler.record(server.pid(), HERTZ, Some(seconds), &file)?;
+        running.wait_for_recording()?;
+        cpu.push(running.cpu_time()?.as_secs_f64() * 1e3);
         running.wait()?;
         server.check()?;
         let recording = read(&file)?;
@@ -33,6 +36,7 @@ pub(super) fn run(profiler: &Profiler, server: &Server, seconds: f64, rounds: u3
             row("start of the process to start of the recording", &to_recording),
             row("start of the recording to first sample", &to_sample),
             row("start of the process to first sample", &in_all),
+            row("CPU time of the profiler until the recording starts", &cpu),
         ],
     );
     let worst = Estimate::of(&to_sample).max;

@@ -11,6 +11,7 @@ mod server;
 mod statistics;
 mod stop;
 mod table;
+mod tables;
 mod unwind;
 mod wire;
 
@@ -19,7 +20,7 @@ use std::path::PathBuf;
 use anyhow::{Result, ensure};
 use clap::{Args, Subcommand};
 
-use crate::command::workspace;
+use crate::command::{cargo, run, workspace};
 use profiler::Profiler;
 
 /// Options of `cargo xtask bench`.
@@ -39,8 +40,11 @@ enum Benchmark {
         /// What is loaded: server-everything on Node, or mcp-server-time on Python.
         #[arg(long, value_enum, default_value_t)]
         server: overhead::Language,
+        /// Without the other profilers: more rounds in less time.
+        #[arg(long)]
+        alone: bool,
         /// Seconds that are measured of each slice; one profiler runs in a slice, or none.
-        #[arg(long, default_value_t = 4.0, value_parser = seconds)]
+        #[arg(long, default_value_t = 10.0, value_parser = seconds)]
         seconds: f64,
         /// Rounds; each one has a slice of every profiler. 20 give an interval that is good for 1%.
         #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
@@ -78,6 +82,12 @@ enum Benchmark {
         seconds: f64,
         /// Recordings of each program.
         #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        rounds: u32,
+    },
+    /// Time until an unwind table is in the kernel, and the kernel memory of one, and of a recording of Node and Python.
+    Tables {
+        /// How often the table is loaded.
+        #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
         rounds: u32,
     },
     /// Resident memory of the profiler while it records.
@@ -125,21 +135,30 @@ pub(crate) fn bench(options: &Options) -> Result<()> {
         "benchmarks attach to a process, so they need root: sudo --preserve-env=PATH cargo xtask bench ..."
     );
     let servers = options.servers.clone().unwrap_or_else(|| workspace().join("target/servers"));
+    if let Benchmark::Tables { rounds } = options.benchmark
+        && cfg!(debug_assertions)
+    {
+        // This very program makes the tables: it has to be optimized, as releases are.
+        let mut command = cargo();
+        command.args(["run", "--release", "--package", "xtask", "--", "bench", "--servers"]).arg(&servers);
+        return run(command.args(["tables", "--rounds", &rounds.to_string()]));
+    }
     let server = server::Server::node(&servers)?;
     let profiler = Profiler::build()?;
     machine::print()?;
     match options.benchmark {
-        Benchmark::Overhead { server: language, seconds, rounds } => {
+        Benchmark::Overhead { server: language, alone, seconds, rounds } => {
             let server = match language {
                 overhead::Language::Node => server,
                 overhead::Language::Python => server::Server::python(&servers)?,
             };
-            overhead::run(&profiler, &server, language, seconds, rounds)
+            overhead::run(&profiler, &server, language, alone, seconds, rounds)
         }
         Benchmark::Calls { seconds, rounds } => calls::run(&profiler, &servers, &server, seconds, rounds),
         Benchmark::Wire { rounds } => wire::run(&profiler, rounds),
         Benchmark::KernelTime { seconds, rounds } => kernel_time::run(&profiler, &server, seconds, rounds),
         Benchmark::Unwind { seconds, rounds } => unwind::measure(&profiler, seconds, rounds),
+        Benchmark::Tables { rounds } => tables::measure(&profiler, &servers, rounds),
         Benchmark::Memory { seconds, rounds } => footprint::memory(&profiler, &server, seconds, rounds),
         Benchmark::Attach { seconds, rounds } => attach::run(&profiler, &server, seconds, rounds),
         Benchmark::Stop { seconds, rounds } => stop::run(&profiler, &server, seconds, rounds),

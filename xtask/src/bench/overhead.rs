@@ -7,7 +7,7 @@
 //! the others can be trusted.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use mcp_profiler::recording::read;
@@ -20,9 +20,9 @@ use super::server::{BusyServer, Server, Slice};
 use super::statistics::Estimate;
 use super::table;
 
-/// From the start of a profiler, or the end of another, to the measurement. Attaching and ending have their own
-/// benchmarks.
-const SETTLE: Duration = Duration::from_secs(1);
+/// From the moment when a profiler records, or from the end of another, to the measurement. What comes before and behind it is told apart
+/// from it: a user attaches once, and for minutes.
+const SETTLE: Duration = Duration::from_secs(3);
 /// The calls a second at these rates that the project promises, of those without a profiler.
 const GOALS: [(u32, f64); 2] = [(99, 0.99), (999, 0.95)];
 
@@ -83,6 +83,12 @@ struct Column {
     calls_per_second: Vec<f64>,
     ratios: Vec<f64>,
     cpu_ratios: Vec<f64>,
+    /// CPU time of the profiler's own processes, in seconds for each second.
+    own_cpus: Vec<f64>,
+    /// Milliseconds of the server's work that were lost from the start of the profiler to the measurement, and from its interruption
+    /// to its end.
+    attach_ms: Vec<f64>,
+    stop_ms: Vec<f64>,
     samples: u64,
     lost: u64,
 }
@@ -91,18 +97,23 @@ pub(super) fn run(
     profiler: &Profiler,
     server: &Server,
     language: Language,
+    is_alone: bool,
     seconds: f64,
     rounds: u32,
 ) -> Result<()> {
+    let is_compared = |tool: &Tool| match tool {
+        Tool::Nothing | Tool::McpProfiler { .. } => true,
+        Tool::Perf { .. } | Tool::PerfDwarf { .. } => !is_alone,
+        Tool::PySpy { .. } => !is_alone && language == Language::Python,
+    };
+    let tools: Vec<Tool> = TOOLS.into_iter().filter(is_compared).collect();
     // Before minutes of work, not after: is everything there?
-    find_perf()?;
-    if language == Language::Python {
-        find_py_spy()?;
+    if !is_alone {
+        find_perf()?;
+        if language == Language::Python {
+            find_py_spy()?;
+        }
     }
-    let tools: Vec<Tool> = TOOLS
-        .into_iter()
-        .filter(|tool| language == Language::Python || !matches!(tool, Tool::PySpy { .. }))
-        .collect();
     println!("server    {}", server.name);
     let mut server = server.start()?;
     let mut columns: Vec<Column> = tools.iter().map(|_| Column::default()).collect();
@@ -111,13 +122,17 @@ pub(super) fn run(
         for turn in 0..tools.len() {
             let index = (round + turn) % tools.len();
             let before = unprofiled[unprofiled.len() - 1];
-            let slice = measure(tools[index], profiler, &mut server, seconds, &mut columns[index])?;
+            let column = &mut columns[index];
+            let Measured { slice, attach, stop } =
+                measure(tools[index], profiler, &mut server, seconds, column)?;
             let after = measure_unprofiled(&mut server, seconds)?;
             unprofiled.push(after);
             let around = |value: fn(&Slice) -> f64| f64::midpoint(value(&before), value(&after));
-            let column = &mut columns[index];
+            let usual = around(|slice| slice.calls_per_second);
+            column.attach_ms.extend(attach.map(|stretch| stretch.lost_ms(usual)));
+            column.stop_ms.extend(stop.map(|stretch| stretch.lost_ms(usual)));
             column.calls_per_second.push(slice.calls_per_second);
-            column.ratios.push(slice.calls_per_second / around(|slice| slice.calls_per_second));
+            column.ratios.push(slice.calls_per_second / usual);
             column.cpu_ratios.push(slice.cpu_us_per_call / around(|slice| slice.cpu_us_per_call));
         }
         eprintln!("round {} of {rounds}", round + 1);
@@ -131,20 +146,59 @@ fn measure_unprofiled(server: &mut BusyServer, seconds: f64) -> Result<Slice> {
     server.measure(Duration::from_secs_f64(seconds))
 }
 
+/// A stretch of time that is not part of the measurement.
+#[derive(Clone, Copy)]
+struct Stretch {
+    wall: Duration,
+    calls: u64,
+}
+
+impl Stretch {
+    fn since(start: Instant, calls: u64, server: &BusyServer) -> Self {
+        Self { wall: start.elapsed(), calls: server.calls() - calls }
+    }
+
+    /// How much less the server did than it does in that time when it is left alone.
+    fn lost_ms(self, calls_per_second: f64) -> f64 {
+        (self.wall.as_secs_f64() - self.calls as f64 / calls_per_second) * 1e3
+    }
+}
+
+/// What happened in a slice.
+struct Measured {
+    slice: Slice,
+    /// Of a profiler, before the slice and behind it.
+    attach: Option<Stretch>,
+    stop: Option<Stretch>,
+}
+
 fn measure(
     tool: Tool,
     profiler: &Profiler,
     server: &mut BusyServer,
     seconds: f64,
     column: &mut Column,
-) -> Result<Slice> {
+) -> Result<Measured> {
     let folder = tempfile::tempdir()?;
     let output = folder.path().join("recording");
+    let (start, calls) = (Instant::now(), server.calls());
     let running = tool.start(profiler, server.pid(), &output)?;
+    let Some(mut running) = running else {
+        let slice = measure_unprofiled(server, seconds)?;
+        return Ok(Measured { slice, attach: None, stop: None });
+    };
+    if let Tool::McpProfiler { .. } = tool {
+        running.wait_for_recording()?;
+    }
     std::thread::sleep(SETTLE);
+    let attach = Stretch::since(start, calls, server);
+    let (begin, own_before) = (Instant::now(), running.cpu_time()?);
     let slice = server.measure(Duration::from_secs_f64(seconds))?;
-    let Some(running) = running else { return Ok(slice) };
+    let own = running.cpu_time()? - own_before;
+    column.own_cpus.push(own.as_secs_f64() / begin.elapsed().as_secs_f64());
+    let (start, calls) = (Instant::now(), server.calls());
     let (_, messages) = running.interrupt()?;
+    let stop = Stretch::since(start, calls, server);
     match tool {
         Tool::McpProfiler { .. } => {
             let recording = read(&output)?;
@@ -163,7 +217,7 @@ fn measure(
             column.samples += samples;
         }
     }
-    Ok(slice)
+    Ok(Measured { slice, attach: Some(attach), stop: Some(stop) })
 }
 
 fn report(unprofiled: &[Slice], tools: &[Tool], columns: &[Column]) {
@@ -189,6 +243,9 @@ fn report(unprofiled: &[Slice], tools: &[Tool], columns: &[Column]) {
             "min..max",
             "CPU/call",
             "95% interval",
+            "own CPU",
+            "attach ms",
+            "stop ms",
             "samples",
             "lost",
         ],
@@ -196,6 +253,14 @@ fn report(unprofiled: &[Slice], tools: &[Tool], columns: &[Column]) {
     );
     println!("ratio: calls/s over those of the unprofiled slices on both sides, median of rounds");
     println!("CPU/call: the same ratio of the server's CPU time for a call");
+    println!("own CPU: CPU time of the profiler's own process meanwhile, of one CPU");
+    println!(
+        "attach ms, stop ms: what the server did less than usual, in milliseconds of its work, from the profiler's start until"
+    );
+    println!(
+        "{} s after it records, and from its interruption to its end; medians, and not part of the ratio",
+        SETTLE.as_secs()
+    );
     for (hertz, goal) in GOALS {
         let ours = tools.iter().position(|tool| *tool == Tool::McpProfiler { hertz });
         let ratio = Estimate::of(&columns[ours.expect("it is in the table")].ratios);
@@ -203,10 +268,13 @@ fn report(unprofiled: &[Slice], tools: &[Tool], columns: &[Column]) {
     }
 }
 
-fn row(tool: Tool, column: &Column) -> [String; 9] {
+fn row(tool: Tool, column: &Column) -> [String; 12] {
     let (ratio, cpu_ratio) = (Estimate::of(&column.ratios), Estimate::of(&column.cpu_ratios));
     let interval = |estimate: Estimate| {
         estimate.interval.map_or("too few".to_owned(), |(low, high)| format!("{low:.4}..{high:.4}"))
+    };
+    let median = |values: &[f64], show: fn(f64) -> String| {
+        if values.is_empty() { "-".to_owned() } else { show(Estimate::of(values).median) }
     };
     [
         tool.name(),
@@ -216,6 +284,9 @@ fn row(tool: Tool, column: &Column) -> [String; 9] {
         format!("{:.3}..{:.3}", ratio.min, ratio.max),
         format!("{:.4}", cpu_ratio.median),
         interval(cpu_ratio),
+        median(&column.own_cpus, |cpus| format!("{:.2}%", cpus * 100.0)),
+        median(&column.attach_ms, |lost| format!("{lost:.0}")),
+        median(&column.stop_ms, |lost| format!("{lost:.0}")),
         if tool == Tool::Nothing { "-".to_owned() } else { column.samples.to_string() },
         if matches!(tool, Tool::McpProfiler { .. }) { column.lost.to_string() } else { "-".to_owned() },
     ]

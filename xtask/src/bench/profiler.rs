@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{Read, Seek};
+use std::os::unix::fs::FileExt as _;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -18,6 +19,8 @@ use crate::command::{cargo, find_in_path, output_of, run, workspace};
 
 /// A program that takes longer than this to end after Ctrl-C hangs.
 const END_LIMIT: Duration = Duration::from_secs(120);
+/// One that takes longer to begin will not.
+const START_LIMIT: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(1);
 const PY_SPY: &str = "py-spy==0.4.3";
 
@@ -148,6 +151,27 @@ impl Running {
         self.process.id()
     }
 
+    /// Waits until it says that it records: it is attached then.
+    pub(super) fn wait_for_recording(&mut self) -> Result<()> {
+        let start = Instant::now();
+        while start.elapsed() < START_LIMIT {
+            self.check()?;
+            // Its place in the file is shared with the program that writes it: it must not be moved.
+            let mut said = vec![0; 64 << 10];
+            let length = self.messages.read_at(&mut said, 0)?;
+            if String::from_utf8_lossy(&said[..length]).contains("recording ") {
+                return Ok(());
+            }
+            std::thread::sleep(POLL);
+        }
+        bail!("{} did not begin to record within {} s", self.name, START_LIMIT.as_secs())
+    }
+
+    /// CPU time so far, of all its threads.
+    pub(super) fn cpu_time(&self) -> Result<Duration> {
+        cpu_time(self.pid())
+    }
+
     /// Fails if it has ended, with what it said.
     pub(super) fn check(&mut self) -> Result<()> {
         match self.process.try_wait()? {
@@ -207,6 +231,13 @@ impl Drop for Running {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
+}
+
+/// CPU time of a process since its start.
+pub(super) fn cpu_time(pid: u32) -> Result<Duration> {
+    let pid = Pid::from_raw(i32::try_from(pid).expect("the kernel's process IDs fit"));
+    let clock = ClockId::pid_cpu_clock_id(pid).context("the process ended")?;
+    Ok(Duration::from(clock.now().context("the process ended")?))
 }
 
 /// `CLOCK_MONOTONIC`, the clock of all timestamps of a recording, in nanoseconds.

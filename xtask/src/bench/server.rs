@@ -13,10 +13,9 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use nix::time::ClockId;
-use nix::unistd::Pid;
 use serde_json::{Value, json};
 
+use super::profiler::cpu_time;
 use crate::command::find_in_path;
 
 const EVERYTHING: &str = "node_modules/@modelcontextprotocol/server-everything/dist/index.js";
@@ -119,20 +118,17 @@ impl BusyServer {
         self.process.id()
     }
 
-    fn calls(&self) -> u64 {
+    /// Calls answered so far.
+    pub(super) fn calls(&self) -> u64 {
         self.calls.load(Ordering::Relaxed)
     }
 
     /// Waits for `duration` and says what the server did meanwhile.
     pub(super) fn measure(&mut self, duration: Duration) -> Result<Slice> {
-        let pid = Pid::from_raw(i32::try_from(self.pid()).expect("the kernel's process IDs fit"));
-        let cpu_clock = ClockId::pid_cpu_clock_id(pid).context("the server ended")?;
-        let cpu_time =
-            || Ok::<_, anyhow::Error>(Duration::from(cpu_clock.now().context("the server ended")?));
-
-        let (start, calls_before, cpu_before) = (Instant::now(), self.calls(), cpu_time()?);
+        let (start, calls_before, cpu_before) = (Instant::now(), self.calls(), cpu_time(self.pid())?);
         std::thread::sleep(duration);
-        let (wall, calls, cpu) = (start.elapsed(), self.calls() - calls_before, cpu_time()? - cpu_before);
+        let cpu = cpu_time(self.pid())? - cpu_before;
+        let (wall, calls) = (start.elapsed(), self.calls() - calls_before);
         self.check()?;
         ensure!(calls > 0, "the server answered no call in {duration:?}");
         Ok(Slice {

@@ -197,9 +197,10 @@ fn size(recording: &Recording, sample: &Sample) -> (usize, usize) {
             FrameKind::Native | FrameKind::Kernel | FrameKind::Jit => FrameTag::Native,
             FrameKind::Python => FrameTag::Python,
             FrameKind::JavaScript => FrameTag::JavaScript,
+            FrameKind::PythonWaiting => FrameTag::Waiting,
         };
         words += tag.words();
-        frames += usize::from(kind != FrameKind::Kernel);
+        frames += usize::from(!matches!(kind, FrameKind::Kernel | FrameKind::PythonWaiting));
         next = node.parent;
     }
     (frames, RING_HEADER_BYTES + size_of::<SampleEvent>() + words * size_of::<u64>())

@@ -1,16 +1,20 @@
 //! What processes have mapped: told to the kernel half, and kept for the addresses of samples.
 
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
+use nix::sys::stat::{major, minor};
+
 use super::Timeline;
-use crate::capture::mappings::{Mapped, MappingEvent, NewMapping, read_maps};
+use crate::capture::mappings::{FileIdentity, Mapped, MappingEvent, NewMapping, read_maps};
 use crate::capture::session::now_ns;
 use crate::symbol::Image;
 
 /// Mappings of executable memory that most processes stay below.
 pub(super) const FEW_MAPPINGS: usize = 4096;
 /// How long the mappings of a process are not read again after that was done because a walk came to unknown code; twice as long each time.
-pub(super) const FIRST_READING_REST: Duration = Duration::from_millis(200);
+pub(super) const FIRST_READING_REST: Duration = Duration::from_millis(25);
 const LONGEST_READING_REST: Duration = Duration::from_secs(30);
 
 impl Timeline {
@@ -24,6 +28,21 @@ impl Timeline {
         }
         // Records from before are still to come, and must not have the last word.
         self.read.extend(read);
+    }
+
+    /// Makes ready what a process will need as soon as it runs a program: large tables take longer than a short start-up.
+    pub(in crate::capture) fn expect(&mut self, pid: u32, program: &Path) {
+        let Ok(metadata) = program.metadata() else { return };
+        let number = |part: u64| u32::try_from(part).unwrap_or(u32::MAX);
+        let file = FileIdentity {
+            major: number(major(metadata.dev())),
+            minor: number(minor(metadata.dev())),
+            inode: metadata.ino(),
+        };
+        let id = self.modules.resolve(pid, file, &program.to_string_lossy(), 0, 0);
+        if let Some(module) = self.modules.get(id) {
+            self.code.expect(id, module);
+        }
     }
 
     pub(super) fn map(&mut self, pid: u32, new: &NewMapping) {

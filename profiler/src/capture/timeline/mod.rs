@@ -6,9 +6,9 @@ mod mapped;
 mod naming;
 mod sample;
 
-use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use hashbrown::HashMap;
 use profiler_common::WireEvent;
 
 use mapped::{FEW_MAPPINGS, FIRST_READING_REST};
@@ -27,6 +27,7 @@ use crate::recording::{Error, GaugeKind, ProcessId, RowId, Runtime, ThreadId, Un
 use crate::symbol::{ModuleId, Modules};
 use crate::target::process::command_line;
 use crate::target::{Process, project_folder, runtime};
+use crate::wire::calls::{Call, Side};
 
 /// Losses that are known here.
 const CODE_REFUSED: &str = "code_tables_full";
@@ -35,9 +36,13 @@ const MAPPING_RECORDS_LOST: &str = "mapping_records_lost";
 const MESSAGES_TOO_LATE: &str = "messages_too_late";
 const MODULE_UNREADABLE: &str = "module_unreadable";
 const PYTHON_LAYOUT_UNKNOWN: &str = "python_layout_unknown";
+const PYTHON_PROCESSES_FULL: &str = "python_processes_full";
 const PYTHON_NAMES_UNREADABLE: &str = "python_names_unreadable";
 const JAVASCRIPT_UNREAD: &str = "javascript_unread";
 const V8_UNKNOWN: &str = "v8_unknown";
+
+/// Most calls in flight that are written down at each commit.
+const MAX_IN_FLIGHT: usize = 4096;
 
 /// Writes events into a recording, with the names and mappings of the moment at which they happened.
 pub(super) struct Timeline {
@@ -48,7 +53,8 @@ pub(super) struct Timeline {
     tls: Tls,
     modules: Modules,
     module_rows: HashMap<ModuleId, RowId>,
-    naming: NamingBudget,
+    code_naming: NamingBudget,
+    kernel_naming: NamingBudget,
     jit_naming: NamingBudget,
     processes: HashMap<u32, ProcessState>,
     kernel_module: RowId,
@@ -56,6 +62,8 @@ pub(super) struct Timeline {
     period_ns: u64,
     /// Whether runtimes may be asked for names.
     is_asking: bool,
+    /// Calls of these tools or methods are counted; of all, when it is empty.
+    counted: Vec<String>,
     unnamed: Unnamed,
     /// Processes that mapped V8, or may have: the report is to say how their JavaScript is had.
     v8_mapped: Vec<u32>,
@@ -66,8 +74,8 @@ pub(super) struct Timeline {
     undecodable: u64,
     /// Samples written.
     pub(super) samples: u64,
-    /// Samples whose stack was walked to its end.
-    pub(super) whole_stacks: u64,
+    /// Calls of clients that ended, of those that are counted.
+    pub(super) calls: u64,
 }
 
 struct ProcessState {
@@ -134,6 +142,7 @@ impl Timeline {
         (wire, tls): (Wire, Tls),
         period_ns: u64,
         is_asking: bool,
+        counted: Vec<String>,
     ) -> Result<Self, Error> {
         let kernel_module = writer.module("[kernel]", None)?;
         let unknown_module = writer.module("[unknown]", None)?;
@@ -145,13 +154,16 @@ impl Timeline {
             tls,
             modules: Modules::default(),
             module_rows: HashMap::new(),
-            naming: NamingBudget::default(),
-            jit_naming: NamingBudget::default(),
+            code_naming: NamingBudget::of_files(),
+            kernel_naming: NamingBudget::of_files(),
+            jit_naming: NamingBudget::of_perf_maps(),
             processes: HashMap::new(),
             kernel_module,
             unknown_module,
             period_ns,
             is_asking,
+            counted,
+            calls: 0,
             unnamed: Unnamed::default(),
             v8_mapped: Vec::new(),
             read: Vec::new(),
@@ -159,7 +171,6 @@ impl Timeline {
             messages_too_late: 0,
             undecodable: 0,
             samples: 0,
-            whole_stacks: 0,
         })
     }
 
@@ -305,9 +316,10 @@ impl Timeline {
             }
             Event::Exit { timestamp_ns, pid } => match self.processes.get(&pid) {
                 Some(process) => {
-                    self.writer.process_exit(process.id, timestamp_ns)?;
+                    let id = process.id;
+                    self.writer.process_exit(id, timestamp_ns)?;
                     for call in self.wire.process_ended(pid, timestamp_ns) {
-                        self.writer.call(process.id, &call)?;
+                        self.call(id, &call)?;
                     }
                     self.forget_jit(pid)?;
                     self.forget(pid);
@@ -366,8 +378,9 @@ impl Timeline {
     }
 
     /// Notes what the kernel counted for processes at a moment.
-    pub(super) fn gauges(&self, now_ns: u64, readings: &[Reading]) -> Result<(), Error> {
+    pub(super) fn gauges(&self, readings: &[Reading]) -> Result<(), Error> {
         for reading in readings {
+            let now_ns = reading.timestamp_ns;
             let Some(process) = self.processes.get(&reading.pid) else { continue };
             if let Some(cpu_time_ns) = reading.cpu_time_ns {
                 self.writer.gauge(process.id, GaugeKind::CpuTimeNs, now_ns, cpu_time_ns)?;
@@ -397,20 +410,34 @@ impl Timeline {
         }
         self.wire.take(wire, bytes);
         for call in self.wire.take_many_calls(pid) {
-            if let Some(process) = self.processes.get(&pid) {
-                self.writer.call(process.id, &call)?;
+            if let Some(id) = self.processes.get(&pid).map(|process| process.id) {
+                self.call(id, &call)?;
             }
         }
         Ok(())
     }
 
     /// Writes the calls that have ended.
-    fn calls(&mut self) -> Result<(), Error> {
+    pub(super) fn write_calls(&mut self) -> Result<(), Error> {
         for (pid, call) in self.wire.take_calls() {
-            if let Some(process) = self.processes.get(&pid) {
-                self.writer.call(process.id, &call)?;
+            if let Some(id) = self.processes.get(&pid).map(|process| process.id) {
+                self.call(id, &call)?;
             }
         }
+        Ok(())
+    }
+
+    fn call(&mut self, process: ProcessId, call: &Call) -> Result<(), Error> {
+        let is_counted = self.counted.is_empty() || call.is_of(&self.counted);
+        self.calls += u64::from(is_counted && call.caller == Side::Client);
+        self.writer.call(process, call)
+    }
+
+    /// Writes which calls have not ended, and what else was seen of messages.
+    fn write_open_calls(&mut self) -> Result<(), Error> {
+        let open = self.wire.open_calls();
+        let open = open.filter_map(|(pid, call)| Some((self.processes.get(&pid)?.id, call)));
+        self.writer.in_flight(open.take(MAX_IN_FLIGHT))?;
         self.wire.counts().try_for_each(|(name, count)| self.writer.messages(name, count))
     }
 
@@ -419,13 +446,22 @@ impl Timeline {
         for (cause, count) in self.losses(kernel_losses) {
             self.writer.loss(cause, count)?;
         }
-        self.calls()?;
+        self.write_calls()?;
+        self.write_open_calls()?;
         for (pid, id) in self.tls.ripe() {
             if let Some(module) = self.modules.get(id).filter(|_| self.processes.contains_key(&pid)) {
                 self.tls.map(pid, id, module, false);
             }
         }
         self.writer.commit_until(now_ns)
+    }
+
+    /// Leaves out of the recording what is over since before this moment.
+    pub(super) fn forget_before(&mut self, before_ns: u64) -> Result<(), Error> {
+        self.writer.forget_before(before_ns)?;
+        // Their rows may be gone.
+        self.processes.values_mut().for_each(|process| process.threads.clear());
+        Ok(())
     }
 
     /// All losses so far.
@@ -440,6 +476,7 @@ impl Timeline {
             (MESSAGES_TOO_LATE, self.messages_too_late),
             (MODULE_UNREADABLE, self.modules.unreadable()),
             (PYTHON_LAYOUT_UNKNOWN, self.pythons.unknown_layouts),
+            (PYTHON_PROCESSES_FULL, self.pythons.without_room),
             (PYTHON_NAMES_UNREADABLE, self.pythons.unreadable_names),
             (JAVASCRIPT_UNREAD, self.code.v8.unread),
             (V8_UNKNOWN, self.code.v8.unknown_layouts),
@@ -449,7 +486,8 @@ impl Timeline {
 
     pub(super) fn finish(mut self, now_ns: u64, reason: &str) -> Result<(), Error> {
         self.wire.finish(now_ns);
-        self.calls()?;
+        self.write_calls()?;
+        self.write_open_calls()?;
         self.writer.finish(now_ns, reason)
     }
 }

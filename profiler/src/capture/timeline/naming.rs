@@ -1,14 +1,15 @@
 //! Names for frames that have none yet: from symbol tables, from perf maps, and from runtimes that are asked.
 
-use std::collections::HashMap;
 use std::time::Instant;
+
+use hashbrown::HashMap;
 
 use super::Timeline;
 use crate::asking::remove_perf_map;
 use crate::capture::asking::{Answer, Asked};
 use crate::capture::unwinding;
 use crate::recording::{Error, FrameId, Writer};
-use crate::symbol::{ElfImage, Image, Module, ModuleId, Name, Namer, jit_names};
+use crate::symbol::{ElfImage, Image, Module, ModuleId, Name, Namer, jit_name, jit_names};
 use crate::target::Process;
 
 /// Frames that have no name yet, with their addresses, by where names come from.
@@ -33,14 +34,17 @@ impl Timeline {
             pids.into_iter().try_for_each(|pid| self.name_jit(pid))?;
             self.jit_naming.spent(begin);
         }
-        let is_idle = self.unnamed.elf.is_empty() && self.unnamed.kernel.is_empty();
-        if is_idle || !(is_last || self.naming.is_affordable()) {
-            return Ok(());
+        if !self.unnamed.elf.is_empty() && (is_last || self.code_naming.is_affordable()) {
+            let begin = Instant::now();
+            self.name_code()?;
+            self.code_naming.spent(begin);
         }
-        let begin = Instant::now();
-        let outcome = self.name_code();
-        self.naming.spent(begin);
-        outcome
+        if !self.unnamed.kernel.is_empty() && (is_last || self.kernel_naming.is_affordable()) {
+            let begin = Instant::now();
+            self.name_kernel()?;
+            self.kernel_naming.spent(begin);
+        }
+        Ok(())
     }
 
     fn name_code(&mut self) -> Result<(), Error> {
@@ -52,11 +56,14 @@ impl Timeline {
                 write_names(&mut self.writer, &frames, &names)?;
             }
         }
+        crate::memory::give_back();
+        Ok(())
+    }
+
+    fn name_kernel(&mut self) -> Result<(), Error> {
         let frames = std::mem::take(&mut self.unnamed.kernel);
-        if !frames.is_empty() {
-            let names = Namer::default().kernel(&addresses(&frames));
-            write_names(&mut self.writer, &frames, &names)?;
-        }
+        let names = Namer::default().kernel(&addresses(&frames));
+        write_names(&mut self.writer, &frames, &names)?;
         crate::memory::give_back();
         Ok(())
     }
@@ -126,8 +133,9 @@ impl Timeline {
         }
         let mut outcome = Ok(());
         frames.retain(|&(frame, address)| match names.get(&address) {
-            Some(name) if outcome.is_ok() => {
-                outcome = self.writer.line(frame, 0, name, None, None);
+            Some(text) if outcome.is_ok() => {
+                let name = jit_name(text);
+                outcome = self.writer.line(frame, 0, &name.function, name.file.as_deref(), name.line);
                 false
             }
             _ => true,
@@ -148,27 +156,35 @@ impl Timeline {
     }
 }
 
-/// Reading symbol tables is paid for by the host that is profiled: it rests this many times as long as it took.
-const NAMING_REST: u32 = 50;
+/// Reading symbol tables is paid for by the host that is profiled. Files are kept open and the kernel stays, so they can be read at any
+/// time: reading rests this many times as long as it took.
+const FILE_REST: u32 = 1000;
+/// A perf map goes with its process.
+const PERF_MAP_REST: u32 = 50;
 
 /// When names may be looked up again. Symbol tables are not kept meanwhile.
 pub(super) struct NamingBudget {
+    rest: u32,
     next: Instant,
 }
 
-impl Default for NamingBudget {
-    fn default() -> Self {
-        Self { next: Instant::now() }
-    }
-}
-
 impl NamingBudget {
+    /// For what is read from files.
+    pub(super) fn of_files() -> Self {
+        Self { rest: FILE_REST, next: Instant::now() }
+    }
+
+    /// For perf maps.
+    pub(super) fn of_perf_maps() -> Self {
+        Self { rest: PERF_MAP_REST, next: Instant::now() }
+    }
+
     fn is_affordable(&self) -> bool {
         Instant::now() >= self.next
     }
 
     fn spent(&mut self, begin: Instant) {
-        self.next = Instant::now() + begin.elapsed() * NAMING_REST;
+        self.next = Instant::now() + begin.elapsed() * self.rest;
     }
 }
 

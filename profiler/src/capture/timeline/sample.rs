@@ -38,9 +38,17 @@ impl Timeline {
                 }
                 UserFrame::Native(address) => V8Frame::Marked { frame_type: 0, address },
                 UserFrame::JavaScript(frame) => self.with_likely_call(pid, frame),
-                UserFrame::Python { code, instruction, fingerprint } => {
+                UserFrame::Python(frame) => {
                     if let Some(frame) =
-                        self.pythons.frame(&mut self.writer, pid, code, instruction, fingerprint)?
+                        self.pythons.frame(&mut self.writer, pid, FrameKind::Python, frame)?
+                    {
+                        stack = Some(self.writer.stack(stack, frame)?);
+                    }
+                    continue;
+                }
+                UserFrame::Waiting(frame) => {
+                    if let Some(frame) =
+                        self.pythons.frame(&mut self.writer, pid, FrameKind::PythonWaiting, frame)?
                     {
                         stack = Some(self.writer.stack(stack, frame)?);
                     }
@@ -76,7 +84,6 @@ impl Timeline {
             process.met_unknown_code = true;
         }
         self.samples += 1;
-        self.whole_stacks += u64::from(matches!(stack_end, StackEnd::Outermost | StackEnd::ChainEnd));
         Ok(())
     }
 

@@ -92,11 +92,20 @@ struct Fingerprint {
 impl Fingerprint {
     fn read(heap: &Heap, code: Address) -> Option<Self> {
         let layout = &heap.layout.code;
+        // They are close to each other: one read instead of four, for each piece of code each second.
+        let offsets = [layout.flags, layout.size, layout.deoptimization, layout.positions];
+        let start = *offsets.iter().min()?;
+        let length = offsets.iter().max()? + 8 - start;
+        let bytes = heap.bytes(code + start, usize::try_from(length).ok()?)?;
+        let word = |offset: u64| {
+            let at = (offset - start) as usize;
+            Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?))
+        };
         Some(Self {
-            flags: heap.half(code + layout.flags)?,
-            size: heap.half(code + layout.size)?,
-            deoptimization: heap.word(code + layout.deoptimization)?,
-            positions: heap.word(code + layout.positions)?,
+            flags: word(layout.flags)? as u32,
+            size: word(layout.size)? as u32,
+            deoptimization: word(layout.deoptimization)?,
+            positions: word(layout.positions)?,
         })
     }
 }

@@ -7,11 +7,12 @@ mod heap;
 mod positions;
 mod script;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use hashbrown::HashMap;
 use profiler_common::{V8Frame, V8Place};
 
 use super::Name;

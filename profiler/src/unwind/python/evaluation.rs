@@ -3,7 +3,8 @@
 
 use std::collections::HashMap;
 
-use super::{ElfFile, read_bytes};
+use super::ElfFile;
+use crate::unwind::elf;
 use crate::unwind::functions::Described;
 
 /// The largest function that is believed.
@@ -50,7 +51,7 @@ pub(super) fn find(object: &ElfFile<'_>, start: u64, size: u64) -> Vec<(u64, u64
 
 /// Where the direct jumps in some code lead: `jmp rel32` and `jcc rel32`. Found without decoding what is between them.
 fn jumps(object: &ElfFile<'_>, start: u64, end: u64) -> impl Iterator<Item = u64> {
-    let code = read_bytes(object, start, end - start).unwrap_or_default();
+    let code = elf::bytes(object, start, end - start).unwrap_or_default();
     code.windows(6).enumerate().filter_map(move |(offset, bytes)| {
         let (length, displacement) = match *bytes {
             [0xe9, a, b, c, d, _] => (5, [a, b, c, d]),

@@ -1,12 +1,43 @@
 //! Where each version of CPython keeps what is read of it.
 
-use profiler_common::{PythonEntry, PythonLayout};
+use profiler_common::{InstanceValues, PythonEntry, PythonLayout, TaskLayout, TaskSource};
+
+use object::read::{Object as _, ObjectSection as _};
 
 use crate::target::TargetMemory;
+use crate::unwind::table::ElfFile;
 
 const NONE: u32 = PythonLayout::NONE;
+/// Larger structures there are not.
+const MAX_OFFSET: u64 = 1 << 20;
 /// Four words.
 const IDENTITY_BYTES: u32 = 32;
+
+/// Tasks, as most versions keep them. Sources: `Modules/_asynciomodule.c`, `Include/cpython/genobject.h` and `funcobject.h`, and
+/// `Include/internal/pycore_frame.h` of 3.9.18 to 3.13.0. That an offset is right is seen again with each task: it and its
+/// coroutine's frame must agree.
+const TASKS: TaskLayout = TaskLayout {
+    source: TaskSource::Callbacks as u32,
+    type_name: 24,
+    coroutine_frame: 72,
+    is_frame_apart: 0,
+    frame_locals: 72,
+    stack_pointer: NONE,
+    stack_depth: 64,
+    stack_base: NONE,
+    task_coroutine: 136,
+    function_closure: 72,
+    function_module: 104,
+    function_name: 40,
+    string_data: 48,
+    instance_values: InstanceValues::None as u32,
+    running_task: NONE,
+    awaited_by: NONE,
+    awaited_by_is_set: NONE,
+    is_task: NONE,
+    set_table: NONE,
+    set_mask: NONE,
+};
 
 /// Offsets in bytes within the interpreter's structures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,7 +114,8 @@ impl Layout {
                 code_bytes: 0,
                 code_identity_words: 4,
                 string_hash: 24,
-                reserved: 0,
+                code_flags: 48,
+                tasks: TASKS,
             },
             interpreters_head: 40,
             threads_head: 0,
@@ -106,6 +138,20 @@ impl Layout {
                     code_identity: 104,
                     code_bytes: 104 + IDENTITY_BYTES,
                     code_identity_words: 3,
+                    code_flags: 36,
+                    tasks: TaskLayout {
+                        coroutine_frame: 16,
+                        is_frame_apart: 1,
+                        frame_locals: if minor == 9 { 360 } else { 352 },
+                        stack_pointer: if minor == 9 { 72 } else { NONE },
+                        stack_depth: 80,
+                        stack_base: 64,
+                        task_coroutine: if minor == 9 { 152 } else { 160 },
+                        function_closure: if minor == 9 { 48 } else { 72 },
+                        function_module: if minor == 9 { 88 } else { 104 },
+                        function_name: if minor == 9 { 104 } else { 40 },
+                        ..TASKS
+                    },
                     ..common.kernel
                 },
                 interpreters_head: 32,
@@ -127,6 +173,11 @@ impl Layout {
                     code_instructions: 184,
                     code_identity: 112,
                     code_bytes: 112 + IDENTITY_BYTES,
+                    tasks: TaskLayout {
+                        coroutine_frame: 80,
+                        instance_values: InstanceValues::Pointer as u32,
+                        ..TASKS
+                    },
                     ..common.kernel
                 },
                 threads_head: 16,
@@ -147,6 +198,11 @@ impl Layout {
                     code_instructions: 192,
                     code_identity: 112,
                     code_bytes: 112 + IDENTITY_BYTES,
+                    tasks: TaskLayout {
+                        string_data: 40,
+                        instance_values: InstanceValues::Tagged as u32,
+                        ..TASKS
+                    },
                     ..common.kernel
                 },
                 threads_head: 72,
@@ -161,7 +217,7 @@ impl Layout {
     /// Versions that tell their layout: `_PyRuntime` starts with a `_Py_DebugOffsets` (`Include/internal/pycore_runtime.h` of
     /// 3.13, `pycore_debug_offsets.h` of 3.14). What is where in it differs between versions, so others are refused.
     pub(crate) fn published(minor: u8, runtime: u64, memory: &TargetMemory) -> Option<Self> {
-        let mut bytes = [0; 81 * 8];
+        let mut bytes = [0; 87 * 8];
         memory.read(runtime, &mut bytes)?;
         let words: Vec<u64> = bytes.as_chunks().0.iter().map(|word| u64::from_le_bytes(*word)).collect();
         Self::from_debug_offsets(minor, &words)
@@ -169,8 +225,6 @@ impl Layout {
 
     fn from_debug_offsets(minor: u8, words: &[u64]) -> Option<Self> {
         const COOKIE: u64 = u64::from_le_bytes(*b"xdebugpy");
-        /// Larger structures there are not.
-        const MAX_OFFSET: u64 = 1 << 20;
         // Where the structures that are needed start: `thread_state`, `interpreter_frame`, `code_object`, `pyobject`,
         // `type_object`, `bytes_object`, `unicode_object`. Each starts with its size.
         let [thread, frame, code, object, ty, bytes, unicode] = match minor {
@@ -196,6 +250,28 @@ impl Layout {
         {
             return None;
         }
+        let ascii = word(unicode + 3)?;
+        let tasks = match minor {
+            13 if !is_free_threaded => TaskLayout {
+                frame_locals: word(frame + 4)?,
+                task_coroutine: 120,
+                string_data: ascii,
+                instance_values: InstanceValues::Inline as u32,
+                ..TASKS
+            },
+            // `set_object`, `gen_object`. The rest is told by another module: `Layout::set_tasks`.
+            14 => TaskLayout {
+                source: TaskSource::None as u32,
+                type_name: word(ty + 1)?,
+                coroutine_frame: word(85)?,
+                frame_locals: word(frame + 4)?,
+                stack_pointer: word(frame + 6)?,
+                set_table: word(64)?,
+                set_mask: word(65)?,
+                ..TASKS
+            },
+            _ => TaskLayout { source: TaskSource::None as u32, ..TASKS },
+        };
         Some(Self {
             kernel: PythonLayout {
                 code_type: 0,
@@ -220,7 +296,9 @@ impl Layout {
                 code_identity_words: 4,
                 // Behind `length`.
                 string_hash: word(unicode + 2)? + 8,
-                reserved: 0,
+                // Before `co_argcount`, which is told.
+                code_flags: word(code + 6)?.checked_sub(4)?,
+                tasks,
             },
             interpreters_head: at(5)?,
             threads_head: at(9)?,
@@ -239,6 +317,58 @@ impl Layout {
                 compact_data: ascii_data + 16,
             },
             lines: LineTableKind::Locations,
+        })
+    }
+
+    /// The module `_asyncio` tells where it keeps what tasks wait for.
+    pub(crate) fn set_tasks(&mut self, asyncio: &AsyncioOffsets) {
+        let tasks = &mut self.kernel.tasks;
+        if tasks.source == TaskSource::None as u32 && tasks.stack_pointer != NONE {
+            *tasks = TaskLayout {
+                source: TaskSource::AwaitedBy as u32,
+                task_coroutine: asyncio.task_coroutine,
+                running_task: asyncio.running_task,
+                awaited_by: asyncio.awaited_by,
+                awaited_by_is_set: asyncio.awaited_by_is_set,
+                is_task: asyncio.is_task,
+                ..*tasks
+            };
+        }
+    }
+}
+
+/// What `_asyncio` of 3.14 says of itself in its section `.AsyncioDebug`: the offsets in bytes of `struct _Py_AsyncioModuleDebugOffsets`
+/// (`Modules/_asynciomodule.c`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct AsyncioOffsets {
+    task_coroutine: u32,
+    running_task: u32,
+    awaited_by: u32,
+    awaited_by_is_set: u32,
+    is_task: u32,
+}
+
+impl AsyncioOffsets {
+    /// `None` for a file that says nothing, or something else.
+    pub(crate) fn read(object: &ElfFile<'_>) -> Option<Self> {
+        let section = object.section_by_name(".AsyncioDebug")?;
+        // Not more is read than there is in any version that we know.
+        if section.size() == 13 * 8 { Self::from_bytes(section.data().ok()?) } else { None }
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let words: [[u8; 8]; 13] = bytes.as_chunks().0.try_into().ok()?;
+        let [task_size, _, awaited_by, is_task, is_set, coroutine, _, _, _, thread_size, _, running, _] =
+            words.map(u64::from_le_bytes);
+        let within = |offset: u64, width: u64, size: u64| {
+            (offset.checked_add(width)? <= size && size <= MAX_OFFSET).then_some(offset as u32)
+        };
+        Some(Self {
+            task_coroutine: within(coroutine, 8, task_size)?,
+            running_task: within(running, 8, thread_size)?,
+            awaited_by: within(awaited_by, 8, task_size)?,
+            awaited_by_is_set: within(is_set, 1, task_size)?,
+            is_task: within(is_task, 1, task_size)?,
         })
     }
 }
@@ -267,6 +397,7 @@ mod tests {
         let mut words = vec![0_u64; 81];
         words[0] = u64::from_le_bytes(*b"xdebugpy");
         words[1] = 0x030d_00f0;
+        words[40] = 52;
         (words[28], words[29], words[30], words[31], words[33]) = (80, 8, 0, 56, 70);
         (words[35], words[36], words[37], words[38]) = (112, 120, 128, 136);
         let layout = Layout::from_debug_offsets(13, &words).unwrap();
@@ -275,6 +406,24 @@ mod tests {
         assert_eq!(Layout::from_debug_offsets(15, &words), None);
         words[28] = 4096;
         assert_eq!(Layout::from_debug_offsets(13, &words), None, "a frame is not that large");
+    }
+
+    /// `_asyncio` of Debian's 3.14; the same with a task too small for its fields; and something shorter.
+    #[test]
+    fn asyncio_tells_offsets() {
+        let words =
+            [0xa8_u64, 0x88, 0x60, 0x6c, 0x6d, 0x80, 0x98, 0x37248, 0x2a80, 0x3a8, 0x360, 0x368, 0x370];
+        let bytes = |words: &[u64]| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<u8>>();
+        let offsets = AsyncioOffsets::from_bytes(&bytes(&words)).unwrap();
+        assert_eq!(
+            (offsets.awaited_by, offsets.is_task, offsets.awaited_by_is_set, offsets.task_coroutine),
+            (0x60, 0x6c, 0x6d, 0x80)
+        );
+        assert_eq!(offsets.running_task, 0x368);
+        let mut small = words;
+        small[0] = 0x80;
+        assert_eq!(AsyncioOffsets::from_bytes(&bytes(&small)), None);
+        assert_eq!(AsyncioOffsets::from_bytes(&bytes(&words[..12])), None);
     }
 
     proptest! {

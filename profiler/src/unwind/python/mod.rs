@@ -4,13 +4,12 @@ mod evaluation;
 mod layout;
 mod thread;
 
-use super::table::ElfFile;
 use std::path::Path;
 
-use object::read::{Object, ObjectSegment, ObjectSymbol};
+pub(crate) use layout::{AsyncioOffsets, Layout, LineTableKind, StringLayout};
 
-pub(crate) use layout::{Layout, LineTableKind, StringLayout};
-
+use super::elf;
+use super::table::ElfFile;
 use crate::target::TargetMemory;
 use crate::target::runtime::python_in_path;
 
@@ -77,21 +76,19 @@ type Symbols = [Option<Symbol>; 4];
 /// into a program that exports nothing are they among its own symbols.
 fn symbols(object: &ElfFile<'_>, path: &Path) -> Option<Symbols> {
     const NAMES: [&[u8]; 4] = [b"_PyRuntime", b"_PyEval_EvalFrameDefault", b"Py_Version", b"PyCode_Type"];
-    let mut found = [None; 4];
-    let look = |found: &mut Symbols, symbols: object::SymbolIterator<'_, '_, _>| {
-        for symbol in symbols.filter(ObjectSymbol::is_definition) {
-            let Ok(name) = symbol.name_bytes() else { continue };
-            if let Some(index) = NAMES.iter().position(|wanted| *wanted == name) {
-                found[index] = Some(Symbol { address: symbol.address(), size: symbol.size() });
+    let look = |table: &str, names: &str| -> Option<Symbols> {
+        let names = elf::section(object, names)?;
+        memchr::memmem::find(names, NAMES[0])?;
+        let mut found = [None; 4];
+        for symbol in elf::symbols(elf::section(object, table)?, names) {
+            if let Some(index) = NAMES.iter().position(|wanted| symbol.is_called(wanted)) {
+                found[index] = Some(Symbol { address: symbol.address, size: symbol.size });
             }
         }
+        found[0].map(|_| found)
     };
-    look(&mut found, object.dynamic_symbols());
     let is_named_so = || path.file_name().is_some_and(|name| name.to_string_lossy().contains("python"));
-    if found[0].is_none() && is_named_so() {
-        look(&mut found, object.symbols());
-    }
-    found[0].map(|_| found)
+    look(".dynsym", ".dynstr").or_else(|| if is_named_so() { look(".symtab", ".strtab") } else { None })
 }
 
 /// `PY_VERSION_HEX` of a final release or of a candidate for one; layouts still change before.
@@ -101,12 +98,8 @@ fn minor_of_hex(hex: u64) -> Option<u8> {
 }
 
 fn read_u64(object: &ElfFile<'_>, address: u64) -> Option<u64> {
-    let bytes = read_bytes(object, address, 8)?;
+    let bytes = elf::bytes(object, address, 8)?;
     Some(u64::from_le_bytes(bytes.try_into().ok()?))
-}
-
-fn read_bytes<'data>(object: &ElfFile<'data>, address: u64, size: u64) -> Option<&'data [u8]> {
-    object.segments().find_map(|segment| segment.data_range(address, size).ok().flatten())
 }
 
 #[cfg(test)]

@@ -8,12 +8,10 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use object::LittleEndian;
-use object::elf::Sym64;
-use object::read::{Object, ObjectSection, ObjectSegment, ReadRef};
+use object::read::{Object, ObjectSegment, ReadRef};
 use profiler_common::{SCRIPT_TO_FUNCTION_ID, V8Process};
 
-use super::table::MAX_SECTION_BYTES;
+use super::elf;
 
 const PREFIX: &[u8] = b"v8dbg_";
 /// `v8::internal::Version::major_` and its neighbours.
@@ -188,18 +186,13 @@ struct Symbols {
 impl V8 {
     /// Reads a file; `None` when V8 is not in it, or left no trace.
     pub(crate) fn read<'data, R: ReadRef<'data>>(object: &object::File<'data, R>) -> Option<Self> {
-        let section = |name: &str| {
-            let section =
-                object.section_by_name(name).filter(|section| section.size() <= MAX_SECTION_BYTES)?;
-            section.data().ok()
-        };
-        let names = [section(".dynstr"), section(".strtab")];
+        let names = [".dynstr", ".strtab"].map(|name| elf::section(object, name));
         if !names.iter().flatten().any(|names| memchr::memmem::find(names, PREFIX).is_some()) {
             return None;
         }
         let mut symbols = Symbols::default();
         for (table, names) in [".dynsym", ".symtab"].into_iter().zip(names) {
-            if let (Some(table), Some(names)) = (section(table), names) {
+            if let (Some(table), Some(names)) = (elf::section(object, table), names) {
                 symbols.add_all(table, names);
             }
         }
@@ -236,18 +229,11 @@ impl V8 {
 }
 
 impl Symbols {
-    /// The symbols of a table. As a whole: asking for one name at a time is slow, and a Node has 130,000.
     fn add_all(&mut self, table: &[u8], names: &[u8]) {
-        let count = table.len() / size_of::<Sym64<LittleEndian>>();
-        let symbols = object::pod::slice_from_bytes::<Sym64<LittleEndian>>(table, count);
-        for symbol in symbols.map(|(symbols, _)| symbols).unwrap_or_default() {
-            let Some(name) = names.get(symbol.st_name.get(LittleEndian) as usize..) else { continue };
-            // Most symbols are of no interest, and are told by their first characters.
-            if !INTERESTING.iter().any(|prefix| name.starts_with(prefix)) {
-                continue;
+        for symbol in elf::symbols(table, names) {
+            if INTERESTING.iter().any(|prefix| symbol.starts_with(prefix)) {
+                self.add(symbol.name(), symbol.address, symbol.size);
             }
-            let end = memchr::memchr(0, name).unwrap_or(name.len());
-            self.add(&name[..end], symbol.st_value.get(LittleEndian), symbol.st_size.get(LittleEndian));
         }
     }
 
@@ -279,10 +265,8 @@ fn bytes_at<'data, R: ReadRef<'data>, const LENGTH: usize>(
         let Some(offset) = address.checked_sub(segment.address()) else { continue };
         if offset < segment.size() {
             // What is behind the file's part of a segment is zero.
-            let Ok(Some(bytes)) = segment.data_range(address, LENGTH as u64) else {
-                return Some([0; LENGTH]);
-            };
-            return bytes.try_into().ok();
+            let bytes = elf::bytes(object, address, LENGTH as u64);
+            return bytes.map_or(Some([0; LENGTH]), |bytes| bytes.try_into().ok());
         }
     }
     None
@@ -297,8 +281,7 @@ fn bytecode_sizes<'data, R: ReadRef<'data>>(
     if size == 0 || size > MOST || !size.is_multiple_of(3) {
         return None;
     }
-    let bytes =
-        object.segments().find_map(|segment| segment.data_range(address, size).ok().flatten())?.to_vec();
+    let bytes = elf::bytes(object, address, size)?;
     let mut thirds = bytes.chunks_exact(size as usize / 3).map(<[u8]>::to_vec);
     Some([thirds.next()?, thirds.next()?, thirds.next()?])
 }

@@ -1,0 +1,513 @@
+//! asyncio: who waits for the task that runs, in place between the task's coroutines and the event loop.
+//!
+//! A task is run by the event loop, and so are those that wait for it: nothing on the machine's stack leads there. From 3.14 on a
+//! task says who awaits it. Before, it has a list of what to call when it is done, and some of what asyncio itself puts there
+//! leads to another task. A name is taken for what it says only with the module that it is in, and a coroutine for a task's only
+//! if the task says so too. A task that waits shows its coroutines from the outermost one inwards.
+
+use aya_ebpf::helpers::generated;
+use profiler_common::{Failure, FrameTag, InstanceValues, PythonLayout, StackEnd, TaskSource};
+
+use super::python::{Chain, State, at, function, read_code, word};
+use super::{emit, read};
+use crate::cpu::Scratch;
+use crate::output::count;
+
+/// Most turns of the walk that one sample's tasks may take: what a turn reads is bounded.
+pub(super) const MAX_TURNS: u64 = 256;
+/// Coroutines that evaluations were entered with and that turned out to be no task's, in one sample.
+const MAX_ATTEMPTS: u64 = 8;
+/// What is looked at of the callbacks of a future, of the cells of a closure, and of a set.
+const MAX_CALLBACKS: u64 = 8;
+const MAX_CELLS: u64 = 8;
+const MAX_ENTRIES: u64 = 64;
+
+/// As much as is read of a callback, or a closure, at once. Never more than the object has: it may be the last of its mapping.
+type Words = [u64; 16];
+/// Of any callback, and of a function, which has its name at 104 in 3.9.
+const CALLBACK_BYTES: u32 = 32;
+const FUNCTION_BYTES: u32 = 112;
+
+// Where CPython 3.9 to 3.13 keep things in an object, in bytes: `Modules/_asynciomodule.c` (`FutureObj`, `TaskObj`,
+// `TaskStepMethWrapper`, `TaskWakeupMethWrapper`), `Modules/_functoolsmodule.c` (`partialobject`), `Include/cpython/methodobject.h`,
+// `classobject.h`, `cellobject.h`, `tupleobject.h`, `listobject.h`, and the slots of `Handle` in `Lib/asyncio/events.py`, which are sorted.
+const FUTURE_CALLBACK: u32 = 24;
+const FUTURE_CALLBACKS: u32 = 40;
+const HANDLE_CALLBACK: u32 = 24;
+const OBJECT_TYPE: u32 = 8;
+const WRAPPER_TASK: u32 = 16;
+const BUILTIN_DEFINITION: u32 = 16;
+const BUILTIN_SELF: u32 = 24;
+const METHOD_FUNCTION: u32 = 16;
+const METHOD_SELF: u32 = 24;
+const PARTIAL_FUNCTION: u32 = 16;
+const PARTIAL_ARGUMENTS: u32 = 24;
+const CELL_CONTENT: u32 = 16;
+const LIST_SIZE: u32 = 16;
+const LIST_ITEMS: u32 = 24;
+const TUPLE_SIZE: u32 = 16;
+const TUPLE_ITEMS: u32 = 24;
+/// `_parent_task` is the fifth attribute that `TaskGroup.__init__` sets (`Lib/asyncio/taskgroups.py` of 3.11 to 3.13).
+const PARENT_TASK: u64 = 4 * 8;
+
+/// A text, as far as so many words go, with its end if that is within them.
+struct Text<const WORDS: usize> {
+    words: [u64; WORDS],
+    mask: [u64; WORDS],
+}
+
+impl<const WORDS: usize> Text<WORDS> {
+    const fn new(text: &[u8]) -> Self {
+        let (mut words, mut mask) = ([0; WORDS], [0; WORDS]);
+        let mut index = 0;
+        while index < 8 * WORDS && index <= text.len() {
+            let byte = if index < text.len() { text[index] } else { 0 };
+            words[index / 8] |= (byte as u64) << (index % 8 * 8);
+            mask[index / 8] |= 0xff << (index % 8 * 8);
+            index += 1;
+        }
+        Self { words, mask }
+    }
+
+    #[inline(always)]
+    fn is(&self, words: &[u64; WORDS]) -> bool {
+        let mut difference = 0;
+        for (index, word) in words.iter().enumerate() {
+            difference |= (word ^ self.words[index]) & self.mask[index];
+        }
+        difference == 0
+    }
+}
+
+/// The start of a type's name.
+type TypeName = [u64; 2];
+const TASK: Text<2> = Text::new(b"_asyncio.Task");
+const FUTURE: Text<2> = Text::new(b"_asyncio.Future");
+const GATHERING_FUTURE: Text<2> = Text::new(b"_GatheringFuture");
+const STEP: Text<2> = Text::new(b"TaskStepMethWrapper");
+const STEP_OF_MODULE: Text<2> = Text::new(b"_asyncio.TaskStepMethWrapper");
+const WAKEUP: Text<2> = Text::new(b"TaskWakeupMethWrapper");
+const BUILTIN: Text<2> = Text::new(b"builtin_function_or_method");
+const WAKEUP_DEFINITION: Text<2> = Text::new(b"task_wakeup");
+const FUNCTION: Text<2> = Text::new(b"function");
+const METHOD: Text<2> = Text::new(b"method");
+const PARTIAL: Text<2> = Text::new(b"functools.partial");
+const COROUTINE: Text<2> = Text::new(b"coroutine");
+const GENERATOR: Text<2> = Text::new(b"generator");
+const ASYNC_GENERATOR: Text<2> = Text::new(b"async_generator");
+/// `async_generator_asend` and `async_generator_athrow`.
+const ASYNC_GENERATOR_STEP: Text<2> = Text::new(b"async_generator_asend");
+const COROUTINE_WRAPPER: Text<2> = Text::new(b"coroutine_wrapper");
+
+const TASKS_MODULE: Text<2> = Text::new(b"asyncio.tasks");
+const TASK_GROUPS_MODULE: Text<2> = Text::new(b"asyncio.taskgroups");
+/// Functions of `asyncio.tasks` that hold the future that they complete. Of `gather` until 3.9, and from 3.10 on.
+const COMPLETING: [Text<3>; 4] = [
+    Text::new(b"_gather.<locals>._done_callback"),
+    Text::new(b"gather.<locals>._done_callback"),
+    Text::new(b"_wait.<locals>._on_completion"),
+    Text::new(b"shield.<locals>._inner_done_callback"),
+];
+/// Of `wait_for` until 3.11: its argument is that future.
+const RELEASE_WAITER: Text<3> = Text::new(b"_release_waiter");
+const TASK_GROUP_DONE: Text<3> = Text::new(b"TaskGroup._on_task_done");
+
+/// Where the search for tasks that wait is.
+#[repr(C)]
+pub(crate) struct Waiting {
+    turns: u64,
+    attempts: u64,
+    /// The task, or the future, of which it is looked who waits for it.
+    future: u64,
+    /// The next of its callbacks, or of the entries of its set.
+    index: u64,
+    callback: Words,
+    /// The cells of a closure, one of which holds a future, and how many are still to be looked at: the last first.
+    closure: Words,
+    cell_count: u64,
+    /// What this sample has met already: the definition of `task_wakeup`, and the name of a function that completes a future.
+    known_wakeup: u64,
+    known_completing: u64,
+    /// What is to be shown next.
+    coroutine: u64,
+    /// 1 for the first of a task.
+    is_outermost: u64,
+    /// Types that this sample has met, and their names.
+    known_types: [u64; KNOWN_TYPES],
+    known_names: [TypeName; KNOWN_TYPES],
+}
+
+const KNOWN_TYPES: usize = 8;
+
+impl Waiting {
+    #[inline(always)]
+    pub(super) fn reset(&mut self) {
+        self.turns = 0;
+        self.attempts = 0;
+    }
+
+    /// Whether the task that runs is still to be found.
+    #[inline(always)]
+    pub(super) fn is_due(&self, layout: &PythonLayout) -> bool {
+        layout.tasks.source != TaskSource::None as u32 && self.attempts < MAX_ATTEMPTS
+    }
+
+    /// A task waits.
+    #[inline(always)]
+    fn show(&mut self, layout: &PythonLayout, task: u64) -> Result<State, StackEnd> {
+        self.coroutine = at(task, layout.tasks.task_coroutine)?;
+        self.is_outermost = 1;
+        self.look_at(task);
+        Ok(State::Waiting)
+    }
+
+    #[inline(always)]
+    fn look_at(&mut self, future: u64) {
+        self.future = future;
+        self.index = 0;
+    }
+
+    #[inline(always)]
+    fn type_name(&mut self, layout: &PythonLayout, object: u64) -> Result<TypeName, StackEnd> {
+        self.name_of(layout, at(object, layout.object_type)?)
+    }
+
+    /// Reads a callback, and the name of its type.
+    #[inline(always)]
+    fn read_callback(&mut self, layout: &PythonLayout, callback: u64) -> Result<TypeName, StackEnd> {
+        fill(&mut self.callback, CALLBACK_BYTES, callback)?;
+        self.name_of(layout, word(&self.callback, OBJECT_TYPE))
+    }
+
+    #[inline(always)]
+    fn name_of(&mut self, layout: &PythonLayout, ty: u64) -> Result<TypeName, StackEnd> {
+        let place = (ty / 64) as usize % KNOWN_TYPES;
+        if ty != self.known_types[place] {
+            self.known_types[place] = 0;
+            self.known_names[place] = read(at(ty, layout.tasks.type_name)?)?;
+            self.known_types[place] = ty;
+        }
+        Ok(self.known_names[place])
+    }
+}
+
+#[inline(always)]
+fn fill(words: &mut Words, bytes: u32, address: u64) -> Result<(), StackEnd> {
+    if bytes as usize > size_of::<Words>() {
+        return Err(StackEnd::TooDeep); // tells the verifier
+    }
+    // SAFETY: the helper checks the address, and writes no more than there is room for.
+    let outcome =
+        unsafe { generated::bpf_probe_read_user(words.as_mut_ptr().cast(), bytes, address as *const _) };
+    if outcome == 0 { Ok(()) } else { Err(StackEnd::Unreadable) }
+}
+
+/// One turn.
+#[inline(always)]
+pub(super) fn step(scratch: &mut Scratch) {
+    let chain = &mut scratch.walker.chain;
+    chain.waiting.turns += 1;
+    if chain.waiting.turns > MAX_TURNS {
+        return give_up(chain);
+    }
+    let state = chain.state();
+    let Chain { layout, waiting, .. } = chain;
+    let outcome = match state {
+        State::Entered => Ok(find_task(chain)),
+        State::Awaited if layout.tasks.source == TaskSource::AwaitedBy as u32 => {
+            look_at_waiters(layout, waiting)
+        }
+        State::Awaited => look_at_callbacks(layout, waiting),
+        State::Holding => look_at_cell(layout, waiting),
+        _ => show_coroutine(scratch),
+    };
+    let chain = &mut scratch.walker.chain;
+    match outcome {
+        Ok(state) => chain.go_to(state),
+        Err(_) => give_up(chain),
+    }
+}
+
+#[inline(always)]
+fn give_up(chain: &mut Chain) {
+    chain.go_to(State::Elsewhere);
+    count(Failure::PythonTasksUnreadable);
+}
+
+/// Whether the coroutine that the evaluation was entered with is that of the task that runs.
+#[inline(always)]
+fn find_task(chain: &mut Chain) -> State {
+    let Chain { layout, waiting, .. } = chain;
+    if waiting.attempts == 0 {
+        waiting.known_types = [0; KNOWN_TYPES];
+        waiting.known_wakeup = 0;
+        waiting.known_completing = 0;
+    }
+    waiting.attempts += 1;
+    let task = if layout.tasks.source == TaskSource::AwaitedBy as u32 {
+        at(chain.thread, layout.tasks.running_task)
+    } else {
+        // The `self` of `Handle._run`, if that is who called.
+        at(chain.frame, layout.tasks.frame_locals)
+            .and_then(|handle: u64| at(handle, HANDLE_CALLBACK))
+            .and_then(|callback: u64| {
+                let name = waiting.read_callback(layout, callback)?;
+                task_of(waiting, &name)
+            })
+    };
+    let is_its = |task: u64| {
+        let coroutine = at(task, layout.tasks.task_coroutine);
+        coroutine.and_then(|coroutine| frame_of(layout, coroutine)) == Ok(chain.shown_frame)
+    };
+    match task {
+        Ok(task) if task != 0 && is_its(task) => {
+            waiting.attempts = MAX_ATTEMPTS;
+            waiting.look_at(task);
+            State::Awaited
+        }
+        _ => State::Elsewhere,
+    }
+}
+
+/// The task that a callback makes go on; zero when it does something else.
+#[inline(always)]
+fn task_of(waiting: &mut Waiting, name: &TypeName) -> Result<u64, StackEnd> {
+    let callback = &waiting.callback;
+    if STEP.is(name) || STEP_OF_MODULE.is(name) || WAKEUP.is(name) {
+        return Ok(word(callback, WRAPPER_TASK));
+    }
+    if !BUILTIN.is(name) {
+        return Ok(0);
+    }
+    let definition = word(callback, BUILTIN_DEFINITION);
+    if definition != waiting.known_wakeup {
+        if !WAKEUP_DEFINITION.is(&read(read(definition)?)?) {
+            return Ok(0);
+        }
+        waiting.known_wakeup = definition;
+    }
+    Ok(word(&waiting.callback, BUILTIN_SELF))
+}
+
+/// The frame of a coroutine or generator.
+#[inline(always)]
+fn frame_of(layout: &PythonLayout, coroutine: u64) -> Result<u64, StackEnd> {
+    let frame = coroutine.wrapping_add(u64::from(layout.tasks.coroutine_frame));
+    if layout.tasks.is_frame_apart == 1 { read(frame) } else { Ok(frame) }
+}
+
+/// From 3.14 on: who awaits a future, or one of those who do.
+#[inline(always)]
+fn look_at_waiters(layout: &PythonLayout, waiting: &mut Waiting) -> Result<State, StackEnd> {
+    let tasks = &layout.tasks;
+    let mut waiter: u64 = at(waiting.future, tasks.awaited_by)?;
+    if waiter == 0 {
+        return Ok(State::Elsewhere);
+    }
+    if at::<u8>(waiting.future, tasks.awaited_by_is_set)? != 0 {
+        let last: u64 = at(waiter, tasks.set_mask)?;
+        if waiting.index > last || waiting.index >= MAX_ENTRIES {
+            return Ok(State::Elsewhere);
+        }
+        let table: u64 = at(waiter, tasks.set_table)?;
+        let [key, hash]: [u64; 2] = read(table.wrapping_add(16 * waiting.index))?;
+        waiting.index += 1;
+        // What was taken out of a set leaves an entry with this hash.
+        if key == 0 || hash == u64::MAX {
+            return Ok(State::Awaited);
+        }
+        waiter = key;
+    }
+    if at::<u8>(waiter, tasks.is_task)? != 0 {
+        return waiting.show(layout, waiter);
+    }
+    waiting.look_at(waiter);
+    Ok(State::Awaited)
+}
+
+/// Until 3.13: one of those that a future calls when it is done.
+#[inline(always)]
+fn look_at_callbacks(layout: &PythonLayout, waiting: &mut Waiting) -> Result<State, StackEnd> {
+    let callback: u64 = if waiting.index == 0 {
+        at(waiting.future, FUTURE_CALLBACK)?
+    } else {
+        let list: u64 = at(waiting.future, FUTURE_CALLBACKS)?;
+        let index = waiting.index - 1;
+        if list == 0 || index >= at(list, LIST_SIZE)? {
+            return Ok(State::Elsewhere);
+        }
+        if index >= MAX_CALLBACKS {
+            return Err(StackEnd::TooDeep);
+        }
+        let items: u64 = at(list, LIST_ITEMS)?;
+        at(read(items.wrapping_add(8 * index))?, TUPLE_ITEMS)?
+    };
+    waiting.index += 1;
+    if callback == 0 {
+        return Ok(State::Awaited);
+    }
+    let name = waiting.read_callback(layout, callback)?;
+    let task = task_of(waiting, &name)?;
+    if task != 0 {
+        return waiting.show(layout, task);
+    }
+    let tasks = &layout.tasks;
+    if FUNCTION.is(&name) {
+        fill(&mut waiting.callback, FUNCTION_BYTES, callback)?;
+        return look_at_function(layout, waiting);
+    }
+    if METHOD.is(&name) {
+        let function = word(&waiting.callback, METHOD_FUNCTION);
+        let name: [u64; 3] = at(at(function, tasks.function_name)?, tasks.string_data)?;
+        let module: [u64; 2] = at(at(function, tasks.function_module)?, tasks.string_data)?;
+        if TASK_GROUP_DONE.is(&name) && TASK_GROUPS_MODULE.is(&module) {
+            let parent = parent_of(layout, word(&waiting.callback, METHOD_SELF))?;
+            return look_at_object(layout, waiting, parent, State::Awaited);
+        }
+    } else if PARTIAL.is(&name) {
+        let function = word(&waiting.callback, PARTIAL_FUNCTION);
+        // What a partial calls need not be a function.
+        if !FUNCTION.is(&waiting.type_name(layout, function)?) {
+            return Ok(State::Awaited);
+        }
+        let name: [u64; 3] = at(at(function, tasks.function_name)?, tasks.string_data)?;
+        let module: [u64; 2] = at(at(function, tasks.function_module)?, tasks.string_data)?;
+        if RELEASE_WAITER.is(&name) && TASKS_MODULE.is(&module) {
+            let waiter = at(word(&waiting.callback, PARTIAL_ARGUMENTS), TUPLE_ITEMS)?;
+            return look_at_object(layout, waiting, waiter, State::Awaited);
+        }
+    }
+    Ok(State::Awaited)
+}
+
+/// A callback that is a function: whether it is one that completes a future.
+#[inline(always)]
+fn look_at_function(layout: &PythonLayout, waiting: &mut Waiting) -> Result<State, StackEnd> {
+    let tasks = &layout.tasks;
+    let callback = &waiting.callback;
+    let name_object = word(callback, tasks.function_name);
+    if name_object != waiting.known_completing {
+        let name: [u64; 3] = at(name_object, tasks.string_data)?;
+        let module: [u64; 2] = at(word(callback, tasks.function_module), tasks.string_data)?;
+        let [ref first, ref second, ref third, ref fourth] = COMPLETING;
+        let is_known = first.is(&name) || second.is(&name) || third.is(&name) || fourth.is(&name);
+        if !is_known || !TASKS_MODULE.is(&module) {
+            return Ok(State::Awaited);
+        }
+        waiting.known_completing = name_object;
+    }
+    let closure = word(&waiting.callback, tasks.function_closure);
+    let count: u64 = at(closure, TUPLE_SIZE)?;
+    if count > MAX_CELLS {
+        return Err(StackEnd::TooDeep);
+    }
+    waiting.cell_count = count;
+    fill(&mut waiting.closure, TUPLE_ITEMS + 8 * count as u32, closure)?;
+    Ok(State::Holding)
+}
+
+/// The task that a task group belongs to.
+#[inline(always)]
+fn parent_of(layout: &PythonLayout, group: u64) -> Result<u64, StackEnd> {
+    let kind = layout.tasks.instance_values;
+    let values = if kind == InstanceValues::Pointer as u32 {
+        read(group.wrapping_sub(32))?
+    } else if kind == InstanceValues::Tagged as u32 {
+        read::<u64>(group.wrapping_sub(24))?.wrapping_add(1)
+    } else {
+        group.wrapping_add(24)
+    };
+    read(values.wrapping_add(PARENT_TASK))
+}
+
+/// One of the cells of a closure.
+#[inline(always)]
+fn look_at_cell(layout: &PythonLayout, waiting: &mut Waiting) -> Result<State, StackEnd> {
+    if waiting.cell_count == 0 {
+        return Ok(State::Awaited);
+    }
+    waiting.cell_count -= 1;
+    let cell = word(&waiting.closure, TUPLE_ITEMS + 8 * waiting.cell_count as u32);
+    // One of a name that was deleted is empty.
+    match at(cell, CELL_CONTENT)? {
+        0 => Ok(State::Holding),
+        content => look_at_object(layout, waiting, content, State::Holding),
+    }
+}
+
+/// What a callback holds: goes on with it if it is a task or a future.
+#[inline(always)]
+fn look_at_object(
+    layout: &PythonLayout,
+    waiting: &mut Waiting,
+    object: u64,
+    otherwise: State,
+) -> Result<State, StackEnd> {
+    let name = waiting.type_name(layout, object)?;
+    if TASK.is(&name) {
+        return waiting.show(layout, object);
+    }
+    if FUTURE.is(&name) || GATHERING_FUTURE.is(&name) {
+        waiting.look_at(object);
+        return Ok(State::Awaited);
+    }
+    Ok(otherwise)
+}
+
+/// Shows a coroutine that is suspended, and finds what it awaits.
+#[inline(always)]
+fn show_coroutine(scratch: &mut Scratch) -> Result<State, StackEnd> {
+    let chain = &mut scratch.walker.chain;
+    let Chain { layout, waiting, words, .. } = chain;
+    let object = waiting.coroutine;
+    if object == 0 {
+        return Ok(State::Awaited);
+    }
+    let name = waiting.type_name(layout, object)?;
+    if ASYNC_GENERATOR_STEP.is(&name) || COROUTINE_WRAPPER.is(&name) {
+        // The first word of these objects is what they stand for (`Objects/genobject.c`).
+        waiting.coroutine = at(object, layout.object_type.wrapping_add(8))?;
+        return Ok(State::Waiting);
+    }
+    // A generator need not wait for what is on top of its stack.
+    let is_generator = GENERATOR.is(&name);
+    if !is_generator && !COROUTINE.is(&name) && !ASYNC_GENERATOR.is(&name) {
+        return Ok(State::Awaited);
+    }
+    let frame = frame_of(layout, object)?;
+    let bytes = layout.frame_bytes;
+    if bytes as usize > PythonLayout::MAX_FRAME_BYTES {
+        return Err(StackEnd::TooDeep); // tells the verifier
+    }
+    // SAFETY: the helper checks the address, and writes no more than there is room for.
+    let outcome =
+        unsafe { generated::bpf_probe_read_user(words.as_mut_ptr().cast(), bytes, frame as *const _) };
+    if outcome != 0 {
+        return Err(StackEnd::Unreadable);
+    }
+    let tasks = &layout.tasks;
+    let marks = u64::from(layout.code_marks);
+    let stack_pointer = if tasks.stack_pointer != PythonLayout::NONE {
+        word(words, tasks.stack_pointer)
+    } else {
+        let base = if tasks.stack_base == PythonLayout::NONE {
+            frame.wrapping_add(u64::from(tasks.frame_locals))
+        } else {
+            word(words, tasks.stack_base)
+        };
+        base.wrapping_add(8 * u64::from(word(words, tasks.stack_depth) as u32))
+    };
+    waiting.coroutine =
+        if is_generator { 0 } else { read::<u64>(stack_pointer.wrapping_sub(8)).unwrap_or(0) & !marks };
+    let tag = if waiting.is_outermost == 1 { FrameTag::WaitingTask } else { FrameTag::Waiting };
+    waiting.is_outermost = 0;
+    let code = word(words, layout.frame_code) & !marks;
+    let instruction = word(words, layout.frame_instruction) >> (layout.frame_instruction % 8 * 8);
+    if code == 0 || code & 7 != 0 {
+        return Err(StackEnd::Unreadable);
+    }
+    let fingerprint = read_code(chain, code)?;
+    let words = function(tag, code, instruction, fingerprint, &chain.layout);
+    emit(scratch, words);
+    Ok(State::Waiting)
+}

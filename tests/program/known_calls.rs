@@ -1,0 +1,278 @@
+//! Calls with known answers: as many as a client made at full speed and as long as it saw them; CPU time as long as the server's own
+//! clock says.
+
+use std::collections::HashMap;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
+use tests::{Client, Profiler, everything, node, python_program, rmcp, script, tool_call};
+
+use super::calls::{Recorded, assert_nothing_lost, assert_parts_add_up, listed, tool, while_recording};
+
+/// What the client measured, in the order of the calls.
+fn full_speed(client: &mut Client, count: usize, in_flight: usize) -> Result<Vec<Duration>> {
+    let mut sent: HashMap<String, Instant> = HashMap::new();
+    let (mut next, mut times) = (0, Vec::with_capacity(count));
+    while times.len() < count {
+        while next < count && sent.len() < in_flight {
+            let id = format!("{in_flight}-{next}");
+            let call = tool_call(&json!(id), "echo", &json!({"message": "hello"}));
+            sent.insert(id, Instant::now());
+            client.send(&call)?;
+            next += 1;
+        }
+        let answer = client.receive()?;
+        let id = answer["id"].as_str().context("an ID")?;
+        times.push(sent.remove(id).context("an answer to a call")?.elapsed());
+        ensure!(answer["result"]["content"].is_array(), "{answer}");
+    }
+    Ok(times)
+}
+
+/// How long it takes that a message comes back from a process that does nothing with it, in milliseconds.
+fn transport() -> Result<Vec<f64>> {
+    let mut client = Client::connect(&mut Command::new("cat"))?;
+    let mut times = Vec::new();
+    for id in 0..2000 {
+        let start = Instant::now();
+        client.send(
+            &json!({"jsonrpc": "2.0", "id": id, "result": {"content": [{"type": "text", "text": "hello"}]}}),
+        )?;
+        ensure!(client.receive()?["id"] == id);
+        times.push(start.elapsed().as_secs_f64() * 1e3);
+    }
+    Ok(times)
+}
+
+/// Nearest rank, in milliseconds.
+fn percentile(times: &[f64], percent: usize) -> f64 {
+    let mut times = times.to_vec();
+    times.sort_by(f64::total_cmp);
+    times[(times.len() * percent).div_ceil(100).max(1) - 1]
+}
+
+/// 30,000 calls at full speed, by 1, 4 and 16 at a time: each is seen, none is without its answer, and none takes longer than its client
+/// saw it take.
+#[test]
+fn as_many_and_as_long_as_the_client_says() -> Result<()> {
+    const CALLS: usize = 10_000;
+    let mut client = Client::start(&mut everything()?)?;
+    let recorded = while_recording(client.pid(), 99, || {
+        [1, 4, 16]
+            .map(|in_flight| full_speed(&mut client, CALLS, in_flight))
+            .into_iter()
+            .collect::<Result<Vec<_>>>()
+    })?;
+    let calls = &recorded.report.json["calls"];
+    assert_eq!((&calls["total"], &calls["errors"]), (&json!(3 * CALLS), &json!(0)), "{calls:#}");
+    assert_eq!(tool(&recorded.report, "echo")?.get("unfinished"), None, "{calls:#}");
+    for name in ["unmatched_responses", "repeated_ids", "skipped_lines", "cut_messages"] {
+        assert_eq!(calls["messages"].get(name), None, "{calls:#}");
+    }
+    assert_eq!(calls.get("incomplete"), None, "{calls:#}");
+    assert_nothing_lost(&recorded.report);
+    assert_parts_add_up(&recorded.report)?;
+    let listed = listed(&recorded, &["--in-order"])?;
+    let ours: Vec<f64> = listed
+        .iter()
+        .map(|call| call["duration_ms"].as_f64().context("duration_ms"))
+        .collect::<Result<_>>()?;
+    let transport = transport()?;
+    let figures = [50, 99].map(|percent| percentile(&transport, percent));
+    println!("the way there and back: p50 and p99, in ms: {figures:.3?}");
+    for (number, theirs) in recorded.done.iter().enumerate() {
+        let ours = &ours[number * CALLS..(number + 1) * CALLS];
+        let theirs: Vec<f64> = theirs.iter().map(|time| time.as_secs_f64() * 1e3).collect();
+        let in_flight = [1, 4, 16][number];
+        let figures = [50, 99].map(|percent| (percentile(ours, percent), percentile(&theirs, percent)));
+        println!("{in_flight} in flight: p50 and p99, ours and the client's, in ms: {figures:.3?}");
+        // A call's time at the server is a part of its time at the client, whatever else the machine does.
+        if in_flight == 1 {
+            let longer = ours.iter().zip(&theirs).find(|(ours, theirs)| ours > theirs);
+            assert_eq!(longer, None, "a call took longer than its client saw");
+        }
+        for (ours, theirs) in figures {
+            assert!(ours <= theirs, "{ours} ms, not at most {theirs} ms with {in_flight} in flight");
+        }
+    }
+    Ok(())
+}
+
+/// A server whose tools do what they are told: `burn` answers for how many nanoseconds it was on a CPU.
+struct Server {
+    name: &'static str,
+    start: fn() -> Result<Client>,
+}
+
+const NODE: Server = Server { name: "Node", start: || Client::start(node(24)?.arg(script("mcp_server.js"))) };
+const PYTHON: Server = Server {
+    name: "Python",
+    start: || Client::start(Command::new(python_program()?).arg(script("mcp_server.py"))),
+};
+const PYTHON_ASYNC: Server = Server {
+    name: "Python, async",
+    start: || Client::start(Command::new(python_program()?).arg(script("mcp_server_async.py"))),
+};
+const RUST: Server = Server { name: "Rust", start: || Client::start(&mut rmcp()?) };
+
+/// What the server says that its calls burned, by tool, in milliseconds.
+type Burned = HashMap<&'static str, f64>;
+
+/// Makes the calls and adds up what they burned.
+fn burn(
+    client: &mut Client,
+    tool: &'static str,
+    count: u64,
+    in_flight: u64,
+    milliseconds: u64,
+) -> Result<(&'static str, f64)> {
+    let answers = client.call_often(count, in_flight, tool, |_| json!({"milliseconds": milliseconds}))?;
+    let burned = |answer: &Value| -> Result<f64> {
+        let text = answer["result"]["content"][0]["text"].as_str().with_context(|| answer.to_string())?;
+        Ok(text.parse::<f64>()? / 1e6)
+    };
+    Ok((tool, answers.iter().map(burned).sum::<Result<f64>>()?))
+}
+
+/// The CPU time of a tool's calls is what the server burned in them, within 5 %, or what chance allows. That of a tool that only sleeps is next to nothing.
+fn assert_burned(server: &Server, recorded: &Recorded<Burned>) -> Result<()> {
+    let all: f64 = recorded.done.values().sum();
+    for (name, burned) in &recorded.done {
+        let ours = tool(&recorded.report, name)?["cpu_ms"].as_f64().context("cpu_ms")?;
+        println!("{}: {name} burned {burned:.1} ms, and {ours:.1} ms were seen", server.name);
+        // Samples say how the kernel's count is split: four standard deviations of that, where it is more.
+        let share = burned / all;
+        let chance = 4.0 * all * (share * (1.0 - share) / recorded.report.samples() as f64).sqrt();
+        let bound = (0.05 * if *burned > 0.0 { *burned } else { all }).max(chance);
+        assert!((ours - burned).abs() < bound, "{}: {ours} ms of {name}, not {burned}", server.name);
+    }
+    assert_nothing_lost(&recorded.report);
+    assert_parts_add_up(&recorded.report)?;
+    assert_whole_count(recorded)
+}
+
+/// The CPU time of all calls and of none is what the kernel counted, within 1 %.
+fn assert_whole_count<T>(recorded: &Recorded<T>) -> Result<()> {
+    let cpu = &recorded.report.json["calls"]["cpu"];
+    let parts = ["exact_seconds", "shared_seconds", "background_seconds"];
+    let sum: f64 = parts.iter().map(|part| cpu[part].as_f64().context("a part")).sum::<Result<f64>>()?;
+    let kernel = recorded.report.json["cpu"]["kernel_seconds"].as_f64().context("kernel_seconds")?;
+    println!("{sum:.4} s of calls and background, {kernel:.4} s counted by the kernel");
+    assert!(
+        (sum - kernel).abs() <= 0.01 * kernel,
+        "{sum} s, not {kernel} s: {:#}",
+        recorded.report.json["cpu"]
+    );
+    Ok(())
+}
+
+/// One call at a time.
+fn alone(server: &Server) -> Result<()> {
+    let mut client = (server.start)()?;
+    let recorded = while_recording(client.pid(), 2999, || {
+        let mut burned = Burned::new();
+        // In turns, so that a slow second is no tool's own.
+        for _ in 0..10 {
+            for tool in ["burn", "sleep", "mixed"] {
+                let (tool, milliseconds) = burn(&mut client, tool, 1, 1, 100)?;
+                *burned.entry(tool).or_default() += milliseconds;
+            }
+        }
+        Ok(burned)
+    })?;
+    assert_burned(server, &recorded)?;
+    for name in ["burn", "sleep", "mixed"] {
+        let entry = tool(&recorded.report, name)?;
+        assert_eq!(entry["count"], 10, "{entry:#}");
+        assert!(entry.get("exact_ratio").is_none_or(|ratio| ratio == 1.0), "{entry:#}");
+    }
+    // Whoever sleeps so long takes so long, and the machine may only add to it.
+    let shortest = listed(&recorded, &["--tool", "sleep"])?
+        .iter()
+        .filter_map(|call| call["duration_ms"].as_f64())
+        .fold(f64::MAX, f64::min);
+    assert!(shortest >= 99.0, "{}: {shortest} ms asleep", server.name);
+    // Nothing of it is shared, so no sample of one tool is another's.
+    let asleep = folded(&recorded.profiler, "sleep")?;
+    assert!(!asleep.contains("burn"), "{}: {asleep}", server.name);
+    let burning = folded(&recorded.profiler, "burn")?;
+    assert!(burning.contains("burn") && !burning.contains("mixed"), "{}: {burning}", server.name);
+    Ok(())
+}
+
+fn folded(profiler: &Profiler, tool: &str) -> Result<String> {
+    let file = format!("{tool}.folded");
+    let export = ["export", "recording.mcpprof", "--format", "folded", "--tool", tool, "--output", &file];
+    let outcome = profiler.run(&export)?;
+    if outcome.code != Some(0) {
+        // A tool that only sleeps may have no sample at all.
+        ensure!(outcome.stderr.contains("no samples"), "{outcome:#?}");
+        return Ok(String::new());
+    }
+    Ok(std::fs::read_to_string(profiler.path(&file))?)
+}
+
+/// Eight calls at once.
+fn together(server: &Server) -> Result<()> {
+    let mut client = (server.start)()?;
+    let recorded = while_recording(client.pid(), 2999, || {
+        ["burn", "mixed", "sleep"]
+            .iter()
+            .map(|tool| burn(&mut client, tool, 16, 8, 80))
+            .collect::<Result<Burned>>()
+    })?;
+    assert_burned(server, &recorded)?;
+    let peak = recorded.report.json["calls"]["peak_in_flight"].as_u64().context("peak_in_flight")?;
+    assert!(peak <= 8, "{peak} in flight");
+    Ok(())
+}
+
+/// Node, one call at a time.
+#[test]
+fn node_burns_alone() -> Result<()> {
+    alone(&NODE)
+}
+
+/// Node, eight calls at once.
+#[test]
+fn node_burns_together() -> Result<()> {
+    together(&NODE)
+}
+
+/// Python whose tools are functions, one call at a time.
+#[test]
+fn python_burns_alone() -> Result<()> {
+    alone(&PYTHON)
+}
+
+/// Python whose tools are functions, eight calls at once.
+#[test]
+fn python_burns_together() -> Result<()> {
+    together(&PYTHON)
+}
+
+/// Python whose tools are coroutines, one call at a time.
+#[test]
+fn python_coroutines_burn_alone() -> Result<()> {
+    alone(&PYTHON_ASYNC)
+}
+
+/// Python whose tools are coroutines, eight calls at once.
+#[test]
+fn python_coroutines_burn_together() -> Result<()> {
+    together(&PYTHON_ASYNC)
+}
+
+/// Rust, one call at a time.
+#[test]
+fn rust_burns_alone() -> Result<()> {
+    alone(&RUST)
+}
+
+/// Rust, eight calls at once on any thread.
+#[test]
+fn rust_burns_together() -> Result<()> {
+    together(&RUST)
+}

@@ -1,0 +1,354 @@
+//! Real servers of four languages, over both transports: each call is counted, under its tool, and every outcome is seen as what
+//! the client saw.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
+use tests::{
+    Client, HttpClient, HttpServer, cron, everything, everything_over_http, fastmcp_over_http, filesystem,
+    outcome_of, python_git, python_time, rmcp, rmcp_over_http, tool_call, toolbox, with_metadata,
+};
+
+use super::calls::{Recorded, assert_nothing_lost, assert_parts_add_up, listed, while_recording};
+
+/// Calls by tool and outcome.
+type Tally = BTreeMap<(String, String), u64>;
+
+/// Calls of one tool.
+struct Plan {
+    tool: &'static str,
+    arguments: Value,
+    count: u64,
+    in_flight: u64,
+    /// What the server makes of them.
+    outcome: &'static str,
+}
+
+fn plan(tool: &'static str, arguments: Value, outcome: &'static str, count: u64) -> Plan {
+    Plan { tool, arguments, count, in_flight: 4, outcome }
+}
+
+/// What the client was answered, which must be what the plans say.
+fn tally(plans: &[Plan], answered: &[Vec<Value>]) -> Result<Tally> {
+    let mut tally = Tally::new();
+    for (plan, answers) in plans.iter().zip(answered) {
+        for answer in answers {
+            let outcome = outcome_of(answer);
+            ensure!(outcome == plan.outcome, "{} was answered {answer}, not {}", plan.tool, plan.outcome);
+            *tally.entry((plan.tool.to_owned(), outcome)).or_default() += 1;
+        }
+        ensure!(answers.len() as u64 == plan.count, "{} of {}", answers.len(), plan.tool);
+    }
+    Ok(tally)
+}
+
+/// The list of calls and the report say what the client was answered, and nothing else.
+fn assert_seen<T>(recorded: &Recorded<T>, expected: &Tally) -> Result<()> {
+    let mut seen = Tally::new();
+    for call in listed(recorded, &[])? {
+        let name = call.get("tool").unwrap_or(&call["method"]).as_str().context("a name")?.to_owned();
+        let outcome = call["outcome"].as_str().context("an outcome")?;
+        let outcome = call.get("error_code").map_or(outcome.to_owned(), |code| format!("{outcome} {code}"));
+        *seen.entry((name, outcome)).or_default() += 1;
+    }
+    assert_eq!(seen, *expected);
+    let calls = &recorded.report.json["calls"];
+    let count = |is_wanted: fn(&str) -> bool| -> u64 {
+        expected.iter().filter(|((_, outcome), _)| is_wanted(outcome)).map(|(_, count)| count).sum()
+    };
+    assert_eq!(calls["total"], count(|_| true), "{calls:#}");
+    assert_eq!(calls["errors"], count(|outcome| outcome.contains("error")), "{calls:#}");
+    assert_eq!(calls.get("incomplete"), None, "{calls:#}");
+    for name in ["unmatched_responses", "repeated_ids", "unreadable_http", "cut_messages", "lost_stretches"] {
+        assert_eq!(calls["messages"].get(name), None, "{calls:#}");
+    }
+    assert_nothing_lost(&recorded.report);
+    assert_parts_add_up(&recorded.report)
+}
+
+/// Makes the calls over stdio while the server is recorded, and compares.
+fn over_stdio(command: &mut Command, plans: &[Plan]) -> Result<Recorded<Tally>> {
+    let mut client = Client::start(command)?;
+    let recorded = while_recording(client.pid(), 99, || {
+        let calls = |plan: &Plan| {
+            client.call_often(plan.count, plan.in_flight, plan.tool, |_| plan.arguments.clone())
+        };
+        tally(plans, &plans.iter().map(calls).collect::<Result<Vec<_>>>()?)
+    })?;
+    assert_seen(&recorded, &recorded.done)?;
+    Ok(recorded)
+}
+
+/// The same over HTTP, one call at a time.
+fn over_http(server: &HttpServer, mut client: HttpClient, plans: &[Plan], is_modern: bool) -> Result<()> {
+    let recorded = while_recording(server.pid(), 99, || {
+        let mut calls = |plan: &Plan| {
+            let call = |id| {
+                let call = tool_call(&json!(id), plan.tool, &plan.arguments);
+                let call = if is_modern { with_metadata(call) } else { call };
+                client.post(&call)?.context("an answer")
+            };
+            (0..plan.count).map(call).collect()
+        };
+        tally(plans, &plans.iter().map(&mut calls).collect::<Result<Vec<_>>>()?)
+    })?;
+    assert_seen(&recorded, &recorded.done)
+}
+
+/// server-everything says of all that is wrong with a call that the tool failed.
+fn everything_plans() -> Vec<Plan> {
+    vec![
+        plan("echo", json!({"message": "hello"}), "ok", 50),
+        plan("echo", json!({}), "tool_error", 5),
+        plan("no-such-tool", json!({}), "tool_error", 3),
+        plan("get-sum", json!({"a": 1, "b": 2}), "ok", 20),
+    ]
+}
+
+/// Node over stdio; also errors of JSON-RPC, one call that is cancelled and one that has no answer when the recording ends.
+#[test]
+fn server_everything_over_stdio() -> Result<()> {
+    let mut client = Client::start(&mut everything()?)?;
+    let plans = everything_plans();
+    let recorded = while_recording(client.pid(), 99, || {
+        let calls = |plan: &Plan| {
+            client.call_often(plan.count, plan.in_flight, plan.tool, |_| plan.arguments.clone())
+        };
+        let mut expected = tally(&plans, &plans.iter().map(calls).collect::<Result<Vec<_>>>()?)?;
+        let mut expect =
+            |name: &str, outcome: &str| expected.insert((name.to_owned(), outcome.to_owned()), 1);
+        client.send(&json!({"jsonrpc": "2.0", "id": "a", "method": "no/such/method"}))?;
+        expect("no/such/method", &outcome_of(&client.receive()?));
+        let unknown = json!({"name": "no-such-prompt"});
+        client.send(&json!({"jsonrpc": "2.0", "id": "b", "method": "prompts/get", "params": unknown}))?;
+        expect("no-such-prompt", &outcome_of(&client.receive()?));
+        let long = json!({"duration": 600, "steps": 1});
+        for id in ["c", "d"] {
+            client.send(&tool_call(&json!(id), "trigger-long-running-operation", &long))?;
+        }
+        let cancelled = json!({"requestId": "c"});
+        client.send(&json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": cancelled}))?;
+        expect("trigger-long-running-operation", "cancelled");
+        expect("trigger-long-running-operation", "unanswered");
+        // All that was sent before has been read when this is answered.
+        client.send(&json!({"jsonrpc": "2.0", "id": "e", "method": "ping"}))?;
+        expect("ping", &outcome_of(&client.receive()?));
+        Ok(expected)
+    })?;
+    assert_eq!(recorded.done[&("no/such/method".to_owned(), "error -32601".to_owned())], 1);
+    assert_seen(&recorded, &recorded.done)
+}
+
+/// Node over HTTP.
+#[test]
+fn server_everything_over_http() -> Result<()> {
+    let server = everything_over_http()?;
+    over_http(&server, HttpClient::connect(server.port())?, &everything_plans(), false)
+}
+
+/// Node, whose answers are of 2 MB, in many system calls.
+#[test]
+fn server_filesystem() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let file = |name: &str| json!({"path": folder.path().join(name)});
+    std::fs::write(folder.path().join("large.txt"), "large ".repeat(180_000))?;
+    let recorded = over_stdio(
+        &mut filesystem(folder.path())?,
+        &[
+            Plan { in_flight: 1, ..plan("read_text_file", file("large.txt"), "ok", 20) },
+            plan("read_text_file", file("missing.txt"), "tool_error", 5),
+            plan(
+                "write_file",
+                json!({"path": folder.path().join("new"), "content": "x".repeat(500_000)}),
+                "ok",
+                5,
+            ),
+        ],
+    )?;
+    let read: Vec<Value> = listed(&recorded, &["--tool", "read_text_file", "--outcome", "ok"])?;
+    // The text is there twice, and what frames it is short.
+    let is_right =
+        |call: &Value| (2_160_000..2_161_000).contains(&call["response_bytes"].as_u64().unwrap_or(0));
+    assert!(read.iter().all(is_right), "{:#?}", read.first());
+    let written = listed(&recorded, &["--tool", "write_file"])?;
+    let is_right = |call: &Value| (500_000..501_000).contains(&call["request_bytes"].as_u64().unwrap_or(0));
+    assert!(written.iter().all(is_right), "{:#?}", written.first());
+    Ok(())
+}
+
+/// Python, whose streams are descriptors 6 and 7.
+#[test]
+fn server_time() -> Result<()> {
+    over_stdio(
+        &mut python_time()?,
+        &[
+            plan("get_current_time", json!({"timezone": "UTC"}), "ok", 50),
+            plan("get_current_time", json!({"timezone": "No/Where"}), "tool_error", 5),
+            plan("no-such-tool", json!({}), "error -32602", 5),
+        ],
+    )?;
+    Ok(())
+}
+
+/// Python that starts other programs, which are watched too.
+#[test]
+fn server_git() -> Result<()> {
+    let folder = repository()?;
+    let here = json!({"repo_path": folder.path()});
+    let revision = json!({"repo_path": folder.path(), "revision": "no-such-revision"});
+    over_stdio(
+        &mut python_git(folder.path())?,
+        &[
+            plan("git_status", here.clone(), "ok", 10),
+            plan("git_log", here, "ok", 10),
+            plan("git_show", revision, "tool_error", 5),
+            plan("git_status", json!({"repo_path": "/no/such/folder"}), "tool_error", 5),
+            plan("no-such-tool", json!({}), "error -32602", 5),
+        ],
+    )?;
+    Ok(())
+}
+
+/// A repository of git with one commit.
+fn repository() -> Result<tempfile::TempDir> {
+    let folder = tempfile::tempdir()?;
+    let git = |arguments: &[&str]| -> Result<()> {
+        let mut command = Command::new(tests::require("git", "git")?);
+        command.args(["-c", "user.name=nobody", "-c", "user.email=nobody@localhost"]).args(arguments);
+        let output = command.current_dir(folder.path()).output()?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        Ok(())
+    };
+    git(&["init", "--quiet"])?;
+    git(&["commit", "--quiet", "--allow-empty", "--message", "first"])?;
+    Ok(folder)
+}
+
+/// Python over HTTP: FastMCP.
+#[test]
+fn fastmcp() -> Result<()> {
+    let server = fastmcp_over_http()?;
+    over_http(
+        &server,
+        HttpClient::connect(server.port())?,
+        &[
+            plan("echo", json!({"text": "hello"}), "ok", 30),
+            plan("echo", json!({}), "tool_error", 5),
+            plan("refuse", json!({}), "tool_error", 5),
+            plan("sleep", json!({"milliseconds": 20}), "ok", 5),
+        ],
+        false,
+    )
+}
+
+fn rmcp_plans() -> Vec<Plan> {
+    vec![
+        plan("echo", json!({"text": "hello"}), "ok", 50),
+        plan("echo", json!({}), "tool_error", 5),
+        plan("refuse", json!({}), "tool_error", 5),
+        plan("fail", json!({"code": -32000}), "error -32000", 5),
+        plan("fail", json!({"code": 7}), "error 7", 5),
+        plan("no-such-tool", json!({}), "error -32602", 5),
+    ]
+}
+
+/// Rust over stdio, as revisions before 2026-07-28 have it.
+#[test]
+fn rmcp_over_stdio() -> Result<()> {
+    over_stdio(&mut rmcp()?, &rmcp_plans())?;
+    Ok(())
+}
+
+/// Rust over stdio without `initialize`, as revision 2026-07-28 has it.
+#[test]
+fn rmcp_over_stdio_without_initialize() -> Result<()> {
+    let mut client = Client::connect(&mut rmcp()?)?;
+    let plans = rmcp_plans();
+    let recorded = while_recording(client.pid(), 99, || {
+        let mut calls = |plan: &Plan| {
+            let call = |id| {
+                client.send(&with_metadata(tool_call(&json!(id), plan.tool, &plan.arguments)))?;
+                client.receive()
+            };
+            (0..plan.count).map(call).collect()
+        };
+        tally(&plans, &plans.iter().map(&mut calls).collect::<Result<Vec<_>>>()?)
+    })?;
+    assert_seen(&recorded, &recorded.done)
+}
+
+/// Rust over HTTP, in sessions.
+#[test]
+fn rmcp_over_http_in_a_session() -> Result<()> {
+    let server = rmcp_over_http()?;
+    over_http(&server, HttpClient::connect(server.port())?, &rmcp_plans(), false)
+}
+
+/// Rust over HTTP without sessions, as revision 2026-07-28 has it.
+#[test]
+fn rmcp_over_http_without_session() -> Result<()> {
+    let server = rmcp_over_http()?;
+    over_http(&server, HttpClient::connect_without_session(server.port())?, &rmcp_plans(), true)
+}
+
+/// Go: mcp-cron. Its errors have the code 0.
+#[test]
+fn mcp_cron() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    over_stdio(
+        &mut cron(folder.path())?,
+        &[
+            plan("list_tasks", json!({}), "ok", 50),
+            plan("get_task", json!({"id": "no-such-task"}), "error 0", 5),
+            plan("no-such-tool", json!({}), "error -32602", 5),
+        ],
+    )?;
+    Ok(())
+}
+
+/// Go: toolbox, with tools that ask SQLite.
+#[test]
+fn go_toolbox() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let tools = folder.path().join("tools.yaml");
+    std::fs::write(&tools, toolbox_tools(&folder.path().join("notes.db")))?;
+    over_stdio(
+        &mut toolbox(&tools)?,
+        &[
+            plan("add", json!({"one": 2}), "ok", 50),
+            plan("add", json!({}), "tool_error", 5),
+            plan("broken", json!({}), "tool_error", 5),
+            plan("no-such-tool", json!({}), "error -32602", 5),
+        ],
+    )?;
+    Ok(())
+}
+
+fn toolbox_tools(database: &Path) -> String {
+    format!(
+        "sources:
+  notes:
+    kind: sqlite
+    database: {}
+tools:
+  add:
+    kind: sqlite-sql
+    source: notes
+    description: Adds one to a number
+    parameters:
+      - name: one
+        type: integer
+        description: The number
+    statement: SELECT ? + 1 AS sum
+  broken:
+    kind: sqlite-sql
+    source: notes
+    description: Reads a table that is not there
+    statement: SELECT * FROM nowhere
+",
+        database.display()
+    )
+}

@@ -1,0 +1,131 @@
+"""Tools that wait for tasks of their own, in each way that asyncio has. All run at the same time."""
+
+import asyncio
+
+
+def burn(rounds):
+    value = 0
+    for step in range(rounds):
+        value += step & 3
+    return value
+
+
+async def work():
+    burn(3000)
+    await asyncio.sleep(0)
+    burn(3000)
+    await asyncio.sleep(0.0001)
+    burn(3000)
+
+
+async def leaf_gather():
+    await work()
+
+
+async def tool_gather():
+    await asyncio.gather(leaf_gather(), leaf_gather())
+
+
+async def leaf_task():
+    await work()
+
+
+async def tool_task():
+    task = asyncio.create_task(leaf_task())
+    await task
+
+
+async def leaf_wait_for():
+    await work()
+
+
+async def tool_wait_for():
+    await asyncio.wait_for(asyncio.create_task(leaf_wait_for()), 60)
+
+
+async def leaf_limited():
+    await work()
+
+
+async def tool_limited():
+    await asyncio.wait_for(leaf_limited(), 60)
+
+
+async def leaf_wait():
+    await work()
+
+
+async def tool_wait():
+    await asyncio.wait([asyncio.create_task(leaf_wait()) for _ in range(2)])
+
+
+async def leaf_shield():
+    await work()
+
+
+async def tool_shield():
+    await asyncio.shield(leaf_shield())
+
+
+async def leaf_nested():
+    await work()
+
+
+async def middle(leaf):
+    await asyncio.create_task(leaf())
+
+
+async def tool_nested():
+    await asyncio.gather(middle(leaf_nested), middle(leaf_nested))
+
+
+async def leaf_other():
+    await work()
+
+
+async def generated(leaf):
+    await middle(leaf)
+    yield
+
+
+async def tool_other():
+    async for _ in generated(leaf_other):
+        pass
+
+
+async def leaf_group():
+    await work()
+
+
+async def tool_group():
+    async with asyncio.TaskGroup() as group:
+        group.create_task(leaf_group())
+        group.create_task(leaf_group())
+
+
+async def leaf_forgotten():
+    await work()
+
+
+forgotten = set()
+
+
+async def tool_forgetting():
+    task = asyncio.create_task(leaf_forgotten())
+    forgotten.add(task)
+    task.add_done_callback(forgotten.discard)
+
+
+async def main():
+    tools = [tool_gather, tool_task, tool_wait_for, tool_limited, tool_wait, tool_shield, tool_nested, tool_other]
+    if hasattr(asyncio, "TaskGroup"):
+        tools.append(tool_group)
+    tools.append(tool_forgetting)
+    for tool in tools:
+        print(tool.__name__)
+    print("ready", flush=True)
+    while True:
+        await asyncio.gather(*(tool() for tool in tools))
+
+
+asyncio.run(main())
