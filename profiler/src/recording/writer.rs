@@ -386,6 +386,7 @@ impl Writer {
         if self.strings.len() > retention::MANY {
             self.run(retention::sweep_strings)?;
             self.strings.clear();
+            self.string_bytes = 0;
         }
         Ok(())
     }

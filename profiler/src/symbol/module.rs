@@ -49,7 +49,7 @@ pub struct Module {
 #[derive(Debug)]
 pub enum Image {
     /// An ELF file.
-    Elf(ElfImage),
+    Elf(Box<ElfImage>),
     /// Memory without a file, filled by a runtime: names come from perf maps.
     Jit,
     /// Nothing: the file could not be opened, or is no ELF file.
@@ -299,7 +299,7 @@ impl Modules {
         let Some(elf) = opened.and_then(|opened| ElfImage::open(opened, pid, Path::new(path))) else {
             return self.labelled(path, || Image::Opaque);
         };
-        let id = self.push(Module { path: path.to_owned(), image: Image::Elf(elf) });
+        let id = self.push(Module { path: path.to_owned(), image: Image::Elf(Box::new(elf)) });
         // While the file is open its inode can't be given to another one.
         self.by_file.insert(file, id);
         id
@@ -387,7 +387,7 @@ fn vdso() -> Image {
     };
     copy()
         .and_then(|file| ElfImage::open(file, std::process::id(), Path::new("[vdso]")))
-        .map_or(Image::Opaque, Image::Elf)
+        .map_or(Image::Opaque, |elf| Image::Elf(Box::new(elf)))
 }
 
 fn hex(bytes: &[u8]) -> String {
