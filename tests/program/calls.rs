@@ -68,12 +68,7 @@ pub(super) fn assert_nothing_lost(report: &Report) {
 
 /// The calls that `calls` lists.
 pub(super) fn listed<T>(recorded: &Recorded<T>, options: &[&str]) -> Result<Vec<Value>> {
-    let arguments = ["calls", "recording.mcpprof", "--limit", "100000", "--format", "json"];
-    let outcome = recorded.profiler.succeed(&[&arguments, options].concat())?;
-    let mut list: Value = serde_json::from_str(&outcome.stdout)?;
-    let calls: Vec<Value> = serde_json::from_value(list["calls"].take())?;
-    assert_eq!((&list["schema_version"], &list["total"]), (&json!(1), &json!(calls.len())));
-    Ok(calls)
+    recorded.profiler.calls(options)
 }
 
 /// Node over stdio, one call at a time and many: each is seen and answered.

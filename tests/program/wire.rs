@@ -28,12 +28,6 @@ fn end(profiler: &Profiler, running: Running) -> Result<Report> {
     profiler.report("recording.mcpprof")
 }
 
-/// The calls of the recording, in the order of their starts.
-fn listed(profiler: &Profiler) -> Result<Vec<Value>> {
-    let options = ["calls", "recording.mcpprof", "--in-order", "--limit", "100000", "--format", "json"];
-    Ok(serde_json::from_str(&profiler.succeed(&options)?.stdout)?)
-}
-
 fn milliseconds(call: &Value, name: &str) -> Result<f64> {
     call[name].as_f64().with_context(|| format!("no {name} in {call:#}"))
 }
@@ -67,7 +61,7 @@ fn requests_wait(
     }
     (0..4).try_for_each(|_| receive())?;
     let report = end(&profiler, running)?;
-    let calls = listed(&profiler)?;
+    let calls = profiler.calls(&["--in-order"])?;
     let last = calls.len().checked_sub(4).context("too few calls")?;
     let ours: Vec<f64> = calls[last..]
         .iter()
@@ -278,8 +272,49 @@ for line in iter(lambda: os.read(0, 65536), b''):
     let calls = &report.json["calls"];
     assert_eq!(report.json["losses"]["by_cause"]["wire_unseen"], 1, "{:#}", report.json["losses"]);
     assert_eq!(calls["incomplete"], true, "{calls:#}");
-    let tools: Vec<Value> = listed(&profiler)?.iter().map(|call| call["tool"].clone()).collect();
+    let tools: Vec<Value> =
+        profiler.calls(&["--in-order"])?.iter().map(|call| call["tool"].clone()).collect();
     assert_eq!(tools, ["plain", "splice", "plain"], "{calls:#}");
+    Ok(())
+}
+
+/// A server that writes several long answers at once: each buffer's end is seen. Where they are in one buffer, those in its middle
+/// are not, and it is said of which calls the end is not known.
+#[test]
+fn long_answers_in_one_write() -> Result<()> {
+    let source = "
+import json, os, sys
+for first in iter(sys.stdin.readline, ''):
+    asked = [json.loads(line) for line in [first] + [sys.stdin.readline() for _ in range(3)]]
+    answers = []
+    for message in asked:
+        answer = {'result': {'content': [{'type': 'text', 'text': 'x' * 2000000}]}, 'jsonrpc': '2.0', 'id': message['id']}
+        answers.append(json.dumps(answer).encode() + b'\\n')
+    if asked[0]['params']['name'] == 'joined':
+        answers = [b''.join(answers)]
+    left = sum(map(len, answers))
+    assert os.writev(1, answers) == left
+";
+    for (tool, answered) in [("apart", 20), ("joined", 5)] {
+        let mut server = Process::start(python(source)?.stdin(Stdio::piped()).stdout(Stdio::piped()))?;
+        let stdin = server.child().stdin.take().context("stdin is a pipe")?;
+        let stdout = server.child().stdout.take().context("stdout is a pipe")?;
+        let (mut send, mut receive) = lines(stdin, stdout);
+        let profiler = Profiler::new()?;
+        let running = profiler.recording(server.pid(), 99)?;
+        for round in 0..5 {
+            (0..4).try_for_each(|id| send(&tool_call(&json!(4 * round + id), tool, &json!({}))))?;
+            (0..4).try_for_each(|_| receive())?;
+        }
+        let report = end(&profiler, running)?;
+        let calls = &report.json["calls"];
+        let outcomes: Vec<Value> = profiler.calls(&[])?.iter().map(|call| call["outcome"].clone()).collect();
+        let of = |outcome: &str| outcomes.iter().filter(|known| *known == outcome).count();
+        assert_eq!((of("ok"), of("lost")), (answered, 20 - answered), "{calls:#}");
+        let hidden = (answered < 20).then(|| json!(20 - answered));
+        assert_eq!(calls["messages"].get("cut_messages"), hidden.as_ref(), "{calls:#}");
+        assert_eq!(calls.get("incomplete"), hidden.map(|_| json!(true)).as_ref(), "{calls:#}");
+    }
     Ok(())
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::process::{Process, wait_until};
@@ -83,6 +84,16 @@ impl Profiler {
             running.stderr().ok()?.contains("recording ").then_some(())
         })?;
         Ok(running)
+    }
+
+    /// The calls that `calls` lists of the recording.
+    pub fn calls(&self, options: &[&str]) -> Result<Vec<Value>> {
+        let arguments = ["calls", "recording.mcpprof", "--limit", "100000", "--format", "json"];
+        let outcome = self.succeed(&[&arguments, options].concat())?;
+        let mut list: Value = serde_json::from_str(&outcome.stdout)?;
+        let calls: Vec<Value> = serde_json::from_value(list["calls"].take())?;
+        ensure!((&list["schema_version"], &list["total"]) == (&json!(1), &json!(calls.len())), "{list}");
+        Ok(calls)
     }
 
     /// Records for some seconds what the arguments name, and reads the report of it.

@@ -12,6 +12,8 @@ use crate::output::{MESSAGES, NO_WAKEUP, count};
 
 /// Parts of one call.
 const MAX_PARTS: u32 = 16;
+/// What is taken of either end of a stretch.
+const END_BYTES: u64 = MAX_WIRE_BYTES as u64 / 2;
 
 #[repr(C)]
 pub(super) struct Scratch {
@@ -32,6 +34,9 @@ pub(super) struct Transfer {
     /// Bytes that were moved.
     total: u64,
     whole_bytes: u64,
+    /// Of what is cut: the end of the stretch whose start was taken, and whether its end is to be.
+    stretch_end: u64,
+    is_in_stretch: u64,
     /// The part that is wanted.
     from: u64,
     to: u64,
@@ -84,7 +89,8 @@ impl Transfer {
     }
 }
 
-/// Puts out what was moved: whole, or its start and its end.
+/// Puts out what was moved: whole, or its start and its end. Programs that queue messages write several of them at once, each in
+/// a buffer of its own: then the start and the end of each.
 #[inline(always)]
 pub(super) fn send(scratch: &mut Scratch, rule: *mut StreamRule, total: u64) {
     scratch.event.total = total as u32;
@@ -116,6 +122,7 @@ pub(super) fn send(scratch: &mut Scratch, rule: *mut StreamRule, total: u64) {
     // SAFETY: a live entry.
     scratch.transfer.whole_bytes = u64::from(unsafe { (*rule).whole_bytes });
     scratch.transfer.from = 0;
+    scratch.transfer.is_in_stretch = 0;
     scratch.transfer.is_unreadable = 0;
     let mut context = core::ptr::from_mut(scratch);
     // SAFETY: `part` has the signature of a loop callback, and the context outlives the call.
@@ -133,17 +140,39 @@ pub(super) fn tell(event: &WireEvent) {
 }
 
 /// One part of a call: copied and put out. Returns 1 behind the last.
-unsafe extern "C" fn part(_index: u64, context: *mut *mut Scratch) -> i64 {
+unsafe extern "C" fn part(index: u64, context: *mut *mut Scratch) -> i64 {
     // SAFETY: `bpf_loop` hands back the context that it was given.
     let scratch = unsafe { &mut **context };
     let transfer = &mut scratch.transfer;
     let is_cut = transfer.total > transfer.whole_bytes;
-    let size = if is_cut { MAX_WIRE_BYTES as u64 / 2 } else { MAX_WIRE_BYTES as u64 };
-    if is_cut && transfer.from > 0 {
-        transfer.from = transfer.total - size;
+    let size = if is_cut { END_BYTES } else { MAX_WIRE_BYTES as u64 };
+    let mut end = transfer.total;
+    if is_cut {
+        if index + 1 == u64::from(MAX_PARTS) {
+            (transfer.stretch_end, transfer.is_in_stretch) = (transfer.total, 1);
+        } else if transfer.is_in_stretch == 0 {
+            transfer.stretch_end = transfer.total;
+            transfer.position = 0;
+            if transfer.vectors != 0 && index + 2 < u64::from(MAX_PARTS) {
+                // SAFETY: `border` has the signature of a loop callback, and the context outlives the call.
+                unsafe {
+                    bpf_loop(MAX_VECTORS, border as *mut c_void, context.cast(), 0);
+                }
+            }
+        }
     }
-    let left = transfer.total.wrapping_sub(transfer.from);
+    // SAFETY: as above.
+    let scratch = unsafe { &mut **context };
+    let transfer = &mut scratch.transfer;
+    if is_cut {
+        end = transfer.stretch_end;
+        if transfer.is_in_stretch != 0 && end.wrapping_sub(transfer.from) > size {
+            transfer.from = end - size;
+        }
+    }
+    let left = end.wrapping_sub(transfer.from);
     transfer.to = transfer.from + if left < size { left } else { size };
+    transfer.is_in_stretch = u64::from(is_cut && transfer.to < end);
     transfer.position = 0;
     transfer.copied = 0;
     // SAFETY: `vector` has the signature of a loop callback, and the context outlives the call.
@@ -205,6 +234,32 @@ fn put(scratch: &mut Scratch, rule: Option<*mut StreamRule>) {
         unsafe { *lost = u32::from(outcome != 0) };
     }
     scratch.event.flags &= !(WireFlag::Lost as u32);
+}
+
+/// Looks for the first buffer that ends in a line end which the part that starts a stretch does not reach: the stretch ends there.
+/// Returns 1 when it is found.
+unsafe extern "C" fn border(index: u64, context: *mut *mut Scratch) -> i64 {
+    // SAFETY: the context of the loop around this one.
+    let transfer = unsafe { &mut (**context).transfer };
+    if index >= transfer.vector_count || transfer.position >= transfer.total {
+        return 1;
+    }
+    // SAFETY: the helper checks the address.
+    let Ok([base, length]) = (unsafe { read_user((transfer.vectors + index * 16) as *const [u64; 2]) })
+    else {
+        return 1;
+    };
+    transfer.position = transfer.position.saturating_add(length);
+    let end = transfer.position;
+    if length == 0 || end >= transfer.total || end <= transfer.from + END_BYTES {
+        return 0;
+    }
+    // SAFETY: as above.
+    if unsafe { read_user((base + length - 1) as *const u8) } != Ok(b'\n') {
+        return 0;
+    }
+    transfer.stretch_end = end;
+    1
 }
 
 /// Copies what the wanted part has in one buffer. Returns 1 behind the last one.

@@ -209,6 +209,8 @@ struct Open {
     is_cancelled: bool,
     /// When something was lost that may have been its response.
     lost_ns: Option<u64>,
+    /// When bytes were left out that may have been its response.
+    hidden_ns: Option<u64>,
     /// For `tasks/result`: the task that it asks for.
     task: Option<Box<str>>,
     /// The response comes by another connection.
@@ -239,6 +241,8 @@ pub struct Calls {
     pub repeated_ids: u64,
     /// Calls given up because too many wait.
     pub given_up: u64,
+    /// Calls without an answer, which may have been among bytes that were left out.
+    pub hidden_answers: u64,
     /// Notifications, other than cancellations.
     pub notifications: u64,
     /// Requests whose arguments were not kept because too many wait.
@@ -284,6 +288,16 @@ impl Calls {
         };
         for (_, open) in self.open.iter_mut().filter(|(key, open)| may_be_answered(key, open)) {
             open.lost_ns.get_or_insert(now_ns);
+        }
+    }
+
+    /// Bytes that `sender` sent in a session were left out: not only what stands around them, but whole messages too may
+    /// have been among them. Of a call that waits it is known only at its end that this was so.
+    pub fn hidden(&mut self, session: Session, sender: Side, now_ns: u64) {
+        for (_, open) in
+            self.open.iter_mut().filter(|((of, caller, _), _)| (*of, *caller) == (session, sender.other()))
+        {
+            open.hidden_ns.get_or_insert(now_ns);
         }
     }
 
@@ -462,6 +476,7 @@ impl Calls {
             number: self.next_number,
             is_cancelled: false,
             lost_ns: None,
+            hidden_ns: None,
             task,
             is_detached: false,
         };
@@ -539,6 +554,9 @@ impl Calls {
         let call = if open.is_cancelled {
             Call { ended: Ended::Cancelled, ..open.call }
         } else if let Some(end_ns) = open.lost_ns {
+            Call { end_ns, ended: Ended::Lost, ..open.call }
+        } else if let Some(end_ns) = open.hidden_ns {
+            self.hidden_answers += 1;
             Call { end_ns, ended: Ended::Lost, ..open.call }
         } else {
             Call { end_ns: now_ns, ended, ..open.call }

@@ -145,6 +145,9 @@ impl Streams {
         }
         match &mut state.protocol {
             Protocol::Stdio { read, written } => {
+                if matches!(piece, Piece::Gap(_)) {
+                    self.calls.hidden(STDIO, sender, timestamp_ns);
+                }
                 let lines = if is_written { written } else { read };
                 for received in lines.feed(timestamp_ns, piece) {
                     state.messages += 1;
@@ -291,6 +294,7 @@ impl Streams {
         counts.unmatched_responses += self.calls.unexpected;
         counts.repeated_ids += self.calls.repeated_ids;
         counts.given_up += self.calls.given_up;
+        counts.cut_messages += self.calls.hidden_answers;
         counts.encrypted_streams += if self.has_plain { 0 } else { self.encrypted };
         counts.contents_dropped += self.calls.contents_dropped;
         counts
@@ -618,6 +622,34 @@ mod tests {
         let calls = streams.calls.take_ended();
         assert_eq!(calls.iter().map(|call| (call.start_ns, call.end_ns)).collect::<Vec<_>>(), [(1, 9)]);
         assert_eq!((streams.calls.in_flight(), streams.counts().unmatched_responses), (0, 0));
+    }
+
+    /// Several messages in one long write, of which only the start and the end were taken: a new message behind the gap is
+    /// read, and answers that may have been within it are counted.
+    #[test]
+    fn messages_within_a_gap_are_counted() {
+        let mut streams = Streams::default();
+        for id in 1..=5 {
+            let ask = ASK.replace("\"id\":1", &format!("\"id\":{id}"));
+            streams.moved(at(10, false, id), Piece::Bytes(format!("{ask}\n").as_bytes()));
+        }
+        let head = r#"{"jsonrpc":"2.0","result":{"content":[{"type":"text","text":"aaa"#;
+        let tail = format!("aaa\"}}]}},\"id\":3}}\n{}\n", ANSWER.replace("\"id\":1", "\"id\":4"));
+        streams.moved(at(11, true, 6), Piece::Bytes(head.as_bytes()));
+        streams.moved(at(11, true, 6), Piece::Gap(3 << 20));
+        streams.moved(at(11, true, 6), Piece::Bytes(tail.as_bytes()));
+        // This one can't have been answered before it came.
+        let ask = ASK.replace("\"id\":1", "\"id\":6");
+        streams.moved(at(10, false, 7), Piece::Bytes(format!("{ask}\n").as_bytes()));
+        // And this one was not.
+        streams
+            .moved(at(11, true, 8), Piece::Bytes(format!("{}\n", ANSWER.replace(":1,", ":5,")).as_bytes()));
+        assert_eq!((streams.calls.take_ended().len(), streams.counts().cut_messages), (3, 0));
+        streams.calls.finish(9);
+        let ended: Vec<_> =
+            streams.calls.take_ended().into_iter().map(|call| (call.end_ns, call.ended)).collect();
+        assert_eq!(ended, [(6, Ended::Lost), (6, Ended::Lost), (9, Ended::Unanswered)]);
+        assert_eq!(streams.counts().cut_messages, 2);
     }
 
     /// A line without an end that is no message does not cost for ever; nor is anything said of calls then.
