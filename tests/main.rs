@@ -26,4 +26,5 @@ mod program {
     mod stacks;
     mod startup;
     mod top;
+    mod wire;
 }

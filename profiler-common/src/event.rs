@@ -17,6 +17,8 @@ pub enum EventKind {
     Exit = 4,
     /// A [`WireEvent`](crate::WireEvent), followed by bytes that were read or written.
     Wire = 5,
+    /// A [`ClientWriteEvent`](crate::ClientWriteEvent).
+    ClientWrite = 6,
 }
 
 impl EventKind {
@@ -28,6 +30,7 @@ impl EventKind {
             3 => Some(Self::Exec),
             4 => Some(Self::Exit),
             5 => Some(Self::Wire),
+            6 => Some(Self::ClientWrite),
             _ => None,
         }
     }

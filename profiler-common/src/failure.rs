@@ -18,11 +18,15 @@ pub enum Failure {
     WireRingFull = 5,
     /// It could not be told, or not to the end, who waits for the asyncio task of a sample.
     PythonTasksUnreadable = 6,
+    /// Something was moved on a stream that speaks MCP in a way that can't be seen, such as `splice`.
+    WireUnseen = 7,
+    /// What went through a TLS library could not be taken: too many threads did it at once.
+    TlsUnread = 8,
 }
 
 impl Failure {
     /// Every cause, in the order of their counters.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::SampleRingFull,
         Self::LifecycleRingFull,
         Self::TargetSetFull,
@@ -30,6 +34,8 @@ impl Failure {
         Self::KernelStackUnreadable,
         Self::WireRingFull,
         Self::PythonTasksUnreadable,
+        Self::WireUnseen,
+        Self::TlsUnread,
     ];
 
     /// The name that recordings and reports use.
@@ -42,6 +48,8 @@ impl Failure {
             Self::KernelStackUnreadable => "kernel_stack_unreadable",
             Self::WireRingFull => "wire_ring_full",
             Self::PythonTasksUnreadable => "python_tasks_unreadable",
+            Self::WireUnseen => "wire_unseen",
+            Self::TlsUnread => "tls_unread",
         }
     }
 }

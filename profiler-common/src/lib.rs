@@ -26,7 +26,10 @@ pub use unwind::{
 };
 pub use v8::{SCRIPT_TO_FUNCTION_ID, V8Frame, V8Place, V8Process};
 
-pub use wire::{MAX_STREAMS, MAX_VECTORS, MAX_WIRE_BYTES, StreamRule, StreamVerdict, WireEvent, WireFlag};
+pub use wire::{
+    ClientStream, ClientWriteEvent, MAX_CLIENT_STREAMS, MAX_CLIENTS, MAX_STREAMS, MAX_VECTORS,
+    MAX_WIRE_BYTES, StreamRule, StreamVerdict, TlsFunction, WireEvent, WireFlag,
+};
 
 /// Most user frames in one sample, innermost first.
 pub const MAX_USER_FRAMES: usize = 512;

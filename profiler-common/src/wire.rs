@@ -48,6 +48,61 @@ pub enum WireFlag {
     Ended = 16,
     /// Before this, in the same direction of the same stream, something did not fit into the ring buffer.
     Lost = 32,
+    /// The stream is encrypted: nothing more comes of it, but maybe of a [`Plain`](Self::Plain) one.
+    Encrypted = 64,
+    /// What goes through a TLS library inside of the process: the stream is a connection of that.
+    Plain = 128,
+    /// No bytes at all: the process has an `io_uring`.
+    IoUring = 256,
+}
+
+/// A client wrote to its end of a stream that a watched process reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
+#[repr(C)]
+pub struct ClientWriteEvent {
+    /// Common start; the process is the client, the time is that of the call's start.
+    pub header: EventHeader,
+    /// The watched process's end: inode number of the pipe or socket.
+    pub stream: u64,
+    /// When the call returned.
+    pub end_ns: u64,
+    /// All that was written there since it is watched, this included, in bytes.
+    pub written: u64,
+    /// What this call wrote, in bytes.
+    pub length: u64,
+}
+
+/// A client's end of a stream.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
+#[repr(C)]
+pub struct ClientStream {
+    /// The watched process's end.
+    pub stream: u64,
+    /// What was written since it is watched, in bytes.
+    pub written: u64,
+}
+
+/// Most clients of watched processes on this host.
+pub const MAX_CLIENTS: u32 = 1024;
+/// Most streams of which their clients' ends are watched.
+pub const MAX_CLIENT_STREAMS: u32 = 4096;
+
+/// A function of a TLS library, as the cookie of the attachment tells it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u64)]
+pub enum TlsFunction {
+    /// `SSL_read`.
+    Read = 1,
+    /// `SSL_write`.
+    Write = 2,
+    /// `SSL_read_ex`.
+    ReadExtended = 3,
+    /// `SSL_write_ex`.
+    WriteExtended = 4,
+    /// `SSL_free`.
+    Free = 5,
 }
 
 /// What is done with a stream: the value of its entry in the map of streams.
@@ -84,3 +139,7 @@ pub enum StreamVerdict {
 // SAFETY: `repr(C)`, five `u32` and no padding: every bit pattern is valid.
 #[cfg(feature = "user")]
 unsafe impl aya::Pod for StreamRule {}
+
+// SAFETY: `repr(C)`, two `u64` and no padding: every bit pattern is valid.
+#[cfg(feature = "user")]
+unsafe impl aya::Pod for ClientStream {}

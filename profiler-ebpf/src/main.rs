@@ -10,8 +10,10 @@ mod targets;
 mod unwind;
 mod wire;
 
-use aya_ebpf::macros::{perf_event, raw_tracepoint};
-use aya_ebpf::programs::{PerfEventContext, RawTracePointContext};
+use aya_ebpf::macros::{btf_tracepoint, perf_event, raw_tracepoint, uprobe, uretprobe};
+use aya_ebpf::programs::{
+    BtfTracePointContext, PerfEventContext, ProbeContext, RawTracePointContext, RetProbeContext,
+};
 
 /// A thread is on a CPU: cpu-clock or hardware cycles.
 #[perf_event]
@@ -42,9 +44,37 @@ pub fn target_exit(context: RawTracePointContext) -> i32 {
 }
 
 /// A system call returns: `sys_exit(registers, return value)`.
-#[raw_tracepoint(tracepoint = "sys_exit")]
-pub fn wire_exit(context: RawTracePointContext) -> i32 {
+#[btf_tracepoint(function = "sys_exit")]
+pub fn wire_exit(context: BtfTracePointContext) -> i32 {
     wire::returned(&context);
+    0
+}
+
+/// A system call starts: `sys_enter(registers, number)`. Attached when a watched process has a client on this host.
+#[btf_tracepoint(function = "sys_enter")]
+pub fn client_enter(context: BtfTracePointContext) -> i32 {
+    wire::clients::entered(&context);
+    0
+}
+
+/// A function of OpenSSL that moves bytes is entered.
+#[uprobe]
+pub fn tls_enter(context: ProbeContext) -> u32 {
+    wire::tls::entered(&context);
+    0
+}
+
+/// It returns.
+#[uretprobe]
+pub fn tls_return(context: RetProbeContext) -> u32 {
+    wire::tls::returned(&context);
+    0
+}
+
+/// `SSL_free` is entered.
+#[uprobe]
+pub fn tls_free(context: ProbeContext) -> u32 {
+    wire::tls::freed(&context);
     0
 }
 

@@ -7,8 +7,8 @@ use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use tests::{
-    Client, HttpClient, Process, Profiler, Report, Running, demo_server, everything, everything_over_http,
-    python, python_program, python_time, script, stress, tool_call, under_load, wait_until,
+    Client, HttpClient, Process, Profiler, Report, demo_server, everything, everything_over_http, python,
+    python_program, python_time, script, stress, tool_call, under_load, wait_until,
 };
 
 /// A recording of a process while something is done.
@@ -24,7 +24,7 @@ pub(super) fn while_recording<T>(
     work: impl FnOnce() -> Result<T>,
 ) -> Result<Recorded<T>> {
     let profiler = Profiler::new()?;
-    let running = recording(&profiler, pid, frequency)?;
+    let running = profiler.recording(pid, frequency)?;
     let done = work()?;
     running.signal(Signal::SIGINT)?;
     let outcome = running.finish()?;
@@ -68,12 +68,7 @@ pub(super) fn assert_nothing_lost(report: &Report) {
 
 /// The calls that `calls` lists.
 pub(super) fn listed<T>(recorded: &Recorded<T>, options: &[&str]) -> Result<Vec<Value>> {
-    let arguments = ["calls", "recording.mcpprof", "--limit", "100000", "--format", "json"];
-    let outcome = recorded.profiler.succeed(&[&arguments, options].concat())?;
-    let mut list: Value = serde_json::from_str(&outcome.stdout)?;
-    let calls: Vec<Value> = serde_json::from_value(list["calls"].take())?;
-    assert_eq!((&list["schema_version"], &list["total"]), (&json!(1), &json!(calls.len())));
-    Ok(calls)
+    recorded.profiler.calls(options)
 }
 
 /// Node over stdio, one call at a time and many: each is seen and answered.
@@ -320,40 +315,12 @@ pub(super) fn assert_parts_add_up(report: &Report) -> Result<()> {
     Ok(())
 }
 
-/// A recording that goes on until it is interrupted, once it has started.
-fn recording(profiler: &Profiler, pid: u32, frequency: u32) -> Result<Running> {
-    recording_with(profiler, pid, frequency, &[])
-}
-
-/// The same, with further options.
-pub(super) fn recording_with(
-    profiler: &Profiler,
-    pid: u32,
-    frequency: u32,
-    more: &[&str],
-) -> Result<Running> {
-    let (pid, frequency) = (pid.to_string(), frequency.to_string());
-    let options = ["record", "--pid", &pid, "--duration", "100s", "--frequency", &frequency];
-    let running = profiler.start(&[&options[..], more, &["-o", "recording.mcpprof"]].concat())?;
-    wait_until("the recording starts", Duration::from_secs(60), || {
-        running.stderr().ok()?.contains("recording ").then_some(())
-    })?;
-    Ok(running)
-}
-
-/// The most memory that a process has had, in KiB.
-fn peak_kib(pid: u32) -> Result<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM")?;
-    Ok(peak.trim().trim_end_matches(" kB").parse()?)
-}
-
 /// A profiler that can't keep up says so, blames nobody for it, and goes on when it can.
 #[test]
 fn more_than_can_be_taken() -> Result<()> {
     let mut client = by_hand()?;
     let profiler = Profiler::new()?;
-    let running = recording(&profiler, client.pid(), 99)?;
+    let running = profiler.recording(client.pid(), 99)?;
     let text = json!({"text": "much ".repeat(3000)});
     client.call_often(50, 4, "echo", |_| text.clone())?;
     // Nobody empties the ring.
@@ -389,12 +356,12 @@ fn more_than_can_be_taken() -> Result<()> {
 fn hostile_output() -> Result<()> {
     let mut client = by_hand()?;
     let profiler = Profiler::new()?;
-    let running = recording(&profiler, client.pid(), 99)?;
+    let running = profiler.recording(client.pid(), 99)?;
     client.send(&tool_call(&json!("hostile"), "hostile", &json!({"size": 1 << 28})))?;
     let answer = client.receive()?;
     ensure!(answer["id"] == "hostile", "{answer}");
     client.call_often(100, 4, "echo", |_| json!({"text": "after"}))?;
-    let peak_kib = peak_kib(running.pid())?;
+    let peak_kib = running.peak_kib()?;
     running.signal(Signal::SIGINT)?;
     let outcome = running.finish()?;
     outcome.assert_clean();
@@ -420,9 +387,9 @@ while True:
     let pipe = drain.stdin.take().context("stdin is a pipe")?;
     let target = Process::start(python(script)?.stdout(pipe))?;
     let profiler = Profiler::new()?;
-    let running = recording(&profiler, target.pid(), 99)?;
+    let running = profiler.recording(target.pid(), 99)?;
     std::thread::sleep(Duration::from_secs(4));
-    let peak_kib = peak_kib(running.pid())?;
+    let peak_kib = running.peak_kib()?;
     running.signal(Signal::SIGINT)?;
     let outcome = running.finish()?;
     ensure!(outcome.code == Some(0), "{outcome:#?}");

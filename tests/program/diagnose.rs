@@ -237,7 +237,7 @@ fn contents_are_not_kept() -> Result<()> {
 fn contents_are_kept_when_asked() -> Result<()> {
     let mut client = slow_server()?;
     let profiler = Profiler::new()?;
-    let running = super::calls::recording_with(&profiler, client.pid(), 99, &["--capture-arguments=150"])?;
+    let running = profiler.recording_with(client.pid(), 99, &["--capture-arguments=150"])?;
     private_calls(&mut client)?;
     client.call_often(1, 1, "work", |_| json!({"text": "long ".repeat(1000)}))?;
     running.signal(nix::sys::signal::Signal::SIGINT)?;

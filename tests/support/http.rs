@@ -77,7 +77,8 @@ impl HttpClient {
         if text.is_empty() { Ok(None) } else { Ok(Some(serde_json::from_str(text).context(body.clone())?)) }
     }
 
-    fn response(&mut self) -> Result<String> {
+    /// The body of the next response.
+    pub fn response(&mut self) -> Result<String> {
         let (mut length, mut is_chunked) = (None, false);
         loop {
             let line = self.line()?;

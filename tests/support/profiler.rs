@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::process::Process;
+use crate::process::{Process, wait_until};
 use crate::report::Report;
 
 /// Longest run of a profiler in these tests, with room for a busy machine.
@@ -67,6 +68,32 @@ impl Profiler {
             .stdout(File::create(stdout.path())?)
             .stderr(File::create(stderr.path())?);
         Ok(Running { process: Process::start(&mut command)?, stdout, stderr })
+    }
+
+    /// Starts a recording of a process that goes on until it is interrupted; returns once it has started.
+    pub fn recording(&self, pid: u32, frequency: u32) -> Result<Running> {
+        self.recording_with(pid, frequency, &[])
+    }
+
+    /// The same, with further options.
+    pub fn recording_with(&self, pid: u32, frequency: u32, more: &[&str]) -> Result<Running> {
+        let (pid, frequency) = (pid.to_string(), frequency.to_string());
+        let options = ["record", "--pid", &pid, "--duration", "100s", "--frequency", &frequency];
+        let running = self.start(&[&options[..], more, &["-o", "recording.mcpprof"]].concat())?;
+        wait_until("the recording starts", Duration::from_secs(60), || {
+            running.stderr().ok()?.contains("recording ").then_some(())
+        })?;
+        Ok(running)
+    }
+
+    /// The calls that `calls` lists of the recording.
+    pub fn calls(&self, options: &[&str]) -> Result<Vec<Value>> {
+        let arguments = ["calls", "recording.mcpprof", "--limit", "100000", "--format", "json"];
+        let outcome = self.succeed(&[&arguments, options].concat())?;
+        let mut list: Value = serde_json::from_str(&outcome.stdout)?;
+        let calls: Vec<Value> = serde_json::from_value(list["calls"].take())?;
+        ensure!((&list["schema_version"], &list["total"]) == (&json!(1), &json!(calls.len())), "{list}");
+        Ok(calls)
     }
 
     /// Records for some seconds what the arguments name, and reads the report of it.
@@ -132,6 +159,13 @@ impl Running {
     /// Its process ID.
     pub fn pid(&self) -> u32 {
         self.process.pid()
+    }
+
+    /// The most memory that it has had, in KiB.
+    pub fn peak_kib(&self) -> Result<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM")?;
+        Ok(peak.trim().trim_end_matches(" kB").parse()?)
     }
 
     /// What it printed on standard output so far.

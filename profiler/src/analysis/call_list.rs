@@ -70,6 +70,9 @@ pub struct ListedCall {
     pub pid: u32,
     /// Since the start of the recording.
     pub start_seconds: f64,
+    /// Before that: from its client's write to the server's read; absent where it is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queue_ms: Option<f64>,
     /// From its request's first byte to its response's last, without its caller's time for input.
     pub duration_ms: f64,
     /// Until the first byte of its response; absent without one.
@@ -176,6 +179,7 @@ impl ListedCall {
             tool: call.name.as_deref().map(str::to_owned),
             pid: recording.processes.get(recorded.process).map_or(0, |process| process.pid),
             start_seconds: seconds(call.start_ns.saturating_sub(recording.meta.start_ns)),
+            queue_ms: call.queue_ns.map(milliseconds),
             duration_ms: milliseconds(duration_ns(call)),
             first_response_ms: call.response_ns.map(|time| milliseconds(time.saturating_sub(call.start_ns))),
             cpu_exact_ms: milliseconds(cost.exact_ns),

@@ -70,6 +70,10 @@ pub struct Tool {
     /// From the first byte of a request to the last of its response; absent when none has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub latency_ms: Option<Latency>,
+    /// From the client's write of a request to the server's read of it, which is before its latency begins; absent when it is
+    /// known of no call. Of calls whose client is on this host and was known by then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queue_ms: Option<Queue>,
     /// Where the time of all calls went, in milliseconds; the parts add up to `total`.
     pub wall_ms: Wall,
     /// CPU time of all its calls, in milliseconds: more than their time where several threads worked for one.
@@ -94,6 +98,19 @@ pub struct Latency {
     pub max: f64,
 }
 
+/// How long requests waited before they were read, in milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Queue {
+    /// Calls of which it is known.
+    pub count: u64,
+    /// Half of them waited no longer.
+    pub p50: f64,
+    /// 99 % of them waited no longer.
+    pub p99: f64,
+    /// The longest.
+    pub max: f64,
+}
+
 /// Where the time of calls went, in milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Wall {
@@ -112,8 +129,8 @@ pub fn duration_ns(call: &Call) -> u64 {
 
 /// Whether calls may be missing, or their ends, by what was seen of messages and what was lost.
 pub(super) fn is_incomplete(messages: &BTreeMap<String, u64>, losses: &BTreeMap<String, u64>) -> bool {
-    ["lost_stretches", "cut_messages", "given_up"].iter().any(|name| has(messages, name))
-        || losses.contains_key("wire_ring_full")
+    ["lost_stretches", "cut_messages", "given_up", "dropped_messages"].iter().any(|name| has(messages, name))
+        || ["wire_ring_full", "wire_unseen", "tls_unread"].iter().any(|cause| losses.contains_key(*cause))
 }
 
 fn has(messages: &BTreeMap<String, u64>, name: &str) -> bool {
@@ -137,8 +154,10 @@ impl Calls {
         is_selected: impl Fn(&Call) -> bool,
         background_ns: u64,
     ) -> Option<Self> {
-        let messages: BTreeMap<String, u64> = recording.messages.clone();
-        if recording.calls.is_empty() && !has(&messages, "messages") {
+        let happened = recording.messages.iter().filter(|(_, count)| **count > 0);
+        let messages: BTreeMap<String, u64> = happened.map(|(name, count)| (name.clone(), *count)).collect();
+        let is_anything = ["messages", "encrypted_streams", "io_uring_processes"];
+        if recording.calls.is_empty() && !is_anything.iter().any(|name| has(&messages, name)) {
             return None;
         }
         let mut groups: BTreeMap<(&str, Option<&str>, bool), Vec<CallIndex>> = BTreeMap::new();
@@ -221,6 +240,7 @@ impl Tool {
             request_bytes: sum(|call| call.request_bytes),
             response_bytes: sum(|call| call.response_bytes),
             latency_ms: Latency::new(durations),
+            queue_ms: Queue::new(calls.iter().filter_map(|(call, _)| call.queue_ns).collect()),
             wall_ms: Wall {
                 total: milliseconds(wall_ns),
                 on_cpu: milliseconds(on_cpu_ns),
@@ -229,6 +249,13 @@ impl Tool {
             cpu_ms: milliseconds(cost.total_ns()),
             exact_ratio: (cost.total_ns() > 0).then(|| ratio(cost.exact_ns, cost.total_ns())),
         }
+    }
+}
+
+impl Queue {
+    fn new(times_ns: Vec<u64>) -> Option<Self> {
+        let count = times_ns.len() as u64;
+        Latency::new(times_ns).map(|Latency { p50, p99, max, .. }| Self { count, p50, p99, max })
     }
 }
 

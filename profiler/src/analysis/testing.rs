@@ -137,6 +137,7 @@ impl Builder {
             request_bytes: 100,
             response_bytes: 200,
             requests: 1,
+            queue_ns: None,
             input_wait_ns: 0,
             ended: Ended::Ok,
         };

@@ -1,7 +1,7 @@
 //! Records of the ring buffer, decoded.
 
 use profiler_common::{
-    COMM_LEN, EventHeader, EventKind, ForkEvent, FrameTag, SampleEvent, V8Frame, WireEvent,
+    COMM_LEN, ClientWriteEvent, EventHeader, EventKind, ForkEvent, FrameTag, SampleEvent, V8Frame, WireEvent,
 };
 
 /// What happened to a watched process.
@@ -30,6 +30,7 @@ pub(super) enum Event {
         wire: WireEvent,
         bytes: Box<[u8]>,
     },
+    ClientWrite(ClientWriteEvent),
 }
 
 /// A frame of user code.
@@ -65,6 +66,7 @@ impl Event {
         match self {
             Self::Sample { sample, .. } => sample.header.timestamp_ns,
             Self::Wire { wire, .. } => wire.header.timestamp_ns,
+            Self::ClientWrite(write) => write.header.timestamp_ns,
             Self::Fork { timestamp_ns, .. }
             | Self::Exec { timestamp_ns, .. }
             | Self::Exit { timestamp_ns, .. } => *timestamp_ns,
@@ -75,6 +77,7 @@ impl Event {
     pub(super) fn message_bytes(&self) -> u64 {
         match self {
             Self::Wire { bytes, .. } => (bytes.len() + size_of::<WireEvent>()) as u64,
+            Self::ClientWrite(_) => size_of::<ClientWriteEvent>() as u64,
             _ => 0,
         }
     }
@@ -107,6 +110,7 @@ impl Event {
                 let bytes = bytes.get(size_of::<WireEvent>()..)?.get(..wire.length as usize)?;
                 Self::Wire { wire, bytes: bytes.into() }
             }
+            EventKind::ClientWrite => Self::ClientWrite(read(bytes)?),
         })
     }
 }
@@ -194,7 +198,7 @@ mod tests {
     proptest! {
         /// No bytes make the decoder panic.
         #[test]
-        fn survives_any_bytes(bytes in proptest::collection::vec(any::<u8>(), 0..128), kind in 0..6_u8) {
+        fn survives_any_bytes(bytes in proptest::collection::vec(any::<u8>(), 0..128), kind in 0..7_u8) {
             let mut bytes = bytes;
             if let Some(first) = bytes.first_mut() {
                 *first = kind;

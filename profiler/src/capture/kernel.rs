@@ -1,13 +1,18 @@
 //! The kernel half, loaded: its programs, its maps and its counters.
 
 use aya::maps::{HashMap, MapData, PerCpuArray, RingBuf};
-use aya::programs::{PerfEvent, RawTracePoint};
+use aya::programs::{BtfTracePoint, PerfEvent, RawTracePoint, UProbe};
 use aya::{Ebpf, EbpfLoader};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use profiler_common::Failure;
 
+use super::clients::Clients;
 use super::code::Code;
 use super::cpu::Sampling;
 use super::python::Pythons;
+use super::tls::Starter;
 use super::v8::V8Frames;
 use super::wire::Wire;
 use super::{Error, offsets};
@@ -21,9 +26,16 @@ const LIFECYCLE: [(&str, &str); 3] = [
     ("target_exec", "sched_process_exec"),
     ("target_exit", "sched_process_exit"),
 ];
-/// The raw tracepoint that reads the wire, and its program.
+/// The program that reads the wire, and its tracepoint.
 const WIRE: (&str, &str) = ("wire_exit", "sys_exit");
+/// The program that sees clients write, and its tracepoint.
+const CLIENTS: (&str, &str) = ("client_enter", "sys_enter");
+/// The programs that read what goes through TLS libraries.
+const TLS: [&str; 3] = ["tls_enter", "tls_return", "tls_free"];
 
+/// Maps of what reads the wire.
+const WIRE_MAPS: [&str; 7] =
+    ["STREAMS", "CLIENTS", "CLIENT_STREAMS", "CLIENT_WRITES", "TLS_CALLS", "TLS_SCRATCH", "TLS_TAKEN"];
 /// A page, the least that a ring can have.
 const SMALLEST_RING_BYTES: u32 = 4096;
 
@@ -37,6 +49,9 @@ pub(super) struct Kernel {
     code: Option<Code>,
     pythons: Option<Pythons>,
     wire: Option<Wire>,
+    /// Set by whoever knows the clients of watched processes: from then on it is to be seen when they write.
+    wants_clients: Arc<AtomicBool>,
+    has_clients: bool,
 }
 
 impl Kernel {
@@ -50,7 +65,10 @@ impl Kernel {
             .map_max_entries("EVENTS", ring_bytes);
         if !is_reading_calls {
             // Maps that no program writes to.
-            loader.map_max_entries("MESSAGES", SMALLEST_RING_BYTES).map_max_entries("STREAMS", 1);
+            loader.map_max_entries("MESSAGES", SMALLEST_RING_BYTES);
+            for name in WIRE_MAPS {
+                loader.map_max_entries(name, 1);
+            }
         }
         let mut ebpf = loader.load(OBJECT)?;
         #[cfg(feature = "ebpf-log")]
@@ -68,10 +86,26 @@ impl Kernel {
         let v8 = V8Frames::new(take_map(&mut ebpf, "V8_PROCESSES")?)?;
         let code = Code::new(code_mappings, tables, &targets, v8)?;
         let pythons = Some(Pythons::new(take_map(&mut ebpf, "PYTHON_LAYOUTS")?)?);
-        let wire = Some(Wire::new(take_map(&mut ebpf, "STREAMS")?)?);
+        let wants_clients = Arc::<AtomicBool>::default();
+        let [clients, client_streams] =
+            [take_map(&mut ebpf, "CLIENTS")?, take_map(&mut ebpf, "CLIENT_STREAMS")?];
+        let clients = Clients::new(clients, client_streams, Arc::clone(&wants_clients))?;
+        let wire = Some(Wire::new(take_map(&mut ebpf, "STREAMS")?, clients)?);
         let targets = HashMap::try_from(targets)?;
         let failures = PerCpuArray::try_from(take_map(&mut ebpf, "FAILURES")?)?;
-        Ok(Self { ebpf, events, messages, targets, failures, code: Some(code), pythons, wire })
+        let code = Some(code);
+        Ok(Self {
+            ebpf,
+            events,
+            messages,
+            targets,
+            failures,
+            code,
+            pythons,
+            wire,
+            wants_clients,
+            has_clients: false,
+        })
     }
 
     /// The maps of code, for the thread that knows what is mapped where. They can be taken once.
@@ -113,7 +147,7 @@ impl Kernel {
     /// Has the kernel verify the sampling program, which takes its time: attaching it later does not.
     pub(super) fn load_probes(&mut self, is_reading_calls: bool) -> Result<(), Error> {
         if is_reading_calls {
-            program::<RawTracePoint>(&mut self.ebpf, WIRE.0)?.load()?;
+            load_wire(&mut self.ebpf)?;
         }
         Ok(program::<PerfEvent>(&mut self.ebpf, "cpu_sample")?.load()?)
     }
@@ -121,16 +155,46 @@ impl Kernel {
     /// Samples every CPU, and reads the wire.
     pub(super) fn attach_probes(&mut self, sampling: &Sampling, is_reading_calls: bool) -> Result<(), Error> {
         if is_reading_calls {
-            program::<RawTracePoint>(&mut self.ebpf, WIRE.0)?.attach(WIRE.1)?;
+            program::<BtfTracePoint>(&mut self.ebpf, WIRE.0)?.attach()?;
         }
         sampling.attach(program(&mut self.ebpf, "cpu_sample")?)
+    }
+
+    /// Sees from now on when clients write, if any is known: this costs every system call of the host a little.
+    pub(super) fn see_clients(&mut self) {
+        if !self.has_clients && self.wants_clients.load(Ordering::Relaxed) {
+            self.has_clients = true;
+            if let Ok(program) = program::<BtfTracePoint>(&mut self.ebpf, CLIENTS.0) {
+                // Without it, the time that calls waited is not known.
+                let _ = program.attach();
+            }
+        }
+    }
+
+    /// Loads what attaches to TLS libraries, and starts who does it. Where this kernel, or what we may do, does not allow it,
+    /// encrypted streams are counted.
+    pub(super) fn start_tls(&mut self, starter: Starter) -> Result<(), Error> {
+        for name in TLS {
+            program::<UProbe>(&mut self.ebpf, name)?.load()?;
+        }
+        let loaded = |name: &'static str| {
+            let program = self.ebpf.program(name).and_then(|program| program.try_into().ok());
+            program.ok_or(Error::MissingInObject(name))
+        };
+        let [enter, leave, free] = TLS;
+        Ok(starter.start([loaded(enter)?, loaded(leave)?, loaded(free)?])?)
     }
 
     /// Ends sampling; the ring can be drained to its end afterwards.
     pub(super) fn detach(&mut self) {
         // What can't be unloaded goes with this value at the latest.
-        for (name, _) in LIFECYCLE.into_iter().chain([WIRE]) {
+        for (name, _) in LIFECYCLE {
             if let Ok(program) = program::<RawTracePoint>(&mut self.ebpf, name) {
+                let _ = program.unload();
+            }
+        }
+        for (name, _) in [WIRE, CLIENTS] {
+            if let Ok(program) = program::<BtfTracePoint>(&mut self.ebpf, name) {
                 let _ = program.unload();
             }
         }
@@ -158,11 +222,23 @@ pub fn try_load(object: &[u8]) -> Result<usize, Error> {
     let offsets = offsets::read()?;
     let mut ebpf =
         EbpfLoader::new().btf(None).override_global("KERNEL_OFFSETS", &offsets, true).load(object)?;
-    for (name, _) in LIFECYCLE.into_iter().chain([WIRE]) {
+    for (name, _) in LIFECYCLE {
         program::<RawTracePoint>(&mut ebpf, name)?.load()?;
+    }
+    load_wire(&mut ebpf)?;
+    for name in TLS {
+        program::<UProbe>(&mut ebpf, name)?.load()?;
     }
     program::<PerfEvent>(&mut ebpf, "cpu_sample")?.load()?;
     Ok(ebpf.programs().count())
+}
+
+fn load_wire(ebpf: &mut Ebpf) -> Result<(), Error> {
+    let tracepoints = offsets::tracepoints(&[WIRE.1, CLIENTS.1])?;
+    for (name, tracepoint) in [WIRE, CLIENTS] {
+        program::<BtfTracePoint>(ebpf, name)?.load(tracepoint, &tracepoints)?;
+    }
+    Ok(())
 }
 
 fn program<'ebpf, P>(ebpf: &'ebpf mut Ebpf, name: &'static str) -> Result<&'ebpf mut P, Error>
@@ -183,6 +259,6 @@ mod tests {
     /// The running kernel accepts every program (needs root).
     #[test]
     fn kernel_accepts_the_committed_object() {
-        assert_eq!(try_load(OBJECT).unwrap(), LIFECYCLE.len() + 2);
+        assert_eq!(try_load(OBJECT).unwrap(), LIFECYCLE.len() + TLS.len() + 3);
     }
 }

@@ -5,6 +5,7 @@
 //! must not keep the ring from being drained.
 
 mod asking;
+mod clients;
 mod code;
 mod cpu;
 mod event;
@@ -14,8 +15,10 @@ mod mappings;
 mod offsets;
 mod python;
 mod session;
+mod sockets;
 mod tables;
 mod timeline;
+mod tls;
 mod unwinding;
 mod v8;
 mod wakeups;

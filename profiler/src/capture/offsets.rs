@@ -5,6 +5,7 @@
 
 use std::path::Path;
 
+use aya::{Btf as AyaBtf, Endianness};
 use profiler_common::KernelOffsets;
 
 use super::Error;
@@ -51,11 +52,49 @@ pub(super) fn read() -> Result<KernelOffsets, Error> {
     })
 }
 
+/// What aya has to know of the running kernel to load programs for these tracepoints: the IDs of their types. All other types
+/// are left blank: reading them as aya does takes more time and memory than the rest of the start.
+pub(super) fn tracepoints(names: &[&str]) -> Result<AyaBtf, Error> {
+    let data = kernel_btf()?;
+    let btf = Btf::parse(&data).ok_or(Error::MalformedBtf)?;
+    let ids = names.iter().filter_map(|name| Some((btf.typedef(&format!("btf_trace_{name}"))?, *name)));
+    AyaBtf::parse(&blank_except(&mut ids.collect::<Vec<_>>()), Endianness::default())
+        .map_err(|_| Error::MalformedBtf)
+}
+
+/// BTF in which only these typedefs have names, and their IDs.
+fn blank_except(typedefs: &mut [(u32, &str)]) -> Vec<u8> {
+    typedefs.sort_unstable();
+    let (mut types, mut strings) = (Vec::new(), vec![0]);
+    let mut push = |name: u32, kind: u32| {
+        [name, kind << 24, 0].into_iter().for_each(|word| types.extend(word.to_ne_bytes()));
+    };
+    let mut next = 1;
+    for (id, name) in typedefs {
+        (next..*id).for_each(|_| push(0, KIND_FORWARD));
+        push(strings.len() as u32, KIND_TYPEDEF);
+        strings.extend_from_slice(format!("btf_trace_{name}\0").as_bytes());
+        next = *id + 1;
+    }
+    let [types_length, strings_length] = [types.len() as u32, strings.len() as u32];
+    // `struct btf_header`, with version 1 and no flags.
+    let mut data = [MAGIC.as_slice(), &[1, 0]].concat();
+    for word in [24, 0, types_length, types_length, strings_length] {
+        data.extend(word.to_ne_bytes());
+    }
+    data.extend(types);
+    data.extend(strings);
+    data
+}
+
+const MAGIC: [u8; 2] = 0xeb9f_u16.to_ne_bytes();
 const KIND_INT: u32 = 1;
 const KIND_ARRAY: u32 = 3;
 const KIND_STRUCT: u32 = 4;
 const KIND_UNION: u32 = 5;
 const KIND_ENUM: u32 = 6;
+const KIND_FORWARD: u32 = 7;
+const KIND_TYPEDEF: u32 = 8;
 const KIND_FUNC_PROTO: u32 = 13;
 const KIND_VAR: u32 = 14;
 const KIND_DATASEC: u32 = 15;
@@ -88,7 +127,6 @@ fn read_u32(data: &[u8], at: usize) -> Option<u32> {
 
 impl<'data> Btf<'data> {
     fn parse(data: &'data [u8]) -> Option<Self> {
-        const MAGIC: [u8; 2] = 0xeb9f_u16.to_ne_bytes();
         if data.get(..2)? != MAGIC {
             return None;
         }
@@ -138,6 +176,12 @@ impl<'data> Btf<'data> {
     /// Whether the kernel's list of helpers (`enum bpf_func_id` of `include/uapi/linux/bpf.h`) has `bpf_loop`.
     fn lists_bpf_loop(&self) -> bool {
         self.has_enumerator("bpf_func_id", "BPF_FUNC_loop")
+    }
+
+    /// The ID of a typedef: they count from 1, as 0 is `void`.
+    fn typedef(&self, name: &str) -> Option<u32> {
+        let index = self.types().position(|ty| ty.kind == KIND_TYPEDEF && self.is_named(ty.name, name))?;
+        u32::try_from(index + 1).ok()
     }
 
     fn has_enumerator(&self, enumeration: &str, enumerator: &str) -> bool {
@@ -193,6 +237,19 @@ mod tests {
         let offsets = read().unwrap();
         assert_ne!(offsets.task_tgid, 0);
         assert_ne!(offsets.task_signal, offsets.task_tgid);
+    }
+
+    /// aya finds the tracepoints' types under the IDs that they have in this kernel.
+    #[test]
+    fn tells_aya_the_tracepoints() {
+        use aya_obj::btf::BtfKind;
+        let names = ["sys_exit", "sys_enter"];
+        let data = kernel_btf().unwrap();
+        let kernel = Btf::parse(&data).unwrap();
+        let blank = tracepoints(&names).unwrap();
+        for name in names.map(|name| format!("btf_trace_{name}")) {
+            assert_eq!(blank.id_by_type_name_kind(&name, BtfKind::Typedef).ok(), kernel.typedef(&name));
+        }
     }
 
     /// A member inside an anonymous union is found with the union's offset added.

@@ -20,6 +20,7 @@ use super::kernel::Kernel;
 use super::mappings::{MappingEvent, MappingRecords};
 use super::python::Pythons;
 use super::timeline::Timeline;
+use super::tls::Tls;
 use super::wakeups::Wakeups;
 use super::wire::Wire;
 use crate::recording::{Meta, Writer};
@@ -179,12 +180,14 @@ impl Session {
         let (sender, receiver) = sync_channel(WAITING_BATCHES);
         let (ready_sender, ready) = sync_channel(1);
         let message_bytes = Arc::new(AtomicU64::new(0));
+        let (tls, tls_starter) = Tls::new();
         let recorder = Recorder {
             message_bytes: Arc::clone(&message_bytes),
             writer,
             code: kernel.take_code()?,
             pythons: kernel.take_pythons()?,
             wire: kernel.take_wire()?.keeping(options.capture),
+            tls,
             counted: options.counted.clone(),
             pids,
             is_asking: options.is_asking,
@@ -217,6 +220,10 @@ impl Session {
         };
         // While the recorder loads the unwind tables of what is mapped by now, for the first sample to find.
         session.kernel.load_probes(options.is_reading_calls)?;
+        if options.is_reading_calls {
+            // What is encrypted stays so, and is counted.
+            let _ = session.kernel.start_tls(tls_starter);
+        }
         if ready.recv().is_err() {
             return Err(session.recorder_error());
         }
@@ -250,6 +257,7 @@ impl Session {
     /// # Errors
     /// When the recording can't be written any more: [`Self::finish`] says why.
     pub fn tick(&mut self, is_woken: bool) -> Result<Option<bool>, Error> {
+        self.kernel.see_clients();
         let mut has_new_code = None;
         if self.waiting.is_none() {
             let batch = self.drain(if is_woken { Drain::Woken } else { Drain::Tick })?;
@@ -452,6 +460,7 @@ struct Recorder {
     code: Code,
     pythons: Pythons,
     wire: Wire,
+    tls: Tls,
     /// Tools or methods whose calls are counted.
     counted: Vec<String>,
     /// Processes that were running at the start, each with its parent.
@@ -477,7 +486,7 @@ impl Recorder {
             self.writer,
             self.code,
             self.pythons,
-            self.wire,
+            (self.wire, self.tls),
             self.period_ns,
             self.is_asking,
             self.counted,

@@ -1,19 +1,34 @@
 //! What processes said on their streams: puts the kernel half's pieces together and hands them to the parsers.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use aya::maps::{HashMap as BpfHashMap, Map, MapData, MapError};
-use profiler_common::{StreamRule, StreamVerdict, WireEvent, WireFlag};
+use profiler_common::{ClientWriteEvent, StreamRule, StreamVerdict, WireEvent, WireFlag};
 
+use super::clients::{Clients, Read};
 use crate::wire::Piece;
 use crate::wire::calls::Call;
 use crate::wire::contents::Capture;
+use crate::wire::queue::ClientWrite;
 use crate::wire::streams::{Counts, Interest, Moved, Streams};
+
+/// What messages may take that are half read, and calls that have not ended, of all processes together, in bytes.
+const MAX_HELD_BYTES: usize = 32 << 20;
+/// Calls of a process that may have ended before they are written.
+const MAX_ENDED: usize = 4096;
 
 /// The streams of all watched processes.
 pub(super) struct Wire {
     rules: BpfHashMap<MapData, u64, StreamRule>,
     processes: HashMap<u32, Streams>,
+    clients: Clients,
+    /// Processes that said something since they were last asked what they hold, and what each held then.
+    active: HashSet<u32>,
+    held: HashMap<u32, usize>,
+    /// Which process reads the streams whose clients are known.
+    readers: HashMap<u64, u32>,
+    /// Processes that have an `io_uring`.
+    io_urings: HashSet<u32>,
     /// What of arguments and results is kept.
     capture: Capture,
     /// Processes that have ended.
@@ -31,10 +46,15 @@ struct Part {
 }
 
 impl Wire {
-    pub(super) fn new(rules: Map) -> Result<Self, MapError> {
+    pub(super) fn new(rules: Map, clients: Clients) -> Result<Self, MapError> {
         Ok(Self {
             rules: BpfHashMap::try_from(rules)?,
             processes: HashMap::new(),
+            clients,
+            active: HashSet::new(),
+            held: HashMap::new(),
+            readers: HashMap::new(),
+            io_urings: HashSet::new(),
             capture: Capture::default(),
             ended: Counts::default(),
             last: None,
@@ -48,6 +68,11 @@ impl Wire {
 
     /// Takes a piece of what a process moved.
     pub(super) fn take(&mut self, event: &WireEvent, bytes: &[u8]) {
+        if event.flags & WireFlag::IoUring as u32 != 0 {
+            self.io_urings.insert(event.header.pid);
+            return;
+        }
+        self.active.insert(event.header.pid);
         let streams = self.processes.entry(event.header.pid).or_insert_with(|| Streams::new(self.capture));
         let moved = Moved {
             stream: event.stream,
@@ -55,12 +80,27 @@ impl Wire {
             timestamp_ns: event.header.timestamp_ns,
             thread: event.tid,
         };
+        if event.flags & WireFlag::Encrypted as u32 != 0 {
+            return streams.encrypted(moved);
+        }
         if event.flags & WireFlag::Lost as u32 != 0 {
             streams.lost(moved, event.offset == 0);
         }
         if event.flags & WireFlag::Ended as u32 != 0 {
             streams.closed(moved.stream, moved.timestamp_ns);
+            self.readers.remove(&moved.stream);
+            self.clients.closed(moved.stream);
             return;
+        }
+        if event.flags & WireFlag::Plain as u32 != 0 {
+            streams.has_plain = true;
+        } else if !moved.is_written {
+            self.clients.read(Read {
+                stream: event.stream,
+                pid: event.header.pid,
+                descriptor: event.descriptor,
+                is_socket: event.flags & WireFlag::Socket as u32 != 0,
+            });
         }
         // Parts of a call follow each other.
         let start = match self.last {
@@ -86,6 +126,71 @@ impl Wire {
         }
     }
 
+    /// Takes a write of a client.
+    pub(super) fn client_wrote(&mut self, event: &ClientWriteEvent) {
+        let ClientWriteEvent { header, stream, end_ns, written, length } = *event;
+        let write = ClientWrite { start_ns: header.timestamp_ns, end_ns, written, length };
+        if let Some(streams) = self.readers.get(&stream).and_then(|pid| self.processes.get_mut(pid)) {
+            streams.client_wrote(stream, write);
+        }
+    }
+
+    /// All events until this moment have been taken. Looks after clients, and that not too much memory is held.
+    pub(super) fn settle(&mut self, settled_ns: u64) {
+        self.give_up(settled_ns);
+        let processes = &self.processes;
+        let turn = self.clients.turn(|read| {
+            processes.get(&read.pid).is_some_and(|streams| streams.is_client_certain(read.stream))
+        });
+        for Read { stream, pid, .. } in turn.followed {
+            if self.processes.get_mut(&pid).is_some_and(|streams| streams.follow_client(stream)) {
+                self.readers.insert(stream, pid);
+            }
+        }
+        for (Read { stream, pid, .. }, look) in turn.looks {
+            self.processes.get_mut(&pid).into_iter().for_each(|streams| streams.looked(stream, look));
+        }
+        let readers: HashSet<u32> = self.readers.values().copied().collect();
+        for pid in readers {
+            self.processes.get_mut(&pid).into_iter().for_each(|streams| streams.settle(settled_ns));
+        }
+    }
+
+    /// Has whoever holds most give up what it holds, until it is little enough.
+    fn give_up(&mut self, now_ns: u64) {
+        for pid in self.active.drain() {
+            let held_bytes = self.processes.get(&pid).map_or(0, Streams::held_bytes);
+            self.held.insert(pid, held_bytes);
+        }
+        while self.held.values().sum::<usize>() > MAX_HELD_BYTES {
+            let Some((pid, held_bytes)) = self.held.iter_mut().max_by_key(|(_, held_bytes)| **held_bytes)
+            else {
+                return;
+            };
+            let Some(streams) = self.processes.get_mut(pid) else { return };
+            streams.give_up(now_ns);
+            let left = streams.held_bytes();
+            // What can't be given up is little; but nothing here may go on for ever.
+            if left >= *held_bytes {
+                return;
+            }
+            *held_bytes = left;
+        }
+    }
+
+    /// The process was found to have an `io_uring`.
+    pub(super) fn has_io_uring(&mut self, pid: u32) {
+        self.io_urings.insert(pid);
+    }
+
+    /// The calls of a process that ended, if they are many.
+    pub(super) fn take_many_calls(&mut self, pid: u32) -> Vec<Call> {
+        match self.processes.get_mut(&pid) {
+            Some(streams) if streams.calls.ended_count() >= MAX_ENDED => streams.calls.take_ended(),
+            _ => Vec::new(),
+        }
+    }
+
     /// The calls that ended since the last time, by process.
     pub(super) fn take_calls(&mut self) -> Vec<(u32, Call)> {
         let ended = self
@@ -102,6 +207,14 @@ impl Wire {
 
     /// Nothing more comes from a process.
     pub(super) fn process_ended(&mut self, pid: u32, now_ns: u64) -> Vec<Call> {
+        self.readers.retain(|stream, reader| {
+            if *reader == pid {
+                self.clients.closed(*stream);
+            }
+            *reader != pid
+        });
+        self.held.remove(&pid);
+        self.active.remove(&pid);
         let Some(mut streams) = self.processes.remove(&pid) else { return Vec::new() };
         streams.calls.finish(now_ns);
         self.ended.add(streams.counts());
@@ -132,6 +245,10 @@ impl Wire {
     pub(super) fn counts(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
         let mut counts = self.ended;
         self.processes.values().for_each(|streams| counts.add(streams.counts()));
+        // Runtimes use it for other things too. Where messages are seen, they go another way.
+        let is_silent =
+            |pid: &&u32| self.processes.get(pid).is_none_or(|streams| streams.counts().messages == 0);
+        counts.io_uring_processes = self.io_urings.iter().filter(is_silent).count() as u64;
         counts.named().into_iter()
     }
 }

@@ -15,8 +15,14 @@ use crate::analysis::calls::{Calls, Latency};
 /// Those of the writer.
 pub fn write_tools(mut out: impl Write, calls: &Calls, style: Style) -> io::Result<()> {
     if calls.tools.is_empty() {
-        let text = "Calls: none. Messages were seen, but no request.";
-        return writeln!(out, "{}", style.paint(Paint::Heading, text));
+        let has_messages = calls.messages.get("messages").is_some_and(|count| *count > 0);
+        let text = if has_messages {
+            "Calls: none. Messages were seen, but no request."
+        } else {
+            "Calls: none seen."
+        };
+        writeln!(out, "{}", style.paint(Paint::Heading, text))?;
+        return write_notes(&mut out, calls, style);
     }
     let title = format!(
         "Calls: {}, {}, at most {} in flight",
@@ -25,42 +31,47 @@ pub fn write_tools(mut out: impl Write, calls: &Calls, style: Style) -> io::Resu
         count(calls.peak_in_flight)
     );
     writeln!(out, "{}", style.paint(Paint::Heading, &title))?;
-    let mut table = Table::new(
-        &[
-            ("calls", Align::Right),
-            ("errors", Align::Right),
-            ("p50", Align::Right),
-            ("p95", Align::Right),
-            ("p99", Align::Right),
-            ("max", Align::Right),
-            ("CPU", Align::Right),
-            ("CPU/call", Align::Right),
-            ("exact", Align::Right),
-            ("tool", Align::Left),
-        ],
-        9,
-    );
+    let mut headings: Vec<(&'static str, Align)> =
+        ["calls", "errors", "p50", "p95", "p99", "max", "CPU", "CPU/call", "exact"]
+            .map(|heading| (heading, Align::Right))
+            .into();
+    let has_queue = calls.tools.iter().any(|tool| tool.queue_ms.is_some());
+    if has_queue {
+        // There is room for so many columns: one of the percentiles gives way.
+        headings.remove(3);
+        headings.insert(2, ("queue", Align::Right));
+    }
+    headings.push(("tool", Align::Left));
+    let mut table = Table::new(&headings, headings.len() - 1);
     for tool in &calls.tools {
         let latency = |value: fn(&Latency) -> f64| {
             tool.latency_ms.as_ref().map_or("-".into(), |latency| duration(value(latency) / 1e3))
         };
-        table.row(
-            (tool.errors > 0).then_some(Paint::Hot),
-            vec![
-                count(tool.count),
-                count(tool.errors),
-                latency(|latency| latency.p50),
-                latency(|latency| latency.p95),
-                latency(|latency| latency.p99),
-                latency(|latency| latency.max),
-                sampled(tool.cpu_ms),
-                sampled(tool.cpu_ms / tool.count.max(1) as f64),
-                tool.exact_ratio.map_or("-".into(), percent),
-                name(&tool.method, tool.tool.as_deref(), tool.asked_by_server),
-            ],
-        );
+        let mut cells = vec![
+            count(tool.count),
+            count(tool.errors),
+            latency(|latency| latency.p50),
+            latency(|latency| latency.p95),
+            latency(|latency| latency.p99),
+            latency(|latency| latency.max),
+            sampled(tool.cpu_ms),
+            sampled(tool.cpu_ms / tool.count.max(1) as f64),
+            tool.exact_ratio.map_or("-".into(), percent),
+            name(&tool.method, tool.tool.as_deref(), tool.asked_by_server),
+        ];
+        if has_queue {
+            cells.remove(3);
+            cells.insert(2, tool.queue_ms.map_or("-".into(), |queue| duration(queue.p99 / 1e3)));
+        }
+        table.row((tool.errors > 0).then_some(Paint::Hot), cells);
     }
     table.write(&mut out, style)?;
+    if has_queue {
+        let text = "queue: what 99 % waited at most from the client's write to the server's read, which is in no other time.";
+        for line in wrap(text, style.columns()) {
+            writeln!(out, "{}", style.paint(Paint::Dim, &line))?;
+        }
+    }
     let cpu = &calls.cpu;
     let told = match cpu.told_by_function_seconds {
         told if told > 0.0 => format!("; {} of it told by functions of their tools", duration(told)),
@@ -83,6 +94,10 @@ pub fn write_tools(mut out: impl Write, calls: &Calls, style: Style) -> io::Resu
             writeln!(out, "{}", style.paint(Paint::Warning, &line))?;
         }
     }
+    write_notes(&mut out, calls, style)
+}
+
+fn write_notes(mut out: impl Write, calls: &Calls, style: Style) -> io::Result<()> {
     for line in notes(&calls.messages).iter().flat_map(|note| wrap(note, style.columns())) {
         writeln!(out, "{}", style.paint(Paint::Dim, &line))?;
     }
@@ -91,7 +106,7 @@ pub fn write_tools(mut out: impl Write, calls: &Calls, style: Style) -> io::Resu
 
 /// What else was seen on the streams, and should not be there.
 fn notes(messages: &BTreeMap<String, u64>) -> Vec<String> {
-    const NOTES: [(&str, &str, &str, &str); 8] = [
+    const NOTES: [(&str, &str, &str, &str); 11] = [
         (
             "lost_stretches",
             "stretch",
@@ -100,6 +115,12 @@ fn notes(messages: &BTreeMap<String, u64>) -> Vec<String> {
         ),
         ("cut_messages", "message", "messages", "too long to be taken whole, and not told by the rest."),
         ("given_up", "request", "requests", "given up: too many waited for an answer."),
+        (
+            "dropped_messages",
+            "half-read message",
+            "half-read messages",
+            "dropped: together they took too much memory.",
+        ),
         (
             "unmatched_responses",
             "response",
@@ -115,6 +136,18 @@ fn notes(messages: &BTreeMap<String, u64>) -> Vec<String> {
             "whose arguments were not kept: too many waited for an answer.",
         ),
         ("unreadable_http", "HTTP message", "HTTP messages", "that could not be read."),
+        (
+            "encrypted_streams",
+            "encrypted stream",
+            "encrypted streams",
+            "that can't be read: calls over TLS are seen where the server uses OpenSSL, not in Go or rustls.",
+        ),
+        (
+            "io_uring_processes",
+            "process has",
+            "processes have",
+            "an io_uring: what is read and written by it is not seen.",
+        ),
     ];
     let note = |(name, one, many, text): &(&str, &str, &str, &str)| {
         let count = *messages.get(*name).filter(|count| **count > 0)?;
@@ -136,33 +169,29 @@ pub fn write_calls(mut out: impl Write, calls: &[ListedCall], hidden: usize, sty
     if calls.is_empty() {
         return writeln!(out, "No such call was recorded.");
     }
-    let mut table = Table::new(
-        &[
-            ("call", Align::Right),
-            ("start", Align::Right),
-            ("time", Align::Right),
-            ("CPU", Align::Right),
-            ("request", Align::Right),
-            ("response", Align::Right),
-            ("outcome", Align::Left),
-            ("tool", Align::Left),
-        ],
-        7,
-    );
+    let mut headings: Vec<(&'static str, Align)> =
+        ["call", "start", "time", "CPU", "request", "response"].map(|heading| (heading, Align::Right)).into();
+    let has_queue = calls.iter().any(|call| call.queue_ms.is_some());
+    if has_queue {
+        headings.insert(2, ("queue", Align::Right));
+    }
+    headings.extend([("outcome", Align::Left), ("tool", Align::Left)]);
+    let mut table = Table::new(&headings, headings.len() - 1);
     for call in calls {
-        table.row(
-            (call.outcome != "ok").then_some(Paint::Hot),
-            vec![
-                call.call.to_string(),
-                format!("+{}", duration(call.start_seconds)),
-                duration(call.duration_ms / 1e3),
-                cpu(call),
-                format!("{} B", count(call.request_bytes)),
-                format!("{} B", count(call.response_bytes)),
-                outcome(call),
-                name(&call.method, call.tool.as_deref(), false),
-            ],
-        );
+        let mut cells = vec![
+            call.call.to_string(),
+            format!("+{}", duration(call.start_seconds)),
+            duration(call.duration_ms / 1e3),
+            cpu(call),
+            format!("{} B", count(call.request_bytes)),
+            format!("{} B", count(call.response_bytes)),
+            outcome(call),
+            name(&call.method, call.tool.as_deref(), false),
+        ];
+        if has_queue {
+            cells.insert(2, call.queue_ms.map_or("-".into(), |queue| duration(queue / 1e3)));
+        }
+        table.row((call.outcome != "ok").then_some(Paint::Hot), cells);
     }
     table.write(&mut out, style)?;
     if hidden > 0 {
@@ -186,6 +215,9 @@ pub fn write_call(
     writeln!(out, "{}", style.paint(Paint::Heading, &printable(&title)))?;
     let mut fact = |key: &str, value: String| writeln!(out, "{key:<11}{}", printable(&value));
     fact("Start", format!("+{} in process {}", duration(call.start_seconds), call.pid))?;
+    if let Some(queue) = call.queue_ms {
+        fact("Queue", format!("{} before that, since its client wrote it", duration(queue / 1e3)))?;
+    }
     fact("Time", duration(call.duration_ms / 1e3))?;
     if let Some(first) = call.first_response_ms {
         fact("Response", format!("began after {}", duration(first / 1e3)))?;
@@ -264,6 +296,7 @@ mod tests {
         let thread = builder.thread(0, 100, "main");
         builder.call(0, "burn", start + 10 * MS, start + 90 * MS);
         builder.call(0, "sleep", start + 50 * MS, start + 250 * MS);
+        builder.recording.calls[1].call.queue_ns = Some(3 * MS);
         builder.recording.calls[1].call.ended =
             Ended::Error { code: Some(-32000), message: Some("too\x1b[1m late".into()) };
         for time in [20, 30, 60, 95] {
@@ -284,9 +317,11 @@ mod tests {
         write_tools(&mut out, &calls, Style::default()).unwrap();
         insta::assert_snapshot!(String::from_utf8(out).unwrap(), @r"
         Calls: 2, 1 error, at most 2 in flight
-          calls  errors      p50      p95      p99      max      CPU  CPU/call   exact  tool
-              1       0  80.0 ms  80.0 ms  80.0 ms  80.0 ms  25.0 ms   25.0 ms  80.0 %  burn
-              1       1   200 ms   200 ms   200 ms   200 ms  15.0 ms   15.0 ms  66.7 %  sleep
+          calls  errors   queue      p50      p99      max      CPU  CPU/call   exact  tool
+              1       0       -  80.0 ms  80.0 ms  80.0 ms  25.0 ms   25.0 ms  80.0 %  burn
+              1       1  3.0 ms   200 ms   200 ms   200 ms  15.0 ms   15.0 ms  66.7 %  sleep
+        queue: what 99 % waited at most from the client's write to the server's read,
+        which is in no other time.
         CPU time: 30.0 ms certainly of one call, 10.0 ms split between calls in flight
         together (an estimate), 0 s while no call was in flight.
         Some of what was said could not be recorded: calls may be missing, and their
@@ -311,13 +346,14 @@ mod tests {
         write_call(&mut out, &calls[0], &activity(&recording, &attribution, 1, 40), Style::default())
             .unwrap();
         insta::assert_snapshot!(String::from_utf8(out).unwrap(), @r"
-          call     start     time       CPU  request  response  outcome       tool
-             2  +50.0 ms   200 ms  ~15.0 ms    100 B     200 B  error -32000  sleep
-             1  +10.0 ms  80.0 ms  ~25.0 ms    100 B     200 B  ok            burn
+          call     start   queue     time       CPU  request  response  outcome       tool
+             2  +50.0 ms  3.0 ms   200 ms  ~15.0 ms    100 B     200 B  error -32000  sleep
+             1  +10.0 ms       -  80.0 ms  ~25.0 ms    100 B     200 B  ok            burn
         … 3 more
 
         Call 2: sleep
         Start      +50.0 ms in process 100
+        Queue      3.0 ms before that, since its client wrote it
         Time       200 ms
         Response   began after 200 ms
         CPU        10.0 ms its own, 5.0 ms shared with other calls (an estimate)

@@ -17,7 +17,7 @@ use super::{APPLICATION_ID, Error, LOG_SUFFIX, SAMPLE_ON_CPU, SCHEMA_VERSION, be
 
 /// Version of the schema in which calls came.
 const CALLS_SINCE: i64 = 3;
-/// Version in which IDs of requests, and contents, came.
+/// Version in which IDs of requests, contents, and the time that calls waited before they were read, came.
 const CONTENTS_SINCE: i64 = 4;
 
 /// Reads a recording, also one that is still being written.
@@ -301,13 +301,18 @@ impl Reader<'_> {
     fn calls(&self, version: i64, processes: usize, meta: &Meta) -> Result<Vec<RecordedCall>, Error> {
         let strings: Vec<Arc<str>> = self.strings()?;
         let of = |rest: &str| {
-            let sql = format!("SELECT {CALL_COLUMNS}, {rest} ORDER BY start_ns, id");
+            let columns = if version < CONTENTS_SINCE {
+                CALL_COLUMNS.replace("queue_ns", "NULL")
+            } else {
+                CALL_COLUMNS.to_owned()
+            };
+            let sql = format!("SELECT {columns}, {rest} ORDER BY start_ns, id");
             let text = |id: i64| strings.get(index(id)).map(|text| Box::from(&**text));
             let rows = self.rows(&sql, |row| {
                 let Some((process, call)) = call_of(row, text)? else { return Ok(None) };
-                let request_id = row.get::<_, Option<String>>(20)?.as_deref().and_then(Id::from_json);
+                let request_id = row.get::<_, Option<String>>(21)?.as_deref().and_then(Id::from_json);
                 let (arguments, result) =
-                    (row.get::<_, Option<Box<str>>>(21)?, row.get::<_, Option<Box<str>>>(22)?);
+                    (row.get::<_, Option<Box<str>>>(22)?, row.get::<_, Option<Box<str>>>(23)?);
                 Ok(Some((process, Call { request_id, arguments, result, ..call })))
             })?;
             let calls: Option<Vec<(i64, Call)>> = rows.into_iter().collect();
@@ -367,10 +372,10 @@ impl Reader<'_> {
     }
 }
 
-/// What [`call_of`] reads, and the row's ID.
+/// What [`call_of`] reads, with the row's ID at 19.
 pub(super) const CALL_COLUMNS: &str = "process, session, caller, method, name, trace_parent, start_ns, request_end_ns, \
      response_ns, end_ns, request_thread, response_thread, request_bytes, response_bytes, requests, \
-     input_wait_ns, outcome, error_code, error_message, id";
+     input_wait_ns, outcome, error_code, error_message, id, queue_ns";
 
 /// A call without its ID and its contents, and the row of its process. `None` where a number or a text has no meaning; `text` gives the text of a row.
 pub(super) fn call_of(
@@ -404,6 +409,7 @@ pub(super) fn call_of(
         response_bytes: unsigned(row, 13)?,
         requests: row.get(14)?,
         input_wait_ns: unsigned(row, 15)?,
+        queue_ns: row.get::<_, Option<i64>>(20)?.and_then(|time| u64::try_from(time).ok()),
         ended,
     };
     Ok(Some((row.get(0)?, call)))

@@ -84,6 +84,7 @@ CREATE TABLE calls (
     outcome INTEGER NOT NULL,       -- Ended
     error_code INTEGER,
     error_message INTEGER REFERENCES strings,   -- without --capture-arguments: its shape
+    queue_ns INTEGER,               -- from the client's write to the server's read; since version 4
     request_id TEXT                 -- as JSON: 7, or "7"; since version 4
 );
 -- What calls were told and what they said, as JSON: only with --capture-arguments. Since version 4.
@@ -114,6 +115,7 @@ CREATE TABLE in_flight (
     outcome INTEGER NOT NULL,
     error_code INTEGER,
     error_message INTEGER REFERENCES strings,
+    queue_ns INTEGER,
     request_id TEXT
 );
 -- What was seen of JSON-RPC besides calls: messages, lines that are none, responses to nothing...

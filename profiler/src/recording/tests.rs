@@ -118,6 +118,7 @@ fn reads_calls() {
     calls.call(0, "a", 1, 2);
     let mut call = calls.recording.calls.remove(0).call;
     call.request_id = Some(Id::Text("7\"".into()));
+    call.queue_ns = Some(3);
     writer.call(1, &call).unwrap();
     call.request_id = Some(Id::Number("7".into()));
     call.arguments = Some(r#"{"a":1}"#.into());
@@ -127,15 +128,14 @@ fn reads_calls() {
     let ids: Vec<_> =
         recording.calls.iter().map(|recorded| recorded.call.request_id.clone().unwrap()).collect();
     assert_eq!(ids, [Id::Text("7\"".into()), Id::Number("7".into())]);
-    assert_eq!(recording.calls[0].call.arguments, None);
+    assert_eq!((&recording.calls[0].call.arguments, recording.calls[0].call.queue_ns), (&None, Some(3)));
     assert_eq!(recording.calls[1].call.arguments.as_deref(), Some(r#"{"a":1}"#));
-    let older = "DROP TABLE contents; ALTER TABLE calls DROP COLUMN request_id; DELETE FROM meta WHERE key = 'has_calls'; \
+    let older = "DROP TABLE contents; ALTER TABLE calls DROP COLUMN request_id; ALTER TABLE calls DROP COLUMN queue_ns; DELETE FROM meta WHERE key = 'has_calls'; \
                  PRAGMA user_version = 3";
     Connection::open(&path).unwrap().execute_batch(older).unwrap();
     let recording = read(&path).unwrap();
-    assert!(
-        recording.meta.has_calls && recording.calls.iter().all(|recorded| recorded.call.request_id.is_none())
-    );
+    let is_bare = |call: &Call| call.request_id.is_none() && call.queue_ns.is_none();
+    assert!(recording.meta.has_calls && recording.calls.iter().all(|recorded| is_bare(&recorded.call)));
 }
 
 /// Another program's file is neither read nor overwritten; an older recording is replaced.
@@ -227,6 +227,7 @@ fn call(tool: &str, start_ns: u64, end_ns: u64) -> Call {
         response_bytes: 2,
         requests: 1,
         input_wait_ns: 0,
+        queue_ns: Some(3),
         ended: Ended::Unanswered,
     }
 }
@@ -259,6 +260,7 @@ fn follows() {
     assert_eq!((second.recording.meta.start_ns, second.recording.meta.end_ns), (8, 10));
     assert_eq!(tools(&second), (vec!["echo", "burn"], 1));
     assert_eq!(second.recording.calls[1].call.end_ns, 10);
+    assert!(second.recording.calls.iter().all(|recorded| recorded.call.queue_ns == Some(3)));
     assert_eq!(second.recording.samples.len(), 1);
     let with_stacks = follower.with_stacks(second.recording.samples.clone()).unwrap();
     let names = |frame: usize| with_stacks.frames[frame].lines.iter().map(|line| &*line.function);

@@ -28,6 +28,9 @@ pub type StackId = RowId;
 /// may be written twice: readers merge them.
 const MAX_REMEMBERED: usize = 1 << 20;
 
+/// What remembered strings may take, in bytes: names that come over the wire may be anything.
+const MAX_STRING_BYTES: usize = 16 << 20;
+
 /// Room for each statement here: all stay prepared.
 const STATEMENTS: usize = 32;
 
@@ -36,6 +39,7 @@ pub struct Writer {
     path: PathBuf,
     connection: Connection,
     strings: HashMap<Box<str>, RowId>,
+    string_bytes: usize,
     frames: HashMap<(RowId, u64), FrameId>,
     stacks: HashMap<(Option<StackId>, FrameId), StackId>,
     losses: HashMap<String, u64>,
@@ -77,6 +81,7 @@ impl Writer {
             path: path.to_owned(),
             connection,
             strings: HashMap::new(),
+            string_bytes: 0,
             frames: HashMap::new(),
             stacks: HashMap::new(),
             losses: HashMap::new(),
@@ -237,9 +242,11 @@ impl Writer {
         if let Some(id) = self.strings.get(text) {
             return Ok(*id);
         }
-        if self.strings.len() >= MAX_REMEMBERED {
+        if self.strings.len() >= MAX_REMEMBERED || self.string_bytes >= MAX_STRING_BYTES {
             self.strings.clear();
+            self.string_bytes = 0;
         }
+        self.string_bytes += text.len();
         let id = take_id(&mut self.next.string);
         self.insert("INSERT INTO strings VALUES (?, ?)", params![id, text])?;
         self.strings.insert(text.into(), id);
@@ -308,7 +315,7 @@ impl Writer {
         let message = message.map(|message| self.string(message)).transpose()?;
         self.insert(
             &format!(
-                "INSERT INTO {table} VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+                "INSERT INTO {table} VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
             ),
             params![
                 process,
@@ -330,6 +337,7 @@ impl Writer {
                 call.ended.number(),
                 code,
                 message,
+                call.queue_ns.map(|time| time as i64),
                 request_id,
             ],
         )
@@ -378,6 +386,7 @@ impl Writer {
         if self.strings.len() > retention::MANY {
             self.run(retention::sweep_strings)?;
             self.strings.clear();
+            self.string_bytes = 0;
         }
         Ok(())
     }

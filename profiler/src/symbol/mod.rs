@@ -7,6 +7,7 @@ mod module;
 mod namer;
 mod perf_map;
 mod python;
+mod tls;
 pub(crate) mod v8;
 
 pub(crate) use go::GoTable;

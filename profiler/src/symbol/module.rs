@@ -10,10 +10,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use object::read::{Object, ObjectSection, ObjectSegment, ReadCache};
-use profiler_common::Interpreter;
+use profiler_common::{Interpreter, TlsFunction};
 
 use super::go;
 use super::namer::Name;
+use super::tls;
 use crate::capture::FileIdentity;
 use crate::target::Process;
 use crate::unwind::v8::V8;
@@ -48,7 +49,7 @@ pub struct Module {
 #[derive(Debug)]
 pub enum Image {
     /// An ELF file.
-    Elf(ElfImage),
+    Elf(Box<ElfImage>),
     /// Memory without a file, filled by a runtime: names come from perf maps.
     Jit,
     /// Nothing: the file could not be opened, or is no ELF file.
@@ -70,6 +71,8 @@ pub struct ElfImage {
     pub(crate) asyncio: Option<AsyncioOffsets>,
     /// The V8 in it.
     v8: Option<V8>,
+    /// The functions of a TLS library in it, with their offsets in the file.
+    tls: Vec<(TlsFunction, u64)>,
     /// Start and end of each linkage table, in the file's own address space.
     linkage: Vec<(u64, u64)>,
 }
@@ -104,7 +107,7 @@ impl ElfImage {
     fn open(file: File, pid: u32, path: &Path) -> Option<Self> {
         let cache = ReadCache::new(&file);
         let object = object::File::parse(&cache).ok()?;
-        let segments = object
+        let segments: Vec<LoadSegment> = object
             .segments()
             .filter(|segment| segment.permissions().executable())
             .map(|segment| {
@@ -121,6 +124,7 @@ impl ElfImage {
         let python = PythonImage::read(&object, path).map(Arc::new);
         let asyncio = AsyncioOffsets::read(&object);
         let v8 = V8::read(&object);
+        let tls = tls::functions(&object);
         let is_linkage = |name: &str| name == ".plt" || name.starts_with(".plt.");
         let linkage = object
             .sections()
@@ -129,6 +133,17 @@ impl ElfImage {
             .take(MAX_LINKAGE_TABLES)
             .collect();
         drop(object);
+        let file_offset = |address: u64| {
+            let mut segments = segments.iter();
+            segments.find_map(|segment| {
+                let offset = segment.file_start.checked_add(address.checked_sub(segment.address)?)?;
+                (offset < segment.file_end).then_some(offset)
+            })
+        };
+        let tls = tls
+            .into_iter()
+            .filter_map(|(function, address)| Some((function, file_offset(address)?)))
+            .collect();
         let builtins = v8.as_ref().filter(|v8| v8.layout.is_some() && !v8.builtins.is_empty());
         let builtins = builtins.map(|v8| (v8.builtins.start, v8.builtins.end, Interpreter::V8));
         let evaluation = python.iter().flat_map(|python| &python.evaluation);
@@ -144,6 +159,7 @@ impl ElfImage {
             python,
             asyncio,
             v8,
+            tls,
             linkage,
             debug_file,
             segments,
@@ -207,6 +223,14 @@ impl Module {
         match &self.image {
             Image::Elf(elf) => &elf.interpreters,
             Image::Jit | Image::Opaque => &[],
+        }
+    }
+
+    /// The functions of a TLS library in it: their offsets in the file. `None` where there are none.
+    pub(crate) fn tls_functions(&self) -> Option<(&File, &[(TlsFunction, u64)])> {
+        match &self.image {
+            Image::Elf(elf) if !elf.tls.is_empty() => Some((&elf.file, &elf.tls)),
+            _ => None,
         }
     }
 
@@ -275,7 +299,7 @@ impl Modules {
         let Some(elf) = opened.and_then(|opened| ElfImage::open(opened, pid, Path::new(path))) else {
             return self.labelled(path, || Image::Opaque);
         };
-        let id = self.push(Module { path: path.to_owned(), image: Image::Elf(elf) });
+        let id = self.push(Module { path: path.to_owned(), image: Image::Elf(Box::new(elf)) });
         // While the file is open its inode can't be given to another one.
         self.by_file.insert(file, id);
         id
@@ -363,7 +387,7 @@ fn vdso() -> Image {
     };
     copy()
         .and_then(|file| ElfImage::open(file, std::process::id(), Path::new("[vdso]")))
-        .map_or(Image::Opaque, Image::Elf)
+        .map_or(Image::Opaque, |elf| Image::Elf(Box::new(elf)))
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -381,6 +405,7 @@ mod tests {
         let segments = vec![segment(0xca00, 0x1_5000, 0xda00)];
         let file = File::open("/proc/self/exe").unwrap();
         let image = ElfImage {
+            tls: Vec::new(),
             interpreters: Vec::new(),
             python: None,
             asyncio: None,

@@ -178,10 +178,19 @@ pub struct Call {
     pub response_bytes: u64,
     /// Requests that it took: more than one when it was asked for input.
     pub requests: u32,
+    /// How long its first request waited since its caller began to write it, in nanoseconds; absent where that is not known.
+    pub queue_ns: Option<u64>,
     /// Time in which it waited for input from its caller, in nanoseconds.
     pub input_wait_ns: u64,
     /// How it ended.
     pub ended: Ended,
+}
+
+fn held_bytes(call: &Call) -> usize {
+    let Call { method, name, trace_parent, arguments, result, request_id, .. } = call;
+    let texts = [Some(method), name.as_ref(), trace_parent.as_ref(), arguments.as_ref(), result.as_ref()];
+    let id = request_id.as_ref().map_or(0, Id::held_bytes);
+    size_of::<Open>() + texts.into_iter().flatten().map(|text| text.len()).sum::<usize>() + id
 }
 
 impl Call {
@@ -200,6 +209,8 @@ struct Open {
     is_cancelled: bool,
     /// When something was lost that may have been its response.
     lost_ns: Option<u64>,
+    /// When bytes were left out that may have been its response.
+    hidden_ns: Option<u64>,
     /// For `tasks/result`: the task that it asks for.
     task: Option<Box<str>>,
     /// The response comes by another connection.
@@ -230,6 +241,8 @@ pub struct Calls {
     pub repeated_ids: u64,
     /// Calls given up because too many wait.
     pub given_up: u64,
+    /// Calls without an answer, which may have been among bytes that were left out.
+    pub hidden_answers: u64,
     /// Notifications, other than cancellations.
     pub notifications: u64,
     /// Requests whose arguments were not kept because too many wait.
@@ -278,6 +291,16 @@ impl Calls {
         }
     }
 
+    /// Bytes that `sender` sent in a session were left out: not only what stands around them, but whole messages too may
+    /// have been among them. Of a call that waits it is known only at its end that this was so.
+    pub fn hidden(&mut self, session: Session, sender: Side, now_ns: u64) {
+        for (_, open) in
+            self.open.iter_mut().filter(|((of, caller, _), _)| (*of, *caller) == (session, sender.other()))
+        {
+            open.hidden_ns.get_or_insert(now_ns);
+        }
+    }
+
     /// Whether a request of `caller` with this ID waits in a session.
     pub fn is_open(&self, session: Session, caller: Side, id: &Id) -> bool {
         self.open.contains_key(&(session, caller, id.clone()))
@@ -292,11 +315,7 @@ impl Calls {
         }
         if self.detached.len() >= 2 * MAX_PENDING {
             // Most of them were given up.
-            let open = &self.open;
-            self.detached.retain(|(caller, id), sessions| {
-                sessions.retain(|session| open.contains_key(&(*session, *caller, id.clone())));
-                !sessions.is_empty()
-            });
+            self.forget_detached();
         }
         let sessions = self.detached.entry((caller, id)).or_default();
         if sessions.len() >= MAX_DETACHED_ALIKE {
@@ -345,6 +364,11 @@ impl Calls {
         self.ended.extend(calls.map(|call| Call { end_ns: now_ns, ended: Ended::Unanswered, ..call }));
     }
 
+    /// How many calls have ended since they were last taken.
+    pub fn ended_count(&self) -> usize {
+        self.ended.len()
+    }
+
     /// The calls that have ended since the last time, in that order.
     pub fn take_ended(&mut self) -> Vec<Call> {
         std::mem::take(&mut self.ended)
@@ -361,8 +385,44 @@ impl Calls {
         self.open.len()
     }
 
+    /// The memory that calls take which have not ended, in bytes.
+    pub fn held_bytes(&self) -> usize {
+        let open = self.open.iter().map(|((_, _, id), open)| id.held_bytes() + held_bytes(&open.call));
+        let detached = self.detached.iter().map(|((_, id), sessions)| {
+            id.held_bytes()
+                + size_of::<(Side, Id, VecDeque<Session>)>()
+                + sessions.len() * size_of::<Session>()
+        });
+        let waiting = self.for_input.iter().map(|waiting| held_bytes(&waiting.call));
+        let tasks = self.tasks.iter().map(|((_, task), call)| task.len() + held_bytes(call));
+        open.chain(detached).chain(waiting).chain(tasks).sum()
+    }
+
+    /// Gives up the older half of the calls that have not ended: they take too much memory.
+    pub fn give_up_half(&mut self, now_ns: u64) {
+        self.give_up_oldest(self.open.len().div_ceil(2), now_ns);
+        let tasks: Vec<_> = self.tasks.drain().map(|(_, call)| call).collect();
+        let waiting: Vec<_> = self.for_input.drain(..).map(|waiting| waiting.call).chain(tasks).collect();
+        self.given_up += waiting.len() as u64;
+        self.ended.extend(waiting.into_iter().map(|call| Call {
+            end_ns: now_ns,
+            ended: Ended::Unanswered,
+            ..call
+        }));
+        self.forget_detached();
+    }
+
+    /// Forgets where the answers of requests may come that were given up.
+    fn forget_detached(&mut self) {
+        let open = &self.open;
+        self.detached.retain(|(caller, id), sessions| {
+            sessions.retain(|session| open.contains_key(&(*session, *caller, id.clone())));
+            !sessions.is_empty()
+        });
+    }
+
     fn request(&mut self, session: Session, caller: Side, received: Received) {
-        let Received { message, first_ns, last_ns, thread, bytes } = received;
+        let Received { message, first_ns, last_ns, thread, bytes, queue_ns, .. } = received;
         let (Some(id), Some(method)) = (message.id, message.method) else { return };
         let has_arguments = message.arguments.is_some();
         let waiting = self.open.len() + self.for_input.len() + self.tasks.len();
@@ -404,6 +464,7 @@ impl Calls {
                 request_bytes: bytes,
                 response_bytes: 0,
                 requests: 1,
+                queue_ns,
                 input_wait_ns: 0,
                 ended: Ended::Unanswered,
             },
@@ -415,6 +476,7 @@ impl Calls {
             number: self.next_number,
             is_cancelled: false,
             lost_ns: None,
+            hidden_ns: None,
             task,
             is_detached: false,
         };
@@ -426,7 +488,7 @@ impl Calls {
     }
 
     fn response(&mut self, session: Session, caller: Side, received: Received) {
-        let Received { message, first_ns, last_ns, thread, bytes } = received;
+        let Received { message, first_ns, last_ns, thread, bytes, .. } = received;
         let open = message.id.and_then(|id| {
             let key = (session, caller, id);
             self.open.remove(&key).or_else(|| {
@@ -472,10 +534,16 @@ impl Calls {
             return;
         }
         // An eighth at once: looking for the oldest each time would be slow for whoever never answers.
+        self.give_up_oldest(MAX_PENDING / 8, now_ns);
+    }
+
+    fn give_up_oldest(&mut self, count: usize, now_ns: u64) {
         let mut numbers: Vec<u64> = self.open.values().map(|open| open.number).collect();
-        let (_, last, _) = numbers.select_nth_unstable(MAX_PENDING / 8);
+        let Some(last) = count.checked_sub(1).filter(|last| *last < numbers.len()) else { return };
+        let (_, last, _) = numbers.select_nth_unstable(last);
         let last = *last;
-        let gone: Vec<_> = self.open.extract_if(|_, open| open.number < last).map(|(_, open)| open).collect();
+        let gone: Vec<_> =
+            self.open.extract_if(|_, open| open.number <= last).map(|(_, open)| open).collect();
         self.given_up += gone.len() as u64;
         for open in gone {
             self.give_up(open, now_ns, Ended::Unanswered);
@@ -486,6 +554,9 @@ impl Calls {
         let call = if open.is_cancelled {
             Call { ended: Ended::Cancelled, ..open.call }
         } else if let Some(end_ns) = open.lost_ns {
+            Call { end_ns, ended: Ended::Lost, ..open.call }
+        } else if let Some(end_ns) = open.hidden_ns {
+            self.hidden_answers += 1;
             Call { end_ns, ended: Ended::Lost, ..open.call }
         } else {
             Call { end_ns: now_ns, ended, ..open.call }

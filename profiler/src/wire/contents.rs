@@ -40,6 +40,11 @@ impl Raw {
         let room = self.limit.saturating_sub(self.bytes.len());
         self.bytes.extend_from_slice(&bytes[..bytes.len().min(room)]);
     }
+
+    /// The memory that it takes, in bytes.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.bytes.capacity()
+    }
 }
 
 /// JSON of what was kept. It is whole, whatever was cut off.

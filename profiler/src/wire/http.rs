@@ -69,6 +69,8 @@ pub struct Half {
     state: State,
     head: Vec<u8>,
     first_ns: Option<u64>,
+    /// Length of all that was seen.
+    position: u64,
     body: Body,
     /// Bodies and heads that could not be understood.
     pub unreadable: u64,
@@ -96,7 +98,13 @@ enum State {
 
 #[derive(Clone, Debug)]
 enum Body {
-    Json { scanner: Box<Scanner>, first_ns: Option<u64>, bytes: u64, cut: u64 },
+    /// Also when and where it began.
+    Json {
+        scanner: Box<Scanner>,
+        first: Option<(u64, u64)>,
+        bytes: u64,
+        cut: u64,
+    },
     Events(Box<Events>),
     Other,
 }
@@ -110,6 +118,7 @@ impl Half {
             state: State::Lost,
             head: Vec::new(),
             first_ns: None,
+            position: 0,
             body: Body::Other,
             unreadable: 0,
             cut: 0,
@@ -139,7 +148,10 @@ impl Half {
                 }
                 self.bytes(bytes, timestamp_ns, &mut out);
             }
-            Piece::Gap(missing) => self.gap(missing, timestamp_ns, &mut out),
+            Piece::Gap(missing) => {
+                self.gap(missing, timestamp_ns, &mut out);
+                self.position = self.position.saturating_add(missing);
+            }
         }
         out
     }
@@ -161,6 +173,16 @@ impl Half {
         self.state = state;
     }
 
+    /// The memory that a head or a body takes while it is read, in bytes.
+    pub(crate) fn held_bytes(&self) -> usize {
+        let body = match &self.body {
+            Body::Json { scanner, .. } => scanner.held_bytes(),
+            Body::Events(events) => events.held_bytes(),
+            Body::Other => 0,
+        };
+        self.head.capacity() + body
+    }
+
     /// The connection is closed.
     pub fn close(&mut self, timestamp_ns: u64) -> Vec<Event> {
         let mut out = Vec::new();
@@ -172,32 +194,34 @@ impl Half {
 
     fn bytes(&mut self, mut bytes: &[u8], now_ns: u64, out: &mut Vec<Event>) {
         while !bytes.is_empty() {
-            bytes = match self.state {
-                State::Lost | State::LostChunk => return,
+            let rest = match self.state {
+                State::Lost | State::LostChunk => &[],
                 State::Head => self.head(bytes, now_ns, out),
                 State::Length(left) | State::InChunk(left) => {
                     let length = bytes.len().min(usize::try_from(left).unwrap_or(usize::MAX));
                     let (part, rest) = bytes.split_at(length);
-                    self.body.feed(Piece::Bytes(part), now_ns, out);
+                    self.body.feed(Piece::Bytes(part), now_ns, self.position, out);
                     self.advance(length as u64, now_ns, out);
                     rest
                 }
                 State::Size | State::Trailer => self.line(bytes, now_ns, out),
                 State::UntilClose => {
-                    self.body.feed(Piece::Bytes(bytes), now_ns, out);
-                    return;
+                    self.body.feed(Piece::Bytes(bytes), now_ns, self.position, out);
+                    &[]
                 }
             };
+            self.position += (bytes.len() - rest.len()) as u64;
+            bytes = rest;
         }
     }
 
     fn gap(&mut self, missing: u64, now_ns: u64, out: &mut Vec<Event>) {
         match self.state {
             State::Length(left) | State::InChunk(left) if missing <= left => {
-                self.body.feed(Piece::Gap(missing), now_ns, out);
+                self.body.feed(Piece::Gap(missing), now_ns, self.position, out);
                 self.advance(missing, now_ns, out);
             }
-            State::UntilClose => self.body.feed(Piece::Gap(missing), now_ns, out),
+            State::UntilClose => self.body.feed(Piece::Gap(missing), now_ns, self.position, out),
             State::Lost | State::LostChunk => {}
             _ => self.lose(),
         }
@@ -313,16 +337,16 @@ impl Body {
         if head.is_event_stream {
             Self::events(capture)
         } else if head.is_json {
-            Self::Json { scanner: Box::new(Scanner::new(capture)), first_ns: None, bytes: 0, cut: 0 }
+            Self::Json { scanner: Box::new(Scanner::new(capture)), first: None, bytes: 0, cut: 0 }
         } else {
             Self::Other
         }
     }
 
-    fn feed(&mut self, piece: Piece<'_>, now_ns: u64, out: &mut Vec<Event>) {
+    fn feed(&mut self, piece: Piece<'_>, now_ns: u64, position: u64, out: &mut Vec<Event>) {
         match self {
-            Self::Json { scanner, first_ns, bytes, .. } => {
-                first_ns.get_or_insert(now_ns);
+            Self::Json { scanner, first, bytes, .. } => {
+                first.get_or_insert((now_ns, position));
                 match piece {
                     Piece::Bytes(part) => {
                         *bytes += part.len() as u64;
@@ -336,7 +360,7 @@ impl Body {
             }
             Self::Events(events) => {
                 events.feed(piece, now_ns, |messages, first_ns, length| {
-                    push(messages, first_ns, now_ns, length, out);
+                    push(messages, (first_ns, None), now_ns, length, out);
                 });
             }
             Self::Other => {}
@@ -344,11 +368,12 @@ impl Body {
     }
 
     fn end(&mut self, now_ns: u64, out: &mut Vec<Event>) {
-        if let Self::Json { scanner, first_ns, bytes, cut } = self {
+        if let Self::Json { scanner, first, bytes, cut } = self {
             let had_gap = scanner.has_gap();
             match scanner.finish() {
                 Outcome::Messages(messages) => {
-                    push(messages, first_ns.unwrap_or(now_ns), now_ns, *bytes, out);
+                    let first = first.map_or((now_ns, None), |(first_ns, offset)| (first_ns, Some(offset)));
+                    push(messages, first, now_ns, *bytes, out);
                 }
                 Outcome::NotRpc => *cut += u64::from(had_gap),
                 Outcome::Empty => {}
@@ -375,9 +400,16 @@ fn starts_chunk(bytes: &[u8]) -> bool {
 }
 
 /// The length counts once, on the first message.
-fn push(messages: Vec<Message>, first_ns: u64, last_ns: u64, mut bytes: u64, out: &mut Vec<Event>) {
+fn push(
+    messages: Vec<Message>,
+    (first_ns, offset): (u64, Option<u64>),
+    last_ns: u64,
+    mut bytes: u64,
+    out: &mut Vec<Event>,
+) {
     out.extend(messages.into_iter().map(|message| {
-        Event::Message(Received { message, first_ns, last_ns, thread: 0, bytes: std::mem::take(&mut bytes) })
+        let bytes = std::mem::take(&mut bytes);
+        Event::Message(Received { message, first_ns, last_ns, thread: 0, offset, queue_ns: None, bytes })
     }));
 }
 

@@ -76,6 +76,39 @@ pub struct Message {
     pub result: Option<Box<str>>,
 }
 
+impl Id {
+    /// The memory that it takes besides its own value, in bytes.
+    pub fn held_bytes(&self) -> usize {
+        let (Self::Number(text) | Self::Text(text)) = self;
+        text.len()
+    }
+}
+
+impl Message {
+    /// The memory that it takes, in bytes.
+    pub fn held_bytes(&self) -> usize {
+        let Self {
+            id,
+            method,
+            name,
+            cancelled,
+            error_message,
+            result_type,
+            request_state,
+            task,
+            trace_parent,
+            arguments,
+            result,
+            ..
+        } = self;
+        let contents = [arguments, result];
+        let texts = [method, name, error_message, result_type, request_state, task, trace_parent];
+        let ids = [id, cancelled].into_iter().flatten().map(Id::held_bytes);
+        size_of::<Self>()
+            + texts.into_iter().chain(contents).flatten().map(|text| text.len()).chain(ids).sum::<usize>()
+    }
+}
+
 /// A message on a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Received {
@@ -87,6 +120,11 @@ pub struct Received {
     pub last_ns: u64,
     /// The thread that moved its last byte; zero when that is not known.
     pub thread: u32,
+    /// Where its first byte stood, counted from the first one that was seen of its stream and direction; absent in streams
+    /// of events, which are written by servers.
+    pub offset: Option<u64>,
+    /// How long it waited since its sender began to write it, in nanoseconds, where that is known.
+    pub queue_ns: Option<u64>,
     /// Its length as it stood on the stream, without framing; of a batch, the whole batch's on its first message.
     pub bytes: u64,
 }

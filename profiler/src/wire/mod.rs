@@ -8,6 +8,7 @@ pub mod contents;
 pub mod http;
 pub mod json;
 mod message;
+pub mod queue;
 pub mod shape;
 pub mod sse;
 pub mod stdio;
@@ -22,4 +23,14 @@ pub enum Piece<'bytes> {
     Bytes(&'bytes [u8]),
     /// That many bytes are missing.
     Gap(u64),
+}
+
+impl Piece<'_> {
+    /// How long it is, in bytes.
+    pub fn length(self) -> u64 {
+        match self {
+            Self::Bytes(bytes) => bytes.len() as u64,
+            Self::Gap(missing) => missing,
+        }
+    }
 }

@@ -75,6 +75,11 @@ impl Events {
         self.part(&bytes[from..], now_ns);
     }
 
+    /// The memory that an event takes while it is read, in bytes.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.scanner.held_bytes()
+    }
+
     fn count(&mut self, length: u64, now_ns: u64) {
         let (_, all) = self.data.get_or_insert((now_ns, 0));
         *all = all.saturating_add(length);
@@ -132,6 +137,21 @@ mod tests {
 
     const STREAM: &str = ": hello\r\n\r\nevent: message\nid: 4\ndata: {\"jsonrpc\":\"2.0\",\ndata:\"id\":1,\"result\":{}}\n\n\
         data\ndata: /messages?session=1\n\nretry: 5\n\ndata: {\"jsonrpc\":\"2.0\",\"id\":2,\"result\":{}}\r\n\r\n";
+
+    /// A long event of which the middle is missing is known by its end.
+    #[test]
+    fn goes_on_behind_gaps() {
+        let (mut events, mut ids) = (Events::default(), Vec::new());
+        let end = b"aaa\"}]},\"jsonrpc\":\"2.0\",\"id\":9}\n\n";
+        for piece in [
+            Piece::Bytes(b"data: {\"result\":{\"content\":[{\"text\":\"aa"),
+            Piece::Gap(9000),
+            Piece::Bytes(end),
+        ] {
+            events.feed(piece, 1, |event, _, _| ids.extend(event.into_iter().map(|message| message.id)));
+        }
+        assert_eq!((ids, events.cut), (vec![Some(crate::wire::Id::Number("9".into()))], 0));
+    }
 
     /// Cut at any byte, a stream gives the same events; events that are no messages are counted.
     #[test]

@@ -11,8 +11,10 @@ const MAX_FOREIGN_BYTES: u64 = 1 << 20;
 #[derive(Clone, Debug, Default)]
 pub struct Lines {
     scanner: Scanner,
-    /// When the current line began.
-    first_ns: Option<u64>,
+    /// When the current line began, and where.
+    first: Option<(u64, u64)>,
+    /// Length of all that was seen.
+    position: u64,
     bytes: u64,
     is_synchronized: bool,
     /// Up to the end of the line nothing is of use: its start was lost.
@@ -36,8 +38,9 @@ impl Lines {
         match piece {
             Piece::Bytes(bytes) => self.bytes(bytes, timestamp_ns, &mut received),
             Piece::Gap(missing) => {
-                self.first_ns.get_or_insert(timestamp_ns);
+                self.first.get_or_insert((timestamp_ns, self.position));
                 self.bytes = self.bytes.saturating_add(missing);
+                self.position = self.position.saturating_add(missing);
                 self.scanner.gap();
             }
         }
@@ -47,13 +50,18 @@ impl Lines {
     /// Nobody knows what was said before the next piece. `is_start`: a system call starts there, and with it a line most likely.
     pub fn lost(&mut self, is_start: bool) {
         self.scanner.reset();
-        (self.first_ns, self.bytes) = (None, 0);
+        (self.first, self.bytes) = (None, 0);
         (self.is_synchronized, self.is_skipping) = (false, !is_start);
     }
 
     /// Whether a line of so many bytes is none of ours, although it has not ended yet.
     pub fn is_foreign(&self) -> bool {
         self.bytes > MAX_FOREIGN_BYTES && self.scanner.is_broken()
+    }
+
+    /// The memory that a line takes while it is read, in bytes.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.scanner.held_bytes()
     }
 
     fn bytes(&mut self, mut bytes: &[u8], timestamp_ns: u64, received: &mut Vec<Received>) {
@@ -63,21 +71,27 @@ impl Lines {
                 self.lost(true);
             }
             self.end_line(timestamp_ns, received);
+            self.position += 1;
             bytes = &bytes[end + 1..];
         }
         self.part(bytes, timestamp_ns);
+        // Some read values rather than lines, and may have answered before they read the end of the line.
+        if !self.is_skipping && self.scanner.is_whole() {
+            self.end_line(timestamp_ns, received);
+        }
     }
 
     fn part(&mut self, bytes: &[u8], timestamp_ns: u64) {
         if !bytes.is_empty() {
-            self.first_ns.get_or_insert(timestamp_ns);
+            self.first.get_or_insert((timestamp_ns, self.position));
             self.bytes += bytes.len() as u64;
+            self.position += bytes.len() as u64;
             self.scanner.feed(bytes);
         }
     }
 
     fn end_line(&mut self, last_ns: u64, received: &mut Vec<Received>) {
-        let first_ns = self.first_ns.take().unwrap_or(last_ns);
+        let (first_ns, offset) = self.first.take().unwrap_or((last_ns, self.position));
         let mut bytes = std::mem::take(&mut self.bytes);
         let was_cut = self.scanner.has_gap();
         match self.scanner.finish() {
@@ -86,6 +100,8 @@ impl Lines {
                 first_ns,
                 last_ns,
                 thread: 0,
+                offset: Some(offset),
+                queue_ns: None,
                 bytes: std::mem::take(&mut bytes),
             })),
             Outcome::NotRpc if was_cut => self.cut += u64::from(self.is_synchronized),
@@ -120,6 +136,17 @@ mod tests {
             assert_eq!(lines.skipped, 1);
             assert_eq!(received[0].bytes, 40);
         }
+    }
+
+    /// A message is there with its last byte, before its line ends; what ends the line belongs to no other one.
+    #[test]
+    fn messages_need_no_end_of_their_line() {
+        let mut lines = Lines::default();
+        let message = r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#;
+        assert_eq!(ids(&lines.feed(1, Piece::Bytes(message.as_bytes()))), ["Number(\"1\")"]);
+        let received = lines.feed(2, Piece::Bytes(format!("\r\n{message}").as_bytes()));
+        assert_eq!(ids(&received), ["Number(\"1\")"]);
+        assert_eq!((received[0].first_ns, received[0].bytes, lines.skipped), (2, 40, 0));
     }
 
     /// After a loss the next whole message is read, and no half of two becomes one.

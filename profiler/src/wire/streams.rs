@@ -5,6 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use super::calls::{Calls, Ended, ResponseTimes, Session, Side};
 use super::contents::Capture;
 use super::http::{Direction, Event, Half, Head};
+use super::queue::{ClientWrite, Look, Queue};
 use super::stdio::Lines;
 use super::{Id, Kind, Message, Piece, Received};
 
@@ -14,6 +15,10 @@ const MAX_STREAMS: usize = 4096;
 const MAX_SILENT: u64 = 256;
 /// HTTP requests on a connection that wait for their responses; the oldest is forgotten.
 const MAX_EXCHANGES: usize = 256;
+/// What a stream may hold when those of its process are told to give up what they hold, in bytes.
+const FEW_BYTES: usize = 2048;
+/// Streams of one process whose clients' writes are followed.
+const MAX_QUEUES: usize = 128;
 /// All stdio streams of a process are one session: requests come by one pipe and responses go by another.
 const STDIO: Session = 0;
 
@@ -21,10 +26,16 @@ const STDIO: Session = 0;
 #[derive(Clone, Debug, Default)]
 pub struct Streams {
     streams: HashMap<u64, Stream>,
+    /// Of streams whose clients are known.
+    queues: HashMap<u64, Queue>,
     /// The calls that are made of it.
     pub calls: Calls,
     /// Counts of streams that were dropped.
     ended: Counts,
+    /// Something was seen in plain that goes over the wire encrypted.
+    pub has_plain: bool,
+    /// Encrypted streams of clients.
+    encrypted: u64,
     /// What of arguments and results is kept.
     capture: Capture,
 }
@@ -50,6 +61,12 @@ pub struct Counts {
     pub repeated_ids: u64,
     /// Requests that were not waited for any longer, as too many did.
     pub given_up: u64,
+    /// Half-read messages that were dropped: all of them together took too much memory.
+    pub dropped_messages: u64,
+    /// Encrypted streams, of processes in which nothing of that is seen in plain.
+    pub encrypted_streams: u64,
+    /// Processes that have an `io_uring`, and of which no message is seen: what they move by it is not.
+    pub io_uring_processes: u64,
     /// Requests whose arguments were not kept, though they were asked for, as too many waited.
     pub contents_dropped: u64,
 }
@@ -61,9 +78,12 @@ struct Stream {
     messages: u64,
     /// HTTP bodies, with and without messages.
     bodies: u64,
+    /// How much the process has read there.
+    position: u64,
     /// What the process is there, as far as its messages tell.
     role: Option<Side>,
     lost_stretches: u64,
+    dropped_messages: u64,
     /// HTTP requests whose responses have not ended, the oldest first: the IDs of what each asks.
     exchanges: VecDeque<Vec<Id>>,
     /// Of the HTTP response that is being written: its head, and an error in it that names no request.
@@ -118,19 +138,31 @@ impl Streams {
         let Some(state) = self.streams.get_mut(&stream) else { return Interest::No };
         state.last_ns = timestamp_ns;
         let sender = if is_written { Side::Server } else { Side::Client };
+        let mut queue = if is_written { None } else { self.queues.get_mut(&stream) };
+        if !is_written {
+            state.position = state.position.saturating_add(piece.length());
+            queue.iter_mut().for_each(|queue| queue.read(timestamp_ns, state.position));
+        }
         match &mut state.protocol {
             Protocol::Stdio { read, written } => {
+                if matches!(piece, Piece::Gap(_)) {
+                    self.calls.hidden(STDIO, sender, timestamp_ns);
+                }
                 let lines = if is_written { written } else { read };
                 for received in lines.feed(timestamp_ns, piece) {
                     state.messages += 1;
                     if is_own(&mut state.role, sender, &received.message, &self.calls) {
-                        self.calls.message(STDIO, sender, Received { thread, ..received });
+                        let queue_ns = queue_ns(queue.as_deref_mut(), &received);
+                        self.calls.message(STDIO, sender, Received { thread, queue_ns, ..received });
                     }
                 }
             }
             Protocol::Http { requests, responses } => {
                 let half = if is_written { responses } else { requests };
-                for event in half.feed(timestamp_ns, piece) {
+                for mut event in half.feed(timestamp_ns, piece) {
+                    if let Event::Message(received) = &mut event {
+                        received.queue_ns = queue_ns(queue.as_deref_mut(), received);
+                    }
                     state.http(moved, sender, event, &mut self.calls);
                 }
             }
@@ -142,14 +174,82 @@ impl Streams {
         Interest::Yes
     }
 
+    /// A stream is encrypted; `moved` tells who sent what was seen first.
+    pub fn encrypted(&mut self, moved: Moved) {
+        // A process that speaks first is a client, of something else than MCP most likely.
+        self.encrypted += u64::from(!moved.is_written);
+    }
+
+    /// The memory that messages take which are half read, and calls that have not ended, in bytes.
+    pub fn held_bytes(&self) -> usize {
+        self.streams.values().map(Stream::held_bytes).sum::<usize>() + self.calls.held_bytes()
+    }
+
+    /// Gives up most of that: it is too much.
+    pub fn give_up(&mut self, now_ns: u64) {
+        for (stream, state) in self.streams.iter_mut().filter(|(_, state)| state.held_bytes() > FEW_BYTES) {
+            state.dropped_messages += 1;
+            let session = match &mut state.protocol {
+                Protocol::Stdio { read, written } => {
+                    read.lost(false);
+                    written.lost(false);
+                    STDIO
+                }
+                Protocol::Http { requests, responses } => {
+                    requests.lost();
+                    responses.lost();
+                    state.exchanges = VecDeque::new();
+                    *stream
+                }
+            };
+            for sender in [Side::Client, Side::Server] {
+                self.calls.lost(Some(session), sender, now_ns);
+            }
+        }
+        self.calls.give_up_half(now_ns);
+    }
+
     /// Whether a stream is followed.
     pub fn knows(&self, stream: u64) -> bool {
         self.streams.contains_key(&stream)
     }
 
+    /// Follows from now on what a client writes to a stream, which is told by [`client_wrote`](Self::client_wrote) and
+    /// [`looked`](Self::looked). False when there are too many.
+    pub fn follow_client(&mut self, stream: u64) -> bool {
+        let Some(state) = self.streams.get(&stream).filter(|_| self.queues.len() < MAX_QUEUES) else {
+            return false;
+        };
+        self.queues.insert(stream, Queue::new(state.position));
+        true
+    }
+
+    /// A client wrote to a stream.
+    pub fn client_wrote(&mut self, stream: u64, write: ClientWrite) {
+        self.queues.get_mut(&stream).into_iter().for_each(|queue| queue.wrote(write));
+    }
+
+    /// Somebody looked at how much waits in a stream.
+    pub fn looked(&mut self, stream: u64, look: Look) {
+        self.queues.get_mut(&stream).into_iter().for_each(|queue| queue.looked(look));
+    }
+
+    /// Everything until this moment has been told.
+    pub fn settle(&mut self, settled_ns: u64) {
+        self.queues.values_mut().for_each(|queue| queue.settle(settled_ns));
+    }
+
+    /// Whether it is known which write of a client is which read.
+    pub fn is_client_certain(&self, stream: u64) -> bool {
+        self.queues.get(&stream).is_some_and(Queue::is_certain)
+    }
+
     /// Nobody knows what was moved before the next piece. `is_start`: that one is the start of what a system call moved.
     pub fn lost(&mut self, moved: Moved, is_start: bool) {
         let sender = if moved.is_written { Side::Server } else { Side::Client };
+        if !moved.is_written {
+            self.queues.get_mut(&moved.stream).into_iter().for_each(Queue::lost);
+        }
         let Some(state) = self.streams.get_mut(&moved.stream) else {
             // It may have been the first of its stream.
             self.ended.lost_stretches += 1;
@@ -173,6 +273,7 @@ impl Streams {
 
     /// A stream has ended.
     pub fn closed(&mut self, stream: u64, timestamp_ns: u64) {
+        self.queues.remove(&stream);
         if let Some(mut state) = self.streams.remove(&stream) {
             if let Protocol::Http { responses, .. } = &mut state.protocol {
                 let moved = Moved { stream, is_written: true, timestamp_ns, thread: 0 };
@@ -193,11 +294,14 @@ impl Streams {
         counts.unmatched_responses += self.calls.unexpected;
         counts.repeated_ids += self.calls.repeated_ids;
         counts.given_up += self.calls.given_up;
+        counts.cut_messages += self.calls.hidden_answers;
+        counts.encrypted_streams += if self.has_plain { 0 } else { self.encrypted };
         counts.contents_dropped += self.calls.contents_dropped;
         counts
     }
 
     fn drop_stream(&mut self, stream: u64) {
+        self.queues.remove(&stream);
         if let Some(state) = self.streams.remove(&stream) {
             self.ended.add(state.counts());
         }
@@ -237,6 +341,11 @@ impl Protocol {
         let lines = || Box::new(Lines::new(capture));
         Self::Stdio { read: lines(), written: lines() }
     }
+}
+
+/// How long a message waited since its client began to write it.
+fn queue_ns(queue: Option<&mut Queue>, received: &Received) -> Option<u64> {
+    Some(received.first_ns.saturating_sub(queue?.written_ns(received.offset?)?))
 }
 
 /// Methods that only clients call, in every revision of the protocol so far.
@@ -289,8 +398,10 @@ impl Stream {
             last_ns: 0,
             messages: 0,
             bodies: 0,
+            position: 0,
             role: None,
             lost_stretches: 0,
+            dropped_messages: 0,
             exchanges: VecDeque::new(),
             response: None,
             error: None,
@@ -366,6 +477,15 @@ impl Stream {
         }
     }
 
+    fn held_bytes(&self) -> usize {
+        let (one, other) = match &self.protocol {
+            Protocol::Stdio { read, written } => (read.held_bytes(), written.held_bytes()),
+            Protocol::Http { requests, responses } => (requests.held_bytes(), responses.held_bytes()),
+        };
+        let ids = self.exchanges.iter().flatten();
+        one + other + ids.map(|id| size_of::<Id>() + id.held_bytes()).sum::<usize>()
+    }
+
     fn silent(&self) -> u64 {
         let foreign = match &self.protocol {
             Protocol::Stdio { read, written } if read.is_foreign() || written.is_foreign() => MAX_SILENT + 1,
@@ -375,8 +495,12 @@ impl Stream {
     }
 
     fn counts(&self) -> Counts {
-        let mut counts =
-            Counts { messages: self.messages, lost_stretches: self.lost_stretches, ..Counts::default() };
+        let mut counts = Counts {
+            messages: self.messages,
+            lost_stretches: self.lost_stretches,
+            dropped_messages: self.dropped_messages,
+            ..Counts::default()
+        };
         // Streams of something else have lines too.
         if self.messages == 0 {
             return counts;
@@ -413,6 +537,9 @@ impl Counts {
             unmatched_responses,
             repeated_ids,
             given_up,
+            dropped_messages,
+            encrypted_streams,
+            io_uring_processes,
             contents_dropped,
         } = self;
         *messages += other.messages;
@@ -424,11 +551,14 @@ impl Counts {
         *unmatched_responses += other.unmatched_responses;
         *repeated_ids += other.repeated_ids;
         *given_up += other.given_up;
+        *dropped_messages += other.dropped_messages;
+        *encrypted_streams += other.encrypted_streams;
+        *io_uring_processes += other.io_uring_processes;
         *contents_dropped += other.contents_dropped;
     }
 
     /// Each count with the name that recordings and reports use.
-    pub fn named(self) -> [(&'static str, u64); 10] {
+    pub fn named(self) -> [(&'static str, u64); 13] {
         [
             ("messages", self.messages),
             ("notifications", self.notifications),
@@ -439,6 +569,9 @@ impl Counts {
             ("unmatched_responses", self.unmatched_responses),
             ("repeated_ids", self.repeated_ids),
             ("given_up", self.given_up),
+            ("dropped_messages", self.dropped_messages),
+            ("encrypted_streams", self.encrypted_streams),
+            ("io_uring_processes", self.io_uring_processes),
             ("contents_dropped", self.contents_dropped),
         ]
     }
@@ -489,6 +622,34 @@ mod tests {
         let calls = streams.calls.take_ended();
         assert_eq!(calls.iter().map(|call| (call.start_ns, call.end_ns)).collect::<Vec<_>>(), [(1, 9)]);
         assert_eq!((streams.calls.in_flight(), streams.counts().unmatched_responses), (0, 0));
+    }
+
+    /// Several messages in one long write, of which only the start and the end were taken: a new message behind the gap is
+    /// read, and answers that may have been within it are counted.
+    #[test]
+    fn messages_within_a_gap_are_counted() {
+        let mut streams = Streams::default();
+        for id in 1..=5 {
+            let ask = ASK.replace("\"id\":1", &format!("\"id\":{id}"));
+            streams.moved(at(10, false, id), Piece::Bytes(format!("{ask}\n").as_bytes()));
+        }
+        let head = r#"{"jsonrpc":"2.0","result":{"content":[{"type":"text","text":"aaa"#;
+        let tail = format!("aaa\"}}]}},\"id\":3}}\n{}\n", ANSWER.replace("\"id\":1", "\"id\":4"));
+        streams.moved(at(11, true, 6), Piece::Bytes(head.as_bytes()));
+        streams.moved(at(11, true, 6), Piece::Gap(3 << 20));
+        streams.moved(at(11, true, 6), Piece::Bytes(tail.as_bytes()));
+        // This one can't have been answered before it came.
+        let ask = ASK.replace("\"id\":1", "\"id\":6");
+        streams.moved(at(10, false, 7), Piece::Bytes(format!("{ask}\n").as_bytes()));
+        // And this one was not.
+        streams
+            .moved(at(11, true, 8), Piece::Bytes(format!("{}\n", ANSWER.replace(":1,", ":5,")).as_bytes()));
+        assert_eq!((streams.calls.take_ended().len(), streams.counts().cut_messages), (3, 0));
+        streams.calls.finish(9);
+        let ended: Vec<_> =
+            streams.calls.take_ended().into_iter().map(|call| (call.end_ns, call.ended)).collect();
+        assert_eq!(ended, [(6, Ended::Lost), (6, Ended::Lost), (9, Ended::Unanswered)]);
+        assert_eq!(streams.counts().cut_messages, 2);
     }
 
     /// A line without an end that is no message does not cost for ever; nor is anything said of calls then.

@@ -13,6 +13,7 @@ mod stop;
 mod table;
 mod tables;
 mod unwind;
+mod wire;
 
 use std::path::PathBuf;
 
@@ -57,6 +58,12 @@ enum Benchmark {
         seconds: f64,
         /// Rounds; each one has a slice of every tool.
         #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        rounds: u32,
+    },
+    /// What a system call of another process costs more while a server is recorded.
+    Wire {
+        /// Rounds; each one has a slice without a recording, with one, and with one of a server whose client is known.
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
         rounds: u32,
     },
     /// Nanoseconds that each kernel program takes for an event, and all of them for a sample.
@@ -148,6 +155,7 @@ pub(crate) fn bench(options: &Options) -> Result<()> {
             overhead::run(&profiler, &server, language, alone, seconds, rounds)
         }
         Benchmark::Calls { seconds, rounds } => calls::run(&profiler, &servers, &server, seconds, rounds),
+        Benchmark::Wire { rounds } => wire::run(&profiler, rounds),
         Benchmark::KernelTime { seconds, rounds } => kernel_time::run(&profiler, &server, seconds, rounds),
         Benchmark::Unwind { seconds, rounds } => unwind::measure(&profiler, seconds, rounds),
         Benchmark::Tables { rounds } => tables::measure(&profiler, &servers, rounds),

@@ -59,7 +59,7 @@ impl Timeline {
             let module = self.modules.get(gone.module).expect("a mapping has a module");
             self.code.erase(pid, module, gone);
         }
-        self.map_code(pid, &change.new);
+        self.map_code(pid, &change.new, false);
         change.gone.iter().for_each(|gone| self.code.release(gone));
         self.drop_unmapped(pid);
     }
@@ -78,13 +78,14 @@ impl Timeline {
     }
 
     /// Tells the kernel half of what a process has mapped.
-    pub(super) fn map_code(&mut self, pid: u32, mapped: &[Mapped]) {
+    pub(super) fn map_code(&mut self, pid: u32, mapped: &[Mapped], is_child: bool) {
         let (mut is_news, mut has_v8) = (false, false);
         for mapped in mapped {
             let module = self.modules.get(mapped.module).expect("a mapping has a module");
             has_v8 |= module.v8().is_some();
             is_news |= self.code.map(pid, module, mapped);
             self.pythons.map(pid, module, mapped);
+            self.tls.map(pid, mapped.module, module, is_child);
         }
         if let Some(process) = self.processes.get(&pid).filter(|_| is_news) {
             for mapped in process.space.iter() {

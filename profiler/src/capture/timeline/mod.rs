@@ -20,6 +20,7 @@ use super::event::Event;
 use super::gauges::Reading;
 use super::mappings::{AddressSpace, Mapped, MappingEvent};
 use super::python::Pythons;
+use super::tls::Tls;
 use super::unwinding;
 use super::wire::Wire;
 use crate::recording::{Error, GaugeKind, ProcessId, RowId, Runtime, ThreadId, Unwinding, Writer};
@@ -49,6 +50,7 @@ pub(super) struct Timeline {
     code: Code,
     pythons: Pythons,
     wire: Wire,
+    tls: Tls,
     modules: Modules,
     module_rows: HashMap<ModuleId, RowId>,
     code_naming: NamingBudget,
@@ -137,7 +139,7 @@ impl Timeline {
         mut writer: Writer,
         code: Code,
         pythons: Pythons,
-        wire: Wire,
+        (wire, tls): (Wire, Tls),
         period_ns: u64,
         is_asking: bool,
         counted: Vec<String>,
@@ -149,6 +151,7 @@ impl Timeline {
             code,
             pythons,
             wire,
+            tls,
             modules: Modules::default(),
             module_rows: HashMap::new(),
             code_naming: NamingBudget::of_files(),
@@ -183,6 +186,9 @@ impl Timeline {
         let state = ProcessState::new(id, now_ns, AddressSpace::default(), program);
         self.processes.insert(pid, state);
         self.code.own(pid);
+        if has_io_uring(pid) {
+            self.wire.has_io_uring(pid);
+        }
         self.look_for_runtime(pid)
     }
 
@@ -267,6 +273,7 @@ impl Timeline {
         for mapping in mappings {
             self.apply_mapping(&mapping)?;
         }
+        self.wire.settle(settled_ns);
         self.read_unknown_mappings();
         for (pid, language, advice) in self.pythons.news() {
             self.language_unwinding(pid, language, advice)?;
@@ -280,6 +287,7 @@ impl Timeline {
             MappingEvent::Exec { pid, .. } => {
                 self.forget_jit(*pid)?;
                 self.pythons.forget(*pid);
+                self.tls.forget(*pid);
                 if let Some(process) = self.processes.get_mut(pid) {
                     let gone = process.space.clear();
                     process.jit_module = None;
@@ -302,6 +310,10 @@ impl Timeline {
             Event::Fork { timestamp_ns, parent, child } => self.fork(timestamp_ns, parent, child),
             Event::Exec { pid, .. } => self.exec(pid),
             Event::Wire { wire, bytes } => self.message(&wire, &bytes),
+            Event::ClientWrite(write) => {
+                self.wire.client_wrote(&write);
+                Ok(())
+            }
             Event::Exit { timestamp_ns, pid } => match self.processes.get(&pid) {
                 Some(process) => {
                     let id = process.id;
@@ -338,7 +350,7 @@ impl Timeline {
         let state = ProcessState::new(id, timestamp_ns, space, program);
         let mapped: Vec<Mapped> = state.space.iter().copied().collect();
         self.processes.insert(child, state);
-        self.map_code(child, &mapped);
+        self.map_code(child, &mapped, true);
         self.pythons.fork(parent, child);
         self.code.own(child);
         self.look_for_runtime(child)
@@ -347,6 +359,7 @@ impl Timeline {
     /// The process is gone.
     fn forget(&mut self, pid: u32) {
         self.pythons.forget(pid);
+        self.tls.forget(pid);
         if let Some(mut process) = self.processes.remove(&pid) {
             self.unmap(pid, &process.space.clear());
             self.code.v8.remove(pid);
@@ -396,6 +409,11 @@ impl Timeline {
             self.read_mappings(pid);
         }
         self.wire.take(wire, bytes);
+        for call in self.wire.take_many_calls(pid) {
+            if let Some(id) = self.processes.get(&pid).map(|process| process.id) {
+                self.call(id, &call)?;
+            }
+        }
         Ok(())
     }
 
@@ -430,6 +448,11 @@ impl Timeline {
         }
         self.write_calls()?;
         self.write_open_calls()?;
+        for (pid, id) in self.tls.ripe() {
+            if let Some(module) = self.modules.get(id).filter(|_| self.processes.contains_key(&pid)) {
+                self.tls.map(pid, id, module, false);
+            }
+        }
         self.writer.commit_until(now_ns)
     }
 
@@ -467,4 +490,10 @@ impl Timeline {
         self.write_open_calls()?;
         self.writer.finish(now_ns, reason)
     }
+}
+
+/// Whether a process has an `io_uring` already: its start is not seen.
+fn has_io_uring(pid: u32) -> bool {
+    let held = Process::open(pid).and_then(|process| process.descriptors()).unwrap_or_default();
+    held.values().any(|link| link == "anon_inode:[io_uring]")
 }

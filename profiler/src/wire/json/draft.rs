@@ -71,6 +71,11 @@ impl Draft {
         *place = Some(raw);
     }
 
+    /// The memory that what is kept of arguments and results takes, in bytes.
+    pub(super) fn held_contents(&self) -> usize {
+        [&self.arguments, &self.result].into_iter().flatten().map(Raw::held_bytes).sum()
+    }
+
     /// The message, if it is one. Of what it says, words that could be anybody's stay in it only when contents are kept.
     pub(super) fn message(self, capture: Capture) -> Option<Message> {
         if !self.has_version {

@@ -172,6 +172,20 @@ impl Scanner {
         self.depth > 0 || self.state != State::Between || self.tail.is_some()
     }
 
+    /// Whether what was read so far is a whole message, or a whole array of them.
+    pub fn is_whole(&self) -> bool {
+        !self.is_open() && !self.is_broken && !self.messages.is_empty()
+    }
+
+    /// The memory that a text takes while it is read, in bytes. Of the message that is open now it is a guess.
+    pub fn held_bytes(&self) -> usize {
+        let open = if self.is_open() { size_of::<Self>() } else { 0 };
+        let tail = self.tail.as_ref().map_or(0, Vec::capacity);
+        let contents = self.raw.as_ref().map_or(0, Raw::held_bytes) + self.draft.held_contents();
+        let messages = self.messages.iter().map(Message::held_bytes).sum::<usize>();
+        open + self.token.bytes.capacity() + tail + contents + messages
+    }
+
     /// Whether some of the text was missing.
     pub fn has_gap(&self) -> bool {
         self.tail.is_some()

@@ -17,7 +17,8 @@ pub(super) fn fields_from_end(tail: &[u8]) -> Vec<(usize, Key, Token)> {
     // What stands to the right of here on the same level: a value waits for its key.
     let mut value: Option<Token> = None;
     let mut is_key = false;
-    let mut end = tail.len();
+    // Events end with a line end that is part of their data.
+    let mut end = tail.trim_ascii_end().len();
     while end > 0 {
         let byte = tail[end - 1];
         match byte {

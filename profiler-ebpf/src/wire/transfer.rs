@@ -1,0 +1,305 @@
+//! What one call moved: gathered from the process's buffers, part by part, and put out.
+
+use core::ffi::c_void;
+use core::mem::size_of;
+
+use aya_ebpf::helpers::generated::bpf_probe_read_user;
+use aya_ebpf::helpers::{bpf_loop, bpf_probe_read_user as read_user, bpf_ringbuf_output};
+use profiler_common::{Failure, MAX_VECTORS, MAX_WIRE_BYTES, StreamRule, WireEvent, WireFlag};
+
+use super::streams;
+use crate::output::{MESSAGES, NO_WAKEUP, count};
+
+/// Parts of one call.
+const MAX_PARTS: u32 = 16;
+/// What is taken of either end of a stretch.
+const END_BYTES: u64 = MAX_WIRE_BYTES as u64 / 2;
+
+#[repr(C)]
+pub(super) struct Scratch {
+    pub(super) event: WireEvent,
+    /// Twice as long as what is used, so that any copy from within the first half stays in it.
+    bytes: [u8; 2 * MAX_WIRE_BYTES],
+    pub(super) transfer: Transfer,
+}
+
+/// What one call moved, and which part of it is being copied. In a map, so that the verifier forgets its values.
+#[repr(C)]
+pub(super) struct Transfer {
+    /// Where the buffers are: an array of `struct iovec`; zero for a single buffer.
+    vectors: u64,
+    vector_count: u64,
+    /// The single buffer, or the first one.
+    pub(super) buffer: u64,
+    /// Bytes that were moved.
+    total: u64,
+    whole_bytes: u64,
+    /// Of what is cut: the end of the stretch whose start was taken, and whether its end is to be.
+    stretch_end: u64,
+    is_in_stretch: u64,
+    /// The part that is wanted.
+    from: u64,
+    to: u64,
+    /// Bytes of the buffers before the current one.
+    position: u64,
+    /// Bytes copied so far.
+    copied: u64,
+    is_unreadable: u64,
+}
+
+/// How a call tells its buffers.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Buffers {
+    /// `(fd, buffer, length)`.
+    Plain,
+    /// `(fd, vectors, count)`.
+    Vectors,
+    /// `(fd, message header)`.
+    Message,
+}
+
+impl Transfer {
+    /// Takes the second and the third argument of a call. False when they can't be read.
+    #[inline(always)]
+    pub(super) fn set(&mut self, buffers: Buffers, address: u64, count: u64) -> bool {
+        let (mut vectors, mut vector_count) = (address, count);
+        match buffers {
+            Buffers::Plain => {
+                (self.buffer, self.vectors, self.vector_count) = (address, 0, 1);
+                return true;
+            }
+            Buffers::Vectors => {}
+            Buffers::Message => {
+                // `struct user_msghdr`: a pointer and a length, then the vectors and how many there are.
+                // SAFETY: the helper checks the address.
+                match unsafe { read_user((address + 16) as *const [u64; 2]) } {
+                    Ok(told) => [vectors, vector_count] = told,
+                    Err(_) => return false,
+                }
+            }
+        }
+        // The first one, for a look at the start.
+        // SAFETY: the helper checks the address.
+        match unsafe { read_user(vectors as *const u64) } {
+            Ok(first) => self.buffer = first,
+            Err(_) => return false,
+        }
+        (self.vectors, self.vector_count) = if vector_count == 1 { (0, 1) } else { (vectors, vector_count) };
+        true
+    }
+}
+
+/// Puts out what was moved: whole, or its start and its end. Programs that queue messages write several of them at once, each in
+/// a buffer of its own: then the start and the end of each.
+#[inline(always)]
+pub(super) fn send(scratch: &mut Scratch, rule: *mut StreamRule, total: u64) {
+    scratch.event.total = total as u32;
+    if scratch.transfer.vectors == 0 && total <= MAX_WIRE_BYTES as u64 {
+        // The usual case, without a loop.
+        scratch.transfer.total = total;
+        scratch.event.length = total as u32;
+        if total > 0 {
+            // SAFETY: it was written just now. Older verifiers forget the bounds of what was put aside meanwhile.
+            let length = unsafe { core::ptr::addr_of!(scratch.transfer.total).read_volatile() };
+            if length > MAX_WIRE_BYTES as u64 {
+                return;
+            }
+            // SAFETY: so many bytes are in the slot; the helper checks the source.
+            let outcome = unsafe {
+                let source = scratch.transfer.buffer as *const c_void;
+                bpf_probe_read_user(scratch.bytes.as_mut_ptr().cast(), length as u32, source)
+            };
+            if outcome != 0 {
+                scratch.event.length = 0;
+                scratch.event.flags |= WireFlag::Unreadable as u32;
+            }
+        }
+        scratch.event.flags |= WireFlag::Last as u32;
+        put(scratch, Some(rule));
+        return;
+    }
+    scratch.transfer.total = total;
+    // SAFETY: a live entry.
+    scratch.transfer.whole_bytes = u64::from(unsafe { (*rule).whole_bytes });
+    scratch.transfer.from = 0;
+    scratch.transfer.is_in_stretch = 0;
+    scratch.transfer.is_unreadable = 0;
+    let mut context = core::ptr::from_mut(scratch);
+    // SAFETY: `part` has the signature of a loop callback, and the context outlives the call.
+    unsafe {
+        bpf_loop(MAX_PARTS, part as *mut c_void, core::ptr::from_mut(&mut context).cast(), 0);
+    }
+}
+
+/// Puts out an event without bytes.
+#[inline(always)]
+pub(super) fn tell(event: &WireEvent) {
+    if MESSAGES.output::<WireEvent>(event, NO_WAKEUP).is_err() {
+        count(Failure::WireRingFull);
+    }
+}
+
+/// One part of a call: copied and put out. Returns 1 behind the last.
+unsafe extern "C" fn part(index: u64, context: *mut *mut Scratch) -> i64 {
+    // SAFETY: `bpf_loop` hands back the context that it was given.
+    let scratch = unsafe { &mut **context };
+    let transfer = &mut scratch.transfer;
+    let is_cut = transfer.total > transfer.whole_bytes;
+    let size = if is_cut { END_BYTES } else { MAX_WIRE_BYTES as u64 };
+    let mut end = transfer.total;
+    if is_cut {
+        if index + 1 == u64::from(MAX_PARTS) {
+            (transfer.stretch_end, transfer.is_in_stretch) = (transfer.total, 1);
+        } else if transfer.is_in_stretch == 0 {
+            transfer.stretch_end = transfer.total;
+            transfer.position = 0;
+            if transfer.vectors != 0 && index + 2 < u64::from(MAX_PARTS) {
+                // SAFETY: `border` has the signature of a loop callback, and the context outlives the call.
+                unsafe {
+                    bpf_loop(MAX_VECTORS, border as *mut c_void, context.cast(), 0);
+                }
+            }
+        }
+    }
+    // SAFETY: as above.
+    let scratch = unsafe { &mut **context };
+    let transfer = &mut scratch.transfer;
+    if is_cut {
+        end = transfer.stretch_end;
+        if transfer.is_in_stretch != 0 && end.wrapping_sub(transfer.from) > size {
+            transfer.from = end - size;
+        }
+    }
+    let left = end.wrapping_sub(transfer.from);
+    transfer.to = transfer.from + if left < size { left } else { size };
+    transfer.is_in_stretch = u64::from(is_cut && transfer.to < end);
+    transfer.position = 0;
+    transfer.copied = 0;
+    // SAFETY: `vector` has the signature of a loop callback, and the context outlives the call.
+    unsafe {
+        bpf_loop(MAX_VECTORS, vector as *mut c_void, context.cast(), 0);
+    }
+    // SAFETY: as above.
+    let scratch = unsafe { &mut **context };
+    let transfer = &mut scratch.transfer;
+    let is_last = transfer.to >= transfer.total;
+    let length = transfer.copied;
+    if length != transfer.to - transfer.from {
+        transfer.is_unreadable = 1;
+    }
+    scratch.event.offset = transfer.from as u32;
+    scratch.event.length = length as u32;
+    scratch.event.flags |= is_last as u32 * WireFlag::Last as u32
+        | (transfer.is_unreadable != 0) as u32 * WireFlag::Unreadable as u32;
+    transfer.from = transfer.to;
+    let rule = streams::rule(scratch.event.stream);
+    put(scratch, rule);
+    i64::from(is_last)
+}
+
+/// Puts out the event and its bytes.
+#[inline(always)]
+fn put(scratch: &mut Scratch, rule: Option<*mut StreamRule>) {
+    let is_written = scratch.event.flags & WireFlag::Written as u32 != 0;
+    // Whether something is missing before this event, in its direction of the stream.
+    let lost = rule.map(|rule| {
+        // SAFETY: a live entry; only calls in the same direction of the stream touch this field.
+        unsafe { if is_written { &raw mut (*rule).lost_written } else { &raw mut (*rule).lost_read } }
+    });
+    // SAFETY: as above.
+    if lost.is_some_and(|lost| unsafe { *lost } != 0) {
+        scratch.event.flags |= WireFlag::Lost as u32;
+    }
+    // SAFETY: the field was written before.
+    let length = u64::from(unsafe { core::ptr::addr_of!(scratch.event.length).read_volatile() });
+    if length > MAX_WIRE_BYTES as u64 {
+        return; // tells the verifier
+    }
+    // SAFETY: the event and that many bytes behind it lie within the slot.
+    let outcome = unsafe {
+        bpf_ringbuf_output(
+            core::ptr::addr_of!(MESSAGES).cast_mut().cast(),
+            core::ptr::from_mut(&mut scratch.event).cast(),
+            size_of::<WireEvent>() as u64 + length,
+            NO_WAKEUP,
+        )
+    };
+    if outcome != 0 {
+        count(Failure::WireRingFull);
+    }
+    if let Some(lost) = lost
+        && (outcome != 0 || scratch.event.flags & WireFlag::Lost as u32 != 0)
+    {
+        // SAFETY: as above.
+        unsafe { *lost = u32::from(outcome != 0) };
+    }
+    scratch.event.flags &= !(WireFlag::Lost as u32);
+}
+
+/// Looks for the first buffer that ends in a line end which the part that starts a stretch does not reach: the stretch ends there.
+/// Returns 1 when it is found.
+unsafe extern "C" fn border(index: u64, context: *mut *mut Scratch) -> i64 {
+    // SAFETY: the context of the loop around this one.
+    let transfer = unsafe { &mut (**context).transfer };
+    if index >= transfer.vector_count || transfer.position >= transfer.total {
+        return 1;
+    }
+    // SAFETY: the helper checks the address.
+    let Ok([base, length]) = (unsafe { read_user((transfer.vectors + index * 16) as *const [u64; 2]) })
+    else {
+        return 1;
+    };
+    transfer.position = transfer.position.saturating_add(length);
+    let end = transfer.position;
+    if length == 0 || end >= transfer.total || end <= transfer.from + END_BYTES {
+        return 0;
+    }
+    // SAFETY: as above.
+    if unsafe { read_user((base + length - 1) as *const u8) } != Ok(b'\n') {
+        return 0;
+    }
+    transfer.stretch_end = end;
+    1
+}
+
+/// Copies what the wanted part has in one buffer. Returns 1 behind the last one.
+unsafe extern "C" fn vector(index: u64, context: *mut *mut Scratch) -> i64 {
+    // SAFETY: the context of the loop around this one.
+    let scratch = unsafe { &mut **context };
+    let transfer = &mut scratch.transfer;
+    if index >= transfer.vector_count || transfer.position >= transfer.to {
+        return 1;
+    }
+    let (base, length) = if transfer.vectors == 0 {
+        (transfer.buffer, transfer.total)
+    } else {
+        // SAFETY: the helper checks the address.
+        match unsafe { read_user((transfer.vectors + index * 16) as *const [u64; 2]) } {
+            Ok([base, length]) => (base, length),
+            Err(_) => return 1,
+        }
+    };
+    let start = transfer.position;
+    let end = start.saturating_add(length);
+    transfer.position = end;
+    let from = if transfer.from > start { transfer.from } else { start };
+    let to = if transfer.to < end { transfer.to } else { end };
+    if from >= to {
+        return 0;
+    }
+    let wanted = to - from;
+    let at = transfer.copied;
+    if at >= MAX_WIRE_BYTES as u64 || wanted > MAX_WIRE_BYTES as u64 {
+        return 1; // tells the verifier
+    }
+    // SAFETY: `at` and `wanted` are each at most half of the slot's bytes; the helper checks the source.
+    let outcome = unsafe {
+        let target = scratch.bytes.as_mut_ptr().add(at as usize);
+        bpf_probe_read_user(target.cast(), wanted as u32, (base + (from - start)) as *const c_void)
+    };
+    if outcome != 0 {
+        return 1;
+    }
+    scratch.transfer.copied = at + wanted;
+    0
+}
