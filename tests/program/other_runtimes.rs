@@ -70,11 +70,10 @@ fn deno_has_the_names_of_its_perf_map() -> Result<()> {
     let of_three: Vec<_> =
         stacks.iter().filter(|(stack, _)| stack.ends_with(";timed_[j];three_[j]")).collect();
     assert!(!of_three.is_empty(), "{stacks:?}");
-    // A function that is just called has no frame pointer of its own yet, and hides its caller.
-    let depth = |stack: &str| stack.split(';').filter(|frame| *frame == "recurse_[j]").count();
-    let all: u64 = of_three.iter().map(|(_, weight)| weight).sum();
-    let exact: u64 = of_three.iter().filter(|(stack, _)| depth(stack) == 40).map(|(_, weight)| weight).sum();
-    assert!(exact * 100 >= all * 98, "{exact} of {all} have the right depth");
+    // How many of them depends on what V8 inlined: a perf map tells nothing of that.
+    for (stack, _) in of_three {
+        assert!(stack.contains(";round_[j];recurse_[j];"), "{stack}");
+    }
 
     let mut command = Command::new(bin("deno")?);
     command.env("DENO_NO_UPDATE_CHECK", "1").args(["run", "--allow-all"]);

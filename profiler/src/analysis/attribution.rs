@@ -174,7 +174,8 @@ impl Attribution {
                 samples.push(Sample { weight_ns, ..*sample });
             }
         }
-        Recording { samples, ..recording.clone() }
+        // What the kernel counted, and what was sampled before it was scaled to that, are of processes and not of calls.
+        Recording { samples, gauges: Vec::new(), sampled_ns: Vec::new(), ..recording.clone() }
     }
 }
 
@@ -232,6 +233,10 @@ fn enclosing_calls(recording: &Recording) -> HashMap<ProcessIndex, Vec<CallIndex
             by_process.entry(recorded.process).or_default().push(index);
         }
     }
+    // Those of a recording that grows come in the order of their ends.
+    for calls in by_process.values_mut() {
+        calls.sort_by_key(|call| recording.calls[*call].call.start_ns);
+    }
     let mut within = HashMap::new();
     for (index, process) in recording.processes.iter().enumerate() {
         let Some(exit_ns) = process.exit_ns.filter(|_| !by_process.contains_key(&index)) else { continue };
@@ -241,7 +246,6 @@ fn enclosing_calls(recording: &Recording) -> HashMap<ProcessIndex, Vec<CallIndex
             ancestor = recording.processes[parent].parent.filter(|grandparent| *grandparent < parent);
         }
         let Some(calls) = ancestor.and_then(|ancestor| by_process.get(&ancestor)) else { continue };
-        // In the order of their starts, as those of a recording are.
         let started = calls.partition_point(|call| recording.calls[*call].call.start_ns <= process.first_ns);
         let encloses = |call: &CallIndex| recording.calls[*call].call.end_ns >= exit_ns;
         let enclosing: Vec<CallIndex> = calls[..started].iter().copied().filter(encloses).collect();

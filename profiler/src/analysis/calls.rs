@@ -39,10 +39,12 @@ pub struct CallCpu {
     pub exact_seconds: f64,
     /// Split between calls that were in flight together: an estimate.
     pub shared_seconds: f64,
-    /// The part of that which was split between fewer, because a function of their tool was on the stack.
-    pub told_by_function_seconds: f64,
-    /// While no call was in flight.
-    pub background_seconds: f64,
+    /// The part of that which was split between fewer, because a function of their tool was on the stack. `None` for some tools only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub told_by_function_seconds: Option<f64>,
+    /// While no call was in flight. `None` for some tools only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub background_seconds: Option<f64>,
 }
 
 /// The calls of one method, of one tool where it has any.
@@ -130,7 +132,9 @@ pub fn duration_ns(call: &Call) -> u64 {
 /// Whether calls may be missing, or their ends, by what was seen of messages and what was lost.
 pub(super) fn is_incomplete(messages: &BTreeMap<String, u64>, losses: &BTreeMap<String, u64>) -> bool {
     ["lost_stretches", "cut_messages", "given_up", "dropped_messages"].iter().any(|name| has(messages, name))
-        || ["wire_ring_full", "wire_unseen", "tls_unread"].iter().any(|cause| losses.contains_key(*cause))
+        || ["wire_ring_full", "wire_unseen", "tls_unread", "messages_too_late"]
+            .iter()
+            .any(|cause| losses.contains_key(*cause))
 }
 
 fn has(messages: &BTreeMap<String, u64>, name: &str) -> bool {
@@ -140,19 +144,20 @@ fn has(messages: &BTreeMap<String, u64>, name: &str) -> bool {
 impl Calls {
     /// The calls of a recording; `None` when no JSON-RPC was seen.
     pub fn new(recording: &Recording, attribution: &Attribution) -> Option<Self> {
-        Self::select(recording, attribution, |_| true, attribution.background_ns)
+        let whole = Some((attribution.told_ns, attribution.background_ns));
+        Self::select(recording, attribution, |_| true, whole)
     }
 
     /// Those of some tools (prompts, resources, methods) only.
     pub fn of_tools(recording: &Recording, attribution: &Attribution, tools: &[String]) -> Option<Self> {
-        Self::select(recording, attribution, |call| call.is_of(tools), 0)
+        Self::select(recording, attribution, |call| call.is_of(tools), None)
     }
 
     fn select(
         recording: &Recording,
         attribution: &Attribution,
         is_selected: impl Fn(&Call) -> bool,
-        background_ns: u64,
+        whole: Option<(u64, u64)>,
     ) -> Option<Self> {
         let happened = recording.messages.iter().filter(|(_, count)| **count > 0);
         let messages: BTreeMap<String, u64> = happened.map(|(name, count)| (name.clone(), *count)).collect();
@@ -198,8 +203,8 @@ impl Calls {
             cpu: CallCpu {
                 exact_seconds: seconds(all.exact_ns),
                 shared_seconds: seconds(all.shared_ns),
-                told_by_function_seconds: seconds(attribution.told_ns),
-                background_seconds: seconds(background_ns),
+                told_by_function_seconds: whole.map(|(told_ns, _)| seconds(told_ns)),
+                background_seconds: whole.map(|(_, background_ns)| seconds(background_ns)),
             },
             incomplete: is_incomplete(&recording.messages, &recording.losses),
             messages,
@@ -332,7 +337,7 @@ mod tests {
         assert_eq!(burn.wall_ms, Wall { total: 100.0, on_cpu: 90.0, unattributed: 10.0 });
         let latency = Latency { mean: 2.5, p50: 2.0, p95: 4.0, p99: 4.0, max: 4.0 };
         assert_eq!((echo.latency_ms, echo.exact_ratio), (Some(latency), None));
-        assert_eq!(calls.cpu.background_seconds, 0.001);
+        assert_eq!(calls.cpu.background_seconds, Some(0.001));
         assert_eq!(calls.cpu.exact_seconds, 0.12);
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! This is a guess: a helper of another tool may have that name. So it only says between which calls in flight a sample is split.
 
+use std::collections::HashMap;
+
 use super::functions::{Folding, Function, Functions};
 use crate::recording::{FrameKind, Recording, StackIndex};
 use crate::wire::calls::Side;
@@ -20,7 +22,7 @@ pub(crate) struct ToolFunctions {
 
 impl ToolFunctions {
     pub(crate) fn new(recording: &Recording) -> Self {
-        let mut names: Vec<String> = Vec::new();
+        let mut names: HashMap<String, Tool> = HashMap::new();
         let calls: Vec<Option<Tool>> = recording
             .calls
             .iter()
@@ -30,11 +32,8 @@ impl ToolFunctions {
                     return None;
                 }
                 let name = plain(call.name.as_deref()?);
-                let index = names.iter().position(|known| *known == name).unwrap_or_else(|| {
-                    names.push(name);
-                    names.len() - 1
-                });
-                u32::try_from(index).ok()
+                let next = Tool::try_from(names.len()).ok()?;
+                Some(*names.entry(name).or_insert(next))
             })
             .collect();
         // One tool alone needs not to be told from others.
@@ -45,7 +44,7 @@ impl ToolFunctions {
         let functions = Functions::folded(recording, Folding::Task);
         let tool_of = |function: &Function| {
             let name = is_own(function).then(|| plain(last_part(&function.name)))?;
-            u32::try_from(names.iter().position(|known| *known == name)?).ok()
+            names.get(&name).copied()
         };
         let of_function: Vec<Option<Tool>> = functions.all().iter().map(tool_of).collect();
         let of_frame = |frame: usize| {

@@ -85,8 +85,12 @@ impl Trace {
         let mut order: Vec<usize> = (0..stacks.len()).collect();
         order
             .sort_by(|one, other| stacks[*other].cpu_ms.total_cmp(&stacks[*one].cpu_ms).then(one.cmp(other)));
+        let mut place = vec![0; order.len()];
+        for (to, from) in order.iter().enumerate() {
+            place[*from] = to;
+        }
         for sample in &mut samples {
-            sample.stack = order.iter().position(|stack| *stack == sample.stack).unwrap_or(0);
+            sample.stack = place[sample.stack];
         }
         let stacks = order.iter().map(|stack| stacks[*stack].clone()).collect();
         Some(Self { schema_version: SCHEMA_VERSION, call, samples, stacks })

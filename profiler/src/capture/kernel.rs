@@ -201,6 +201,10 @@ impl Kernel {
         if let Ok(program) = program::<PerfEvent>(&mut self.ebpf, "cpu_sample") {
             let _ = program.unload();
         }
+        // Probes in TLS libraries go with their own thread. Until then they find nobody to look at.
+        for pid in self.watched() {
+            self.forget(pid);
+        }
     }
 
     /// Losses counted by the kernel half so far.

@@ -216,6 +216,9 @@ impl Wire {
         self.held.remove(&pid);
         self.active.remove(&pid);
         let Some(mut streams) = self.processes.remove(&pid) else { return Vec::new() };
+        if streams.counts().messages > 0 {
+            self.io_urings.remove(&pid);
+        }
         streams.calls.finish(now_ns);
         self.ended.add(streams.counts());
         streams.calls.take_ended()

@@ -74,15 +74,17 @@ pub fn write_tools(mut out: impl Write, calls: &Calls, style: Style) -> io::Resu
     }
     let cpu = &calls.cpu;
     let told = match cpu.told_by_function_seconds {
-        told if told > 0.0 => format!("; {} of it told by functions of their tools", duration(told)),
+        Some(told) if told > 0.0 => format!("; {} of it told by functions of their tools", duration(told)),
         _ => String::new(),
     };
+    let background = match cpu.background_seconds {
+        Some(background) => format!(", {} while no call was in flight", duration(background)),
+        None => String::new(),
+    };
     let text = format!(
-        "CPU time: {} certainly of one call, {} split between calls in flight together (an estimate{told}), {} while no call \
-         was in flight.",
+        "CPU time: {} certainly of one call, {} split between calls in flight together (an estimate{told}){background}.",
         duration(cpu.exact_seconds),
-        duration(cpu.shared_seconds),
-        duration(cpu.background_seconds)
+        duration(cpu.shared_seconds)
     );
     for line in wrap(&text, style.columns()) {
         writeln!(out, "{}", style.paint(Paint::Dim, &line))?;

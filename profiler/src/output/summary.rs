@@ -236,6 +236,9 @@ fn far_from_the_count(report: &Report, is_less: bool) -> String {
 
 fn no_samples(report: &Report) -> String {
     let again = "Record again while clients call its tools.";
+    if !report.operations.is_empty() {
+        return format!("No sample was charged to calls of {}. {again}", report.operations.join(", "));
+    }
     match report.cpu.kernel_seconds {
         Some(kernel) if kernel * report.cpu.frequency_hz as f64 > 10.0 => format!(
             "No samples, although the kernel counted {} on CPU: sampling did not work. \

@@ -390,6 +390,9 @@ pub(super) fn call_of(
     let (Some(caller), Some(ended), Some(method)) = (caller, ended, text_at(3)?) else {
         return Ok(None);
     };
+    // A file may say anything: whoever takes differences relies on the order of a call's times.
+    let start_ns = unsigned(row, 6)?;
+    let end_ns = unsigned(row, 9)?.max(start_ns);
     let call = Call {
         session: row.get::<_, i64>(1)? as u64,
         caller,
@@ -399,10 +402,13 @@ pub(super) fn call_of(
         trace_parent: text_at(5)?,
         arguments: None,
         result: None,
-        start_ns: unsigned(row, 6)?,
-        request_end_ns: unsigned(row, 7)?,
-        response_ns: row.get::<_, Option<i64>>(8)?.and_then(|time| u64::try_from(time).ok()),
-        end_ns: unsigned(row, 9)?,
+        start_ns,
+        request_end_ns: unsigned(row, 7)?.clamp(start_ns, end_ns),
+        response_ns: row
+            .get::<_, Option<i64>>(8)?
+            .and_then(|time| u64::try_from(time).ok())
+            .map(|time| time.clamp(start_ns, end_ns)),
+        end_ns,
         request_thread: row.get(10)?,
         response_thread: row.get(11)?,
         request_bytes: unsigned(row, 12)?,

@@ -12,7 +12,6 @@ pub(super) fn forget_before(connection: &Connection, before_ns: i64) -> Result<(
         "DELETE FROM samples WHERE ts < ?1 AND rowid < (SELECT max(rowid) FROM samples)",
         "DELETE FROM gauges WHERE ts < ?1 AND rowid < (SELECT max(rowid) FROM gauges)",
         "DELETE FROM calls WHERE end_ns < ?1 AND id < (SELECT max(id) FROM calls)",
-        "DELETE FROM contents WHERE ?1 IS NOT NULL AND call NOT IN (SELECT id FROM calls)",
         "DELETE FROM unwinding WHERE process IN (SELECT id FROM processes WHERE exit_ns < ?1)",
         "DELETE FROM processes WHERE exit_ns < ?1",
     ] {

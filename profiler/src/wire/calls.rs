@@ -361,7 +361,11 @@ impl Calls {
         }
         let tasks = self.tasks.drain().map(|(_, call)| call);
         let calls = self.for_input.drain(..).map(|waiting| waiting.call).chain(tasks);
-        self.ended.extend(calls.map(|call| Call { end_ns: now_ns, ended: Ended::Unanswered, ..call }));
+        self.ended.extend(calls.map(|call| Call {
+            end_ns: now_ns.max(call.request_end_ns),
+            ended: Ended::Unanswered,
+            ..call
+        }));
     }
 
     /// How many calls have ended since they were last taken.
@@ -561,7 +565,8 @@ impl Calls {
         } else {
             Call { end_ns: now_ns, ended, ..open.call }
         };
-        self.ended.push(call);
+        // What is given up at the end may have been said a moment behind it.
+        self.ended.push(Call { end_ns: call.end_ns.max(call.request_end_ns), ..call });
     }
 }
 

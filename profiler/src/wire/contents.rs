@@ -229,8 +229,8 @@ const SECRET_STARTS: [&str; 19] = [
 
 fn is_secret_word(word: &str) -> bool {
     let is_key = word.len() >= 16 && SECRET_STARTS.iter().any(|start| word.starts_with(start));
-    // JSON Web Tokens (RFC 7519): three parts, of which the first is `{"` in Base64.
-    is_key || (word.starts_with("eyJ") && word.matches('.').count() == 2)
+    // JSON Web Tokens (RFC 7519) start with `{"` in Base64. One that was cut has fewer than three parts.
+    is_key || (word.starts_with("eyJ") && word.len() >= 16)
 }
 
 /// A text without words that look secret.
@@ -268,10 +268,12 @@ pub(super) fn redacted_text(text: &str) -> String {
 /// `password=x`, `{"password":"x"}` and `https://user:x@host` without the secret; and whether the next word is one.
 fn redacted_word(word: &str) -> (String, bool) {
     if let Some((scheme, rest)) = word.split_once("://")
-        && let Some((_, host)) = rest.split('/').next().and_then(|authority| authority.rsplit_once('@'))
+        && let Some((_, host)) =
+            rest.split(['/', '?', '#']).next().and_then(|authority| authority.rsplit_once('@'))
     {
-        let path = rest.split_once('/').map_or(String::new(), |(_, path)| format!("/{path}"));
-        return (format!("{scheme}://{REDACTED}@{host}{path}"), false);
+        let path = rest.find(['/', '?', '#']).map_or("", |at| &rest[at..]);
+        let (path, announces) = redacted_word(path);
+        return (format!("{scheme}://{REDACTED}@{host}{path}"), announces);
     }
     // The innermost name before a sign: in `a?x=1&token=y` the last one counts for what follows it.
     let mut shown = String::new();
@@ -323,7 +325,7 @@ mod tests {
             ("Authorization: Bearer abc.def", "Authorization: Bearer [redacted]"),
             ("use bearer  abc now", "use bearer  [redacted] now"),
             ("curl -u x --password=hunter2 y", "curl -u x --password=[redacted] y"),
-            ("https://u:p@host/x?a=1&token=t&b=2", "https://[redacted]@host/x?a=1&token=t&b=2"),
+            ("https://u:p@host/x?a=1&token=t&b=2", "https://[redacted]@host/x?a=1&token=[redacted]&b=2"),
             ("http://host/x?a=1&token=t&b=2", "http://host/x?a=1&token=[redacted]&b=2"),
             (r#"{"password":"x","b":1}"#, r#"{"password":[redacted],"b":1}"#),
             (r#"{"password": "x", "b": 1}"#, r#"{"password": [redacted] "b": 1}"#),

@@ -479,7 +479,7 @@ impl<'a> View<'a> {
         let mut first = calls.to_vec();
         first.sort_unstable();
         first.truncate(2 * slow.len());
-        let early = slow.iter().filter(|index| first.contains(index)).count();
+        let early = slow.iter().filter(|index| first.binary_search(index).is_ok()).count();
         if calls.len() >= FEW_CALLS && 2 * early > slow.len() {
             notes.push(format!(
                 "{early} of the {} slow calls are among the first {} of the tool: warming up",
