@@ -563,7 +563,7 @@ fn raise_file_limit() {
 /// Gives up what is not needed any more once everything is attached. What stays: reading the files of targets,
 /// the kernel's symbols and our own maps, writing where the user asks, signalling what we launched, and talking to runtimes as
 /// their users do.
-pub(super) fn drop_capabilities() {
+fn drop_capabilities() {
     const KEPT: [Capability; 12] = [
         Capability::CAP_BPF,
         Capability::CAP_PERFMON,

@@ -15,7 +15,6 @@ use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink,
 use aya::programs::{ProbeKind, ProgramError, UProbe};
 use profiler_common::TlsFunction;
 
-use super::session::drop_capabilities;
 use crate::symbol::{Module, ModuleId};
 
 /// A child that lives this long without running another program may serve clients itself.
@@ -52,7 +51,6 @@ impl Starter {
             links: HashMap::new(),
         };
         let run = move || {
-            drop_capabilities();
             for change in self.0 {
                 match change {
                     Change::Attach { pid, file, functions } => probes.attach(pid, &file, &functions),
