@@ -257,7 +257,7 @@ pub(super) fn step(scratch: &mut Scratch) {
         chain.state = State::Leaving as u64;
         return;
     }
-    let is_last = layout.entry == PythonEntry::Each as u32
+    let mut is_last = layout.entry == PythonEntry::Each as u32
         || layout.entry == PythonEntry::Flag as u32 && entry_byte == 1;
     let unmarked = code & !u64::from(layout.code_marks);
     if unmarked == 0 || unmarked & 7 != 0 || previous == 0 && !is_last {
@@ -267,10 +267,16 @@ pub(super) fn step(scratch: &mut Scratch) {
     let Ok(fingerprint) = read_code(chain, code) else { return refuse(chain) };
     let layout = &chain.layout;
     if layout.entry == PythonEntry::Flag as u32 && is_last {
-        chain.anchor = chain.cframe;
-        chain.cframe = at(chain.cframe, layout.cframe_previous).unwrap_or(0);
+        let outside = at(chain.cframe, layout.cframe_previous).unwrap_or(0);
         // The function of the evaluation outside this one is the caller of this one's first.
-        if chain.cframe != 0 && at(chain.cframe, layout.current_frame) != Ok(previous) {
+        if outside == 0 || at(outside, layout.current_frame) == Ok(previous) {
+            chain.anchor = chain.cframe;
+            chain.cframe = outside;
+        } else if owner_behind(&chain.words, layout.frame_entry) == OWNED_BY_GENERATOR {
+            // It waits for the coroutine into which an exception is thrown: `_gen_throw` of `Objects/genobject.c` chains it without
+            // an evaluation of its own. It stands in the one that throws.
+            is_last = false;
+        } else {
             return refuse(chain);
         }
     }
@@ -281,6 +287,16 @@ pub(super) fn step(scratch: &mut Scratch) {
     }
     let words = function(FrameTag::Python, code, instruction, fingerprint, &chain.layout);
     emit(scratch, words);
+}
+
+/// `FRAME_OWNED_BY_GENERATOR` of `Include/internal/pycore_frame.h`.
+const OWNED_BY_GENERATOR: u64 = 1;
+
+/// The byte behind the flag of an evaluation's first frame: who owns the frame (`_PyInterpreterFrame` of CPython 3.11).
+#[inline(always)]
+fn owner_behind(words: &[u64; FRAME_WORDS], flag: u32) -> u64 {
+    let offset = flag.wrapping_add(1);
+    word(words, offset) >> (offset % 8 * 8) & 0xff
 }
 
 /// Reads a code object: what it will be known again by, which is zero when it can't be read. It may be paged out, and user space
