@@ -58,6 +58,9 @@ fn interpreters_are_marked() -> Result<()> {
 fn deno_has_the_names_of_its_perf_map() -> Result<()> {
     let mut command = Command::new(bin("deno")?);
     let options = "--v8-flags=--perf-basic-prof,--interpreted-frames-native-stack";
+    // V8 leaves a log there.
+    let folder = tempfile::tempdir()?;
+    command.current_dir(folder.path());
     command.env("DENO_NO_UPDATE_CHECK", "1").args(["run", "--allow-all", options]);
     let (report, stacks) = record(command.arg(script("recursion.js")))?;
     let (name, unwinding, _) = described(&report);
