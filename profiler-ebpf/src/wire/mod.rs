@@ -20,6 +20,9 @@ use descriptor::Descriptor;
 use streams::Judgement;
 use transfer::{Buffers, Scratch};
 
+/// `BPF_NOEXIST` of `include/uapi/linux/bpf.h`.
+const IF_ABSENT: u64 = 1;
+
 /// A part of a transfer while it is put together. Tracepoints run without preemption: one a CPU is enough.
 #[map]
 static WIRE_SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);

@@ -5,6 +5,7 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::LruHashMap;
 use profiler_common::{Failure, MAX_STREAMS, MAX_WIRE_BYTES, StreamRule, StreamVerdict};
 
+use super::IF_ABSENT;
 use super::descriptor::{self, Descriptor};
 use crate::output::count;
 
@@ -15,8 +16,6 @@ static STREAMS: LruHashMap<u64, StreamRule> = LruHashMap::with_max_entries(MAX_S
 /// Calls on a stream that are all looked at; of later ones one in [`LOOK_RARELY`].
 const OFTEN_LOOKED_AT: u32 = 256;
 const LOOK_RARELY: u32 = 16;
-/// `BPF_NOEXIST` of `include/uapi/linux/bpf.h`.
-const IF_ABSENT: u64 = 1;
 
 /// What is done with what a call moved.
 pub(super) enum Judgement {

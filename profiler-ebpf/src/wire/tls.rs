@@ -9,6 +9,7 @@ use aya_ebpf::maps::{Array, HashMap, LruHashMap};
 use aya_ebpf::programs::{ProbeContext, RetProbeContext};
 use profiler_common::{Failure, TlsFunction, WireFlag};
 
+use super::IF_ABSENT;
 use super::streams::{self, Judgement};
 use super::transfer::{Buffers, Scratch};
 use super::{event, transfer};
@@ -29,8 +30,6 @@ static TLS_TAKEN: HashMap<u32, u32> = HashMap::with_max_entries(SLOTS, 0);
 const SLOTS: u32 = 64;
 /// Slots that are tried.
 const TRIES: u32 = 4;
-/// `BPF_NOEXIST` of `include/uapi/linux/bpf.h`.
-const IF_ABSENT: u64 = 1;
 
 #[repr(C)]
 #[derive(Clone, Copy)]

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::attribution::{Attribution, CallIndex, Charge};
 use super::calls::duration_ns;
-use super::seconds;
+use super::{milliseconds, seconds};
 use crate::recording::Recording;
 use crate::wire::Id;
 use crate::wire::calls::{Call, Ended};
@@ -172,7 +172,6 @@ impl ListedCall {
         let call = &recorded.call;
         let cost = attribution.costs.get(index).copied().unwrap_or_default();
         let (error_code, error_message) = call.ended.error();
-        let milliseconds = |nanoseconds: u64| nanoseconds as f64 / 1e6;
         Some(Self {
             call: index as u64 + 1,
             method: call.method.to_string(),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::attribution::{Attribution, CallIndex, Cost};
-use super::{ratio, seconds};
+use super::{milliseconds, ratio, seconds};
 use crate::recording::Recording;
 use crate::wire::calls::{Call, Ended, Side};
 
@@ -291,10 +291,6 @@ pub(super) fn scaled_period_ns(recording: &Recording) -> u64 {
     let sampled: u128 = recording.sampled_ns.iter().map(|time| u128::from(*time)).sum();
     let mean = (u128::from(period_ns) * scaled).checked_div(sampled).unwrap_or(0);
     period_ns.max(u64::try_from(mean).unwrap_or(u64::MAX))
-}
-
-fn milliseconds(nanoseconds: u64) -> f64 {
-    nanoseconds as f64 / 1e6
 }
 
 #[cfg(test)]

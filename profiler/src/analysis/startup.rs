@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::call_tree::{CallTree, Filter, Grouping};
 use super::functions::{Folding, Functions};
+use super::milliseconds;
 use super::report::ReportedRuntime;
 use crate::recording::{Frame, FrameKind, ProcessIndex, Recording, Sample, StackEnd};
 use crate::wire::calls::{Call, Side};
@@ -363,10 +364,6 @@ impl Stack {
             is_nameless: self.is_nameless || role == Role::Nameless,
         }
     }
-}
-
-fn milliseconds(nanoseconds: u64) -> f64 {
-    nanoseconds as f64 / 1e6
 }
 
 #[cfg(test)]

@@ -119,28 +119,7 @@ impl Builder {
 
     /// Adds a call of a tool that ended well.
     pub(crate) fn call(&mut self, process: ProcessIndex, tool: &str, start_ns: u64, end_ns: u64) {
-        let call = Call {
-            session: 0,
-            caller: Side::Client,
-            method: "tools/call".into(),
-            name: Some(tool.into()),
-            request_id: None,
-            trace_parent: None,
-            arguments: None,
-            result: None,
-            start_ns,
-            request_end_ns: start_ns,
-            response_ns: Some(end_ns),
-            end_ns,
-            request_thread: 0,
-            response_thread: 0,
-            request_bytes: 100,
-            response_bytes: 200,
-            requests: 1,
-            queue_ns: None,
-            input_wait_ns: 0,
-            ended: Ended::Ok,
-        };
+        let call = call(tool, start_ns, end_ns);
         self.recording.calls.push(RecordedCall { process, call });
     }
 
@@ -225,4 +204,30 @@ pub(crate) fn recordings() -> impl Strategy<Value = Recording> {
         }
         builder.recording
     })
+}
+
+/// A call of a tool that ended well.
+pub(crate) fn call(tool: &str, start_ns: u64, end_ns: u64) -> Call {
+    Call {
+        session: 0,
+        caller: Side::Client,
+        method: "tools/call".into(),
+        name: Some(tool.into()),
+        request_id: None,
+        trace_parent: None,
+        arguments: None,
+        result: None,
+        start_ns,
+        request_end_ns: start_ns,
+        response_ns: Some(end_ns),
+        end_ns,
+        request_thread: 0,
+        response_thread: 0,
+        request_bytes: 100,
+        response_bytes: 200,
+        requests: 1,
+        queue_ns: None,
+        input_wait_ns: 0,
+        ended: Ended::Ok,
+    }
 }

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use rusqlite::Connection;
 
 use super::*;
-use crate::wire::calls::{Call, Ended, Side};
+use crate::analysis::testing;
+use crate::wire::calls::{Call, Ended};
 
 fn write(path: &Path) -> Writer {
     let meta = Meta { target_name: "server".into(), frequency_hz: 99, start_ns: 5, ..Meta::default() };
@@ -114,7 +115,7 @@ fn reads_calls() {
     use crate::wire::Id;
     let (_folder, path) = scratch();
     let mut writer = write(&path);
-    let mut calls = crate::analysis::testing::Builder::new();
+    let mut calls = testing::Builder::new();
     calls.call(0, "a", 1, 2);
     let mut call = calls.recording.calls.remove(0).call;
     call.request_id = Some(Id::Text("7\"".into()));
@@ -209,26 +210,13 @@ fn survives_damage() {
 
 fn call(tool: &str, start_ns: u64, end_ns: u64) -> Call {
     Call {
-        session: 0,
-        caller: Side::Client,
-        method: "tools/call".into(),
-        name: Some(tool.into()),
-        request_id: None,
-        trace_parent: None,
-        arguments: None,
-        result: None,
-        start_ns,
-        request_end_ns: start_ns,
         response_ns: None,
-        end_ns,
         request_thread: 43,
-        response_thread: 0,
         request_bytes: 1,
         response_bytes: 2,
-        requests: 1,
-        input_wait_ns: 0,
         queue_ns: Some(3),
         ended: Ended::Unanswered,
+        ..testing::call(tool, start_ns, end_ns)
     }
 }
 

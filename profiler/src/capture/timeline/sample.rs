@@ -3,7 +3,7 @@
 use profiler_common::{SampleEvent, StackEnd, V8Frame, V8Place};
 
 use super::Timeline;
-use crate::capture::event::{UserFrame, thread_name};
+use crate::capture::event::{PythonFrame, UserFrame, thread_name};
 use crate::capture::v8::Shown;
 use crate::recording::{Error, FrameId, FrameKind, StackId, ThreadId};
 use crate::symbol::Image;
@@ -39,19 +39,11 @@ impl Timeline {
                 UserFrame::Native(address) => V8Frame::Marked { frame_type: 0, address },
                 UserFrame::JavaScript(frame) => self.with_likely_call(pid, frame),
                 UserFrame::Python(frame) => {
-                    if let Some(frame) =
-                        self.pythons.frame(&mut self.writer, pid, FrameKind::Python, frame)?
-                    {
-                        stack = Some(self.writer.stack(stack, frame)?);
-                    }
+                    stack = self.push_python(stack, pid, FrameKind::Python, frame)?;
                     continue;
                 }
                 UserFrame::Waiting(frame) => {
-                    if let Some(frame) =
-                        self.pythons.frame(&mut self.writer, pid, FrameKind::PythonWaiting, frame)?
-                    {
-                        stack = Some(self.writer.stack(stack, frame)?);
-                    }
+                    stack = self.push_python(stack, pid, FrameKind::PythonWaiting, frame)?;
                     continue;
                 }
             };
@@ -108,6 +100,19 @@ impl Timeline {
                 (&user[..=last], StackEnd::NotAscending)
             }
             _ => (user, stack_end),
+        }
+    }
+
+    fn push_python(
+        &mut self,
+        stack: Option<StackId>,
+        pid: u32,
+        kind: FrameKind,
+        frame: PythonFrame,
+    ) -> Result<Option<StackId>, Error> {
+        match self.pythons.frame(&mut self.writer, pid, kind, frame)? {
+            Some(frame) => self.writer.stack(stack, frame).map(Some),
+            None => Ok(stack),
         }
     }
 
