@@ -195,6 +195,7 @@ fn seeds(parser: Parser) -> Result<Vec<Vec<u8>>> {
             let read = |file: &str| std::fs::read(file).ok().filter(|bytes| bytes.len() <= SEED_BYTES);
             let mut seeds: Vec<_> = files.into_iter().filter_map(read).collect();
             seeds.push(compiled(&["cc", "-g", "-O1", "-gdwarf-4"], "shares.c")?);
+            seeds.push(compiled(&["cc", "-g", "-O1", "-gz=zlib"], "shares.c")?);
             // Described by `.debug_frame` alone.
             let options = ["cc", "-g", "-O2", "-fno-asynchronous-unwind-tables", "-fno-unwind-tables"];
             seeds.push(compiled(&options, "shares.c")?);

@@ -1,5 +1,6 @@
 //! From addresses to names. [`Modules`] knows which file an address came from, [`Namer`] asks blazesym and perf maps.
 
+mod compressed;
 mod demangle;
 mod go;
 mod kernel;

@@ -7,11 +7,12 @@ use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use object::read::{Object, ObjectSection, ObjectSegment, ReadCache};
 use profiler_common::{Interpreter, TlsFunction};
 
+use super::compressed;
 use super::go;
 use super::namer::Name;
 use super::tls;
@@ -75,6 +76,7 @@ pub struct ElfImage {
     tls: Vec<(TlsFunction, u64)>,
     /// Start and end of each linkage table, in the file's own address space.
     linkage: Vec<(u64, u64)>,
+    names_path: OnceLock<Option<PathBuf>>,
 }
 
 /// Linkage tables of one file that are known: compilers make three at most.
@@ -161,6 +163,7 @@ impl ElfImage {
             v8,
             tls,
             linkage,
+            names_path: OnceLock::new(),
             debug_file,
             segments,
             build_id: build_id.as_deref().map(hex),
@@ -197,10 +200,15 @@ impl ElfImage {
         function_starts(&self.file, addresses)
     }
 
-    /// A path under which the best source of names can be opened while this value lives.
-    pub fn names_path(&self) -> PathBuf {
-        let file = self.debug_file.as_ref().unwrap_or(&self.file);
-        PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
+    /// A path under which the best source of names can be opened while this value lives; `None` where reading it
+    /// would take too much memory.
+    pub fn names_path(&self) -> Option<&Path> {
+        let path = self.names_path.get_or_init(|| {
+            let file =
+                self.debug_file.iter().chain([&self.file]).find(|file| compressed::are_bounded(file))?;
+            Some(PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd())))
+        });
+        path.as_deref()
     }
 }
 
@@ -411,6 +419,7 @@ mod tests {
             asyncio: None,
             v8: None,
             linkage: vec![(0x1020, 0x1060)],
+            names_path: OnceLock::new(),
             file,
             debug_file: None,
             segments,

@@ -48,8 +48,13 @@ impl Default for Namer {
 impl Namer {
     /// For each address in the file's own address space: its functions, outermost first; empty when unknown.
     pub fn elf(&self, image: &ElfImage, addresses: &[u64]) -> Vec<Vec<Name>> {
-        let source = Source::Elf(Elf::new(image.names_path()));
-        let mut names = self.names(&source, Input::VirtOffset(addresses), addresses.len());
+        let mut names = match image.names_path() {
+            Some(path) => {
+                let source = Source::Elf(Elf::new(path));
+                self.names(&source, Input::VirtOffset(addresses), addresses.len())
+            }
+            None => vec![Vec::new(); addresses.len()],
+        };
         // Without debug information, Go's own table knows more than symbols do, and it is never stripped.
         let has_lines = |names: &[Name]| names.iter().any(|name| name.file.is_some());
         if names.iter().any(|names| !has_lines(names)) {
