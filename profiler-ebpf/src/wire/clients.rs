@@ -22,54 +22,51 @@ static CLIENTS: HashMap<u32, u32> = HashMap::with_max_entries(MAX_CLIENTS, 0);
 #[map]
 static CLIENT_STREAMS: HashMap<u64, ClientStream> = HashMap::with_max_entries(MAX_CLIENT_STREAMS, 0);
 
-/// Writes that have begun, by thread. Threads that are killed meanwhile make room by and by.
+/// When threads began the writes that they are in. Entries stay, for it is cheaper to change one than to make one; those of threads that
+/// end make room by and by.
 #[map]
 static CLIENT_WRITES: LruHashMap<u64, Write> = LruHashMap::with_max_entries(MAX_CLIENTS, 0);
 
+/// A writing system call that has begun.
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct Write {
-    inode: u64,
+    /// Zero when there is none.
     start_ns: u64,
-}
-
-/// The current thread, if it is a client's.
-#[inline(always)]
-fn current() -> Option<u64> {
-    let thread = bpf_get_current_pid_tgid();
-    // SAFETY: a copy of a value that is never changed.
-    unsafe { CLIENTS.get((thread >> 32) as u32) }?;
-    Some(thread)
 }
 
 /// `sys_enter(registers, number)`.
 #[inline(always)]
 pub(crate) fn entered(context: &BtfTracePointContext) {
     let Some(Call::Moves { is_write: true, .. }) = Call::of(context.arg(1)) else { return };
-    let Some(thread) = current() else { return };
-    let registers = Registers(context.arg(0));
-    let Some(Descriptor { stream: inode, .. }) = descriptor::look_up(registers.get(FIRST_ARGUMENT)) else {
-        return;
-    };
-    if CLIENT_STREAMS.get_ptr(inode).is_none() {
+    let thread = bpf_get_current_pid_tgid();
+    // SAFETY: it is not looked at what is there.
+    if unsafe { CLIENTS.get((thread >> 32) as u32) }.is_none() {
         return;
     }
     // SAFETY: the helper has no preconditions.
     let start_ns = unsafe { bpf_ktime_get_ns() };
-    // Without an entry user space sees by the total that it misses one.
-    let _ = CLIENT_WRITES.insert(thread, Write { inode, start_ns }, 0);
+    match CLIENT_WRITES.get_ptr_mut(thread) {
+        // SAFETY: a live entry, which only this thread changes.
+        Some(write) => unsafe { (*write).start_ns = start_ns },
+        // Without an entry user space sees by the total that it misses one.
+        None => drop(CLIENT_WRITES.insert(thread, Write { start_ns }, 0)),
+    }
 }
 
 /// A writing system call has returned so many bytes, or an error.
 #[inline(always)]
-pub(super) fn returned(result: i64) {
-    let Some(thread) = current() else { return };
-    // SAFETY: a copy; only this thread changes the entry.
-    let Some(&Write { inode, start_ns }) = (unsafe { CLIENT_WRITES.get(thread) }) else { return };
-    let _ = CLIENT_WRITES.remove(thread);
-    if result <= 0 {
+pub(super) fn returned(registers: Registers, result: i64) {
+    let thread = bpf_get_current_pid_tgid();
+    let Some(write) = CLIENT_WRITES.get_ptr_mut(thread) else { return };
+    // SAFETY: a live entry, which only this thread changes.
+    let start_ns = unsafe { core::mem::take(&mut (*write).start_ns) };
+    if start_ns == 0 || result <= 0 {
         return;
     }
+    let Some(Descriptor { stream: inode, .. }) = descriptor::look_up(registers.get(FIRST_ARGUMENT)) else {
+        return;
+    };
     let Some(client) = CLIENT_STREAMS.get_ptr_mut(inode) else { return };
     // SAFETY: a live entry. Threads that write at once may cost one length: then more is read than was written, which user
     // space notices.

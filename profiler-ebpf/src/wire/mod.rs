@@ -93,7 +93,7 @@ pub(crate) fn returned(context: &BtfTracePointContext) {
     let Some(call) = Call::of(number) else { return };
     let result: i64 = context.arg(1);
     if let Call::Moves { is_write: true, .. } = call {
-        clients::returned(result);
+        clients::returned(registers, result);
     }
     let Some(current) = targets::current() else { return };
     match call {

@@ -6,7 +6,7 @@ use profiler_common::{
 
 /// What happened to a watched process.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Event {
+pub(super) enum Event<'a> {
     /// Frames are innermost first.
     Sample {
         sample: SampleEvent,
@@ -28,7 +28,7 @@ pub(super) enum Event {
     },
     Wire {
         wire: WireEvent,
-        bytes: Box<[u8]>,
+        bytes: &'a [u8],
     },
     ClientWrite(ClientWriteEvent),
 }
@@ -61,29 +61,9 @@ impl PythonFrame {
     }
 }
 
-impl Event {
-    pub(super) fn timestamp_ns(&self) -> u64 {
-        match self {
-            Self::Sample { sample, .. } => sample.header.timestamp_ns,
-            Self::Wire { wire, .. } => wire.header.timestamp_ns,
-            Self::ClientWrite(write) => write.header.timestamp_ns,
-            Self::Fork { timestamp_ns, .. }
-            | Self::Exec { timestamp_ns, .. }
-            | Self::Exit { timestamp_ns, .. } => *timestamp_ns,
-        }
-    }
-
-    /// Length of what was read or written; zero for other events.
-    pub(super) fn message_bytes(&self) -> u64 {
-        match self {
-            Self::Wire { bytes, .. } => (bytes.len() + size_of::<WireEvent>()) as u64,
-            Self::ClientWrite(_) => size_of::<ClientWriteEvent>() as u64,
-            _ => 0,
-        }
-    }
-
+impl<'a> Event<'a> {
     /// `None` when the bytes are not a record of this version of the kernel half.
-    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+    pub(super) fn decode(bytes: &'a [u8]) -> Option<Self> {
         let header: EventHeader = read(bytes)?;
         let EventHeader { pid, timestamp_ns, .. } = header;
         Some(match EventKind::from_number(header.kind)? {
@@ -108,11 +88,16 @@ impl Event {
             EventKind::Wire => {
                 let wire: WireEvent = read(bytes)?;
                 let bytes = bytes.get(size_of::<WireEvent>()..)?.get(..wire.length as usize)?;
-                Self::Wire { wire, bytes: bytes.into() }
+                Self::Wire { wire, bytes }
             }
             EventKind::ClientWrite => Self::ClientWrite(read(bytes)?),
         })
     }
+}
+
+/// When it happened; `None` when it is too short for a record.
+pub(super) fn timestamp_ns(record: &[u8]) -> Option<u64> {
+    read(record).map(|header: EventHeader| header.timestamp_ns)
 }
 
 fn user_frames(mut words: &[u64]) -> Option<Vec<UserFrame>> {

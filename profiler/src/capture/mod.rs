@@ -14,6 +14,7 @@ mod kernel;
 mod mappings;
 mod offsets;
 mod python;
+mod records;
 mod session;
 mod sockets;
 mod tables;
@@ -23,6 +24,7 @@ mod unwinding;
 mod v8;
 mod wakeups;
 mod wire;
+mod yielding;
 
 use std::path::PathBuf;
 

@@ -14,23 +14,24 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use super::Error;
 use super::code::Code;
 use super::cpu::Sampling;
-use super::event::Event;
 use super::gauges::Reading;
 use super::kernel::Kernel;
 use super::mappings::{MappingEvent, MappingRecords};
 use super::python::Pythons;
+use super::records::Records;
 use super::timeline::Timeline;
 use super::tls::Tls;
 use super::wakeups::Wakeups;
 use super::wire::Wire;
+use super::yielding::{Backlog, Yielding};
 use crate::recording::{Meta, Writer};
 use crate::target::{Process, ProcessTable};
 use crate::wire::contents::Capture;
 
 /// Batches that may wait for a slow disk or a large symbol table. Behind that, events wait in the ring.
 const WAITING_BATCHES: usize = 64;
-/// Bytes of messages that may wait in batches. Behind that they stay in their ring, where what does not fit is counted.
-const WAITING_MESSAGE_BYTES: u64 = 16 << 20;
+/// Bytes that may wait in batches. Behind that messages stay in their ring, where what does not fit is counted.
+const WAITING_BYTES: u64 = 16 << 20;
 /// An event may be in a ring this long after its timestamp was taken. Later ones wait for the next batch, so that
 /// no mapping overtakes a sample.
 const SETTLE_NS: u64 = 25_000_000;
@@ -108,9 +109,12 @@ pub struct Session {
     recorder: Option<(SyncSender<Box<Batch>>, RecorderThread)>,
     progress: Arc<Mutex<Progress>>,
     waiting: Option<Box<Batch>>,
-    held_events: Vec<Event>,
-    /// Bytes of messages in batches that were not written yet.
-    message_bytes: Arc<AtomicU64>,
+    held_records: Records,
+    /// Bytes of records in batches that were not written yet.
+    waiting_bytes: Arc<AtomicU64>,
+    backlog: Backlog,
+    /// The recorder's thread, once it has started.
+    yielding: Option<Yielding>,
     held_mappings: Vec<MappingEvent>,
     start_ns: u64,
     last_losses: Instant,
@@ -128,12 +132,10 @@ enum Drain {
 /// What was drained at one time.
 #[derive(Default)]
 struct Batch {
-    events: Vec<Event>,
+    records: Records,
     mappings: Vec<MappingEvent>,
     /// Mappings that came in just now, and will be among `mappings` of a later batch.
     announced: Vec<MappingEvent>,
-    /// Length of the messages among the events.
-    message_bytes: u64,
     now_ns: u64,
     /// Nothing from before this moment comes any more.
     settled_ns: u64,
@@ -151,7 +153,7 @@ struct Batch {
 impl Batch {
     /// Whether it tells nothing but what time it is.
     fn is_empty(&self) -> bool {
-        self.events.is_empty()
+        self.records.is_empty()
             && self.mappings.is_empty()
             && self.announced.is_empty()
             && self.losses.is_empty()
@@ -179,10 +181,11 @@ impl Session {
         let progress = Arc::new(Mutex::new(Progress::default()));
         let (sender, receiver) = sync_channel(WAITING_BATCHES);
         let (ready_sender, ready) = sync_channel(1);
-        let message_bytes = Arc::new(AtomicU64::new(0));
+        let (waiting_bytes, backlog) = (Arc::new(AtomicU64::new(0)), Backlog::default());
         let (tls, tls_starter) = Tls::new();
         let recorder = Recorder {
-            message_bytes: Arc::clone(&message_bytes),
+            waiting_bytes: Arc::clone(&waiting_bytes),
+            backlog: backlog.clone(),
             writer,
             code: kernel.take_code()?,
             pythons: kernel.take_pythons()?,
@@ -211,8 +214,10 @@ impl Session {
             recorder: Some((sender, thread)),
             progress,
             waiting: None,
-            held_events: Vec::new(),
-            message_bytes,
+            held_records: Records::default(),
+            waiting_bytes,
+            backlog,
+            yielding: None,
             held_mappings: Vec::new(),
             start_ns: now_ns(),
             last_losses: Instant::now(),
@@ -224,8 +229,9 @@ impl Session {
             // What is encrypted stays so, and is counted.
             let _ = session.kernel.start_tls(tls_starter);
         }
-        if ready.recv().is_err() {
-            return Err(session.recorder_error());
+        match ready.recv() {
+            Ok(yielding) => session.yielding = yielding,
+            Err(_) => return Err(session.recorder_error()),
         }
         session.begin(&sampling, options.is_reading_calls)?;
         Ok(session)
@@ -237,6 +243,7 @@ impl Session {
         let first = Box::new(Batch { now_ns, readings, is_first: true, ..Batch::default() });
         self.kernel.attach_probes(sampling, is_reading_calls)?;
         drop_capabilities();
+        self.backlog.sent();
         match &self.recorder {
             Some((sender, _)) if sender.send(first).is_ok() => Ok(()),
             _ => Err(self.recorder_error()),
@@ -265,11 +272,18 @@ impl Session {
             // Strangers wake us for nothing: the recorder need not hear of it.
             self.waiting = if is_woken && batch.is_empty() { None } else { Some(batch) };
         }
+        self.yielding.iter_mut().for_each(|yielding| yielding.adapt(&self.backlog));
         let Some((sender, _)) = &self.recorder else { return Ok(None) };
-        match self.waiting.take().map(|batch| sender.try_send(batch)) {
-            Some(Err(TrySendError::Full(batch))) => self.waiting = Some(batch),
-            Some(Err(TrySendError::Disconnected(_))) => return Err(self.recorder_error()),
-            Some(Ok(())) | None => {}
+        if let Some(batch) = self.waiting.take() {
+            self.backlog.sent();
+            match sender.try_send(batch) {
+                Ok(()) => {}
+                Err(TrySendError::Full(batch)) => {
+                    self.backlog.written();
+                    self.waiting = Some(batch);
+                }
+                Err(TrySendError::Disconnected(_)) => return Err(self.recorder_error()),
+            }
         }
         Ok(has_new_code)
     }
@@ -295,6 +309,7 @@ impl Session {
     /// When the recording can't be written to its end: what was committed stays readable.
     pub fn finish(mut self, reason: &str) -> Result<Summary, Error> {
         let duration = self.elapsed();
+        self.yielding.iter_mut().for_each(Yielding::hurry);
         // Just before sampling ends, so that the two can be compared.
         let (end_ns, readings) = (now_ns(), self.readings());
         // The counters go with the programs' maps, which we still hold.
@@ -304,6 +319,7 @@ impl Session {
         last.now_ns = end_ns;
         last.end = Some(reason.to_owned());
         if let Some((sender, thread)) = self.recorder.take() {
+            // The thread ends with these: its backlog counts no more.
             let sent = self.waiting.take().into_iter().chain([last]).try_for_each(|batch| sender.send(batch));
             drop(sender);
             match thread.join() {
@@ -346,17 +362,14 @@ impl Session {
             Drain::Tick => now_ns.saturating_sub(SETTLE_NS),
             Drain::Woken => 0,
         };
-        let mut events = std::mem::take(&mut self.held_events);
+        let mut records = std::mem::take(&mut self.held_records);
         let mut undecodable = 0;
-        let mut take = |record: &[u8]| match Event::decode(record) {
-            Some(event) => events.push(event),
-            None => undecodable += 1,
-        };
+        let mut take = |record: &[u8]| undecodable += u64::from(!records.push(record));
         while let Some(record) = self.kernel.events.next() {
             take(&record);
         }
-        let waiting = self.message_bytes.load(Ordering::Relaxed);
-        let mut room = if is_last { u64::MAX } else { WAITING_MESSAGE_BYTES.saturating_sub(waiting) };
+        let waiting = self.waiting_bytes.load(Ordering::Relaxed);
+        let mut room = if is_last { u64::MAX } else { WAITING_BYTES.saturating_sub(waiting) };
         while room > 0
             && let Some(record) = self.kernel.messages.next()
         {
@@ -367,11 +380,10 @@ impl Session {
         undecodable += self.mapping_records.drain(&mut mappings);
         let announced = if is_last { Vec::new() } else { self.of_targets(&mappings) };
         mappings.append(&mut self.held_mappings);
-        self.held_events = events.extract_if(.., |event| event.timestamp_ns() > settled_ns).collect();
+        self.held_records = records.split_after(settled_ns);
         self.held_mappings = mappings.extract_if(.., |mapping| mapping.timestamp_ns() > settled_ns).collect();
 
-        let message_bytes = events.iter().map(Event::message_bytes).sum();
-        self.message_bytes.fetch_add(message_bytes, Ordering::Relaxed);
+        self.waiting_bytes.fetch_add(records.size(), Ordering::Relaxed);
         let (mut losses, mut readings) = (Vec::new(), Vec::new());
         if is_last || self.last_losses.elapsed() >= COMMIT_INTERVAL {
             self.last_losses = Instant::now();
@@ -382,10 +394,9 @@ impl Session {
             }
         }
         Ok(Box::new(Batch {
-            events,
+            records,
             mappings,
             announced,
-            message_bytes,
             now_ns,
             settled_ns,
             losses,
@@ -455,7 +466,8 @@ fn meta(options: &Options, sampling: &Sampling, start_ns: u64) -> Meta {
 /// What the recorder thread starts from.
 struct Recorder {
     /// Shared with whoever sends batches.
-    message_bytes: Arc<AtomicU64>,
+    waiting_bytes: Arc<AtomicU64>,
+    backlog: Backlog,
     writer: Writer,
     code: Code,
     pythons: Pythons,
@@ -475,7 +487,7 @@ struct Recorder {
     period_ns: u64,
     receiver: Receiver<Box<Batch>>,
     /// Told once when sampling can start.
-    ready: SyncSender<()>,
+    ready: SyncSender<Option<Yielding>>,
 }
 
 impl Recorder {
@@ -508,16 +520,18 @@ impl Recorder {
         timeline.settle();
         crate::memory::give_back();
         // If nobody waits any more, there is nothing to receive either.
-        let _ = self.ready.send(());
+        let _ = self.ready.send(Yielding::current());
         let (mut last_commit, mut last_forgotten) = (Instant::now(), Instant::now());
         let mut losses = Vec::new();
         while let Ok(batch) = self.receiver.recv() {
             if batch.is_first {
                 timeline.begin(batch.now_ns)?;
             }
-            timeline.apply(batch.events, batch.mappings, batch.settled_ns)?;
+            timeline.apply(&batch.records, batch.mappings, batch.settled_ns)?;
             timeline.write_calls()?;
-            self.message_bytes.fetch_sub(batch.message_bytes, Ordering::Relaxed);
+            self.waiting_bytes.fetch_sub(batch.records.size(), Ordering::Relaxed);
+            self.backlog.written();
+            drop(batch.records);
             timeline.announce(&batch.announced);
             timeline.gauges(&batch.readings)?;
             timeline.count_undecodable(batch.undecodable);
@@ -561,10 +575,10 @@ fn raise_file_limit() {
 }
 
 /// Gives up what is not needed any more once everything is attached. What stays: reading the files of targets,
-/// the kernel's symbols and our own maps, writing where the user asks, signalling what we launched, and talking to runtimes as
-/// their users do.
+/// the kernel's symbols and our own maps, writing where the user asks, signalling what we launched, talking to runtimes as
+/// their users do, and choosing how our own threads are scheduled.
 fn drop_capabilities() {
-    const KEPT: [Capability; 12] = [
+    const KEPT: [Capability; 13] = [
         Capability::CAP_BPF,
         Capability::CAP_PERFMON,
         Capability::CAP_SYS_PTRACE,
@@ -577,6 +591,7 @@ fn drop_capabilities() {
         Capability::CAP_FOWNER,
         Capability::CAP_SETGID,
         Capability::CAP_SETUID,
+        Capability::CAP_SYS_NICE,
     ];
     let Ok(permitted) = caps::read(None, CapSet::Permitted) else { return };
     // Where the newer, narrower ones are not given, this one stands in for them.

@@ -20,6 +20,7 @@ use super::event::Event;
 use super::gauges::Reading;
 use super::mappings::{AddressSpace, Mapped, MappingEvent};
 use super::python::Pythons;
+use super::records::Records;
 use super::tls::Tls;
 use super::unwinding;
 use super::wire::Wire;
@@ -249,26 +250,26 @@ impl Timeline {
         self.language_unwinding(pid, language, advice)
     }
 
-    /// Writes a batch: all that happened until `settled_ns` and was not told before. Both lists are put in order by their timestamps
+    /// Writes a batch: all that happened until `settled_ns` and was not told before. Mappings are put in order by their timestamps
     /// here.
     pub(super) fn apply(
         &mut self,
-        mut events: Vec<Event>,
+        records: &Records,
         mut mappings: Vec<MappingEvent>,
         settled_ns: u64,
     ) -> Result<(), Error> {
         mappings.extend(self.read.extract_if(.., |read| read.timestamp_ns() <= settled_ns));
-        events.sort_by_key(Event::timestamp_ns);
         mappings.sort_by_key(MappingEvent::timestamp_ns);
         self.pythons.find_layouts();
         let mut mappings = mappings.into_iter().peekable();
-        for event in events {
-            while let Some(mapping) =
-                mappings.next_if(|mapping| mapping.timestamp_ns() <= event.timestamp_ns())
-            {
+        for (timestamp_ns, event) in records.events() {
+            while let Some(mapping) = mappings.next_if(|mapping| mapping.timestamp_ns() <= timestamp_ns) {
                 self.apply_mapping(&mapping)?;
             }
-            self.apply_event(event)?;
+            match event {
+                Some(event) => self.apply_event(event)?,
+                None => self.count_undecodable(1),
+            }
         }
         for mapping in mappings {
             self.apply_mapping(&mapping)?;
@@ -304,12 +305,12 @@ impl Timeline {
         Ok(())
     }
 
-    fn apply_event(&mut self, event: Event) -> Result<(), Error> {
+    fn apply_event(&mut self, event: Event<'_>) -> Result<(), Error> {
         match event {
             Event::Sample { sample, kernel, user } => self.sample(&sample, &kernel, &user),
             Event::Fork { timestamp_ns, parent, child } => self.fork(timestamp_ns, parent, child),
             Event::Exec { pid, .. } => self.exec(pid),
-            Event::Wire { wire, bytes } => self.message(&wire, &bytes),
+            Event::Wire { wire, bytes } => self.message(&wire, bytes),
             Event::ClientWrite(write) => {
                 self.wire.client_wrote(&write);
                 Ok(())
