@@ -12,7 +12,7 @@ use profiler_common::{
 
 use super::descriptor::{self, Descriptor};
 use super::{Call, FIRST_ARGUMENT, Registers};
-use crate::output::{MESSAGES, NO_WAKEUP, count};
+use crate::output::{CLIENT_EVENTS, NO_WAKEUP, count};
 
 /// Processes that hold the other end of a stream of a watched one.
 #[map]
@@ -85,7 +85,7 @@ pub(super) fn returned(registers: Registers, result: i64) {
         written,
         length: result as u64,
     };
-    if MESSAGES.output::<ClientWriteEvent>(&event, NO_WAKEUP).is_err() {
+    if CLIENT_EVENTS.output::<ClientWriteEvent>(&event, NO_WAKEUP).is_err() {
         count(Failure::WireRingFull);
     }
 }

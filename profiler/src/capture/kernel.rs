@@ -44,6 +44,7 @@ pub(super) struct Kernel {
     ebpf: Ebpf,
     pub(super) events: RingBuf<MapData>,
     pub(super) messages: RingBuf<MapData>,
+    pub(super) client_events: RingBuf<MapData>,
     targets: HashMap<MapData, u32, u32>,
     failures: PerCpuArray<MapData, u64>,
     code: Option<Code>,
@@ -66,6 +67,7 @@ impl Kernel {
         if !is_reading_calls {
             // Maps that no program writes to.
             loader.map_max_entries("MESSAGES", SMALLEST_RING_BYTES);
+            loader.map_max_entries("CLIENT_EVENTS", SMALLEST_RING_BYTES);
             for name in WIRE_MAPS {
                 loader.map_max_entries(name, 1);
             }
@@ -80,6 +82,7 @@ impl Kernel {
         }
         let events = RingBuf::try_from(take_map(&mut ebpf, "EVENTS")?)?;
         let messages = RingBuf::try_from(take_map(&mut ebpf, "MESSAGES")?)?;
+        let client_events = RingBuf::try_from(take_map(&mut ebpf, "CLIENT_EVENTS")?)?;
         let targets = take_map(&mut ebpf, "TARGETS")?;
         let code_mappings = take_map(&mut ebpf, "CODE_MAPPINGS")?;
         let tables = take_map(&mut ebpf, "UNWIND_TABLES")?;
@@ -98,6 +101,7 @@ impl Kernel {
             ebpf,
             events,
             messages,
+            client_events,
             targets,
             failures,
             code,

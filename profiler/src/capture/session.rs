@@ -376,6 +376,11 @@ impl Session {
             room = room.saturating_sub(record.len() as u64);
             take(&record);
         }
+        while room > 0
+            && let Some(record) = self.kernel.client_events.next()
+        {
+            take(&record);
+        }
         let mut mappings = Vec::new();
         undecodable += self.mapping_records.drain(&mut mappings);
         let announced = if is_last { Vec::new() } else { self.of_targets(&mappings) };
