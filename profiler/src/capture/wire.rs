@@ -1,8 +1,7 @@
 //! What processes said on their streams: puts the kernel half's pieces together and hands them to the parsers.
 
-use std::collections::{HashMap, HashSet};
-
 use aya::maps::{HashMap as BpfHashMap, Map, MapData, MapError};
+use hashbrown::{HashMap, HashSet};
 use profiler_common::{ClientWriteEvent, StreamRule, StreamVerdict, WireEvent, WireFlag};
 
 use super::clients::{Clients, Read};
@@ -250,7 +249,7 @@ impl Wire {
         self.processes.values().for_each(|streams| counts.add(streams.counts()));
         // Runtimes use it for other things too. Where messages are seen, they go another way.
         let is_silent =
-            |pid: &&u32| self.processes.get(pid).is_none_or(|streams| streams.counts().messages == 0);
+            |pid: &&u32| self.processes.get(*pid).is_none_or(|streams| streams.counts().messages == 0);
         counts.io_uring_processes = self.io_urings.iter().filter(is_silent).count() as u64;
         counts.named().into_iter()
     }

@@ -6,7 +6,9 @@
 //! A call is logical: a request that is asked for more input and comes again under another ID is one call, and so is a
 //! tool call whose result is fetched later as that of a task.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
+
+use hashbrown::HashMap;
 
 use super::message::{Id, Kind, Received};
 

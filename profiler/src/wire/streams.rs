@@ -1,6 +1,8 @@
 //! The streams of one process: which of them speak MCP, how, and what is said on them.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
+
+use hashbrown::HashMap;
 
 use super::calls::{Calls, Ended, ResponseTimes, Session, Side};
 use super::contents::Capture;

@@ -198,13 +198,15 @@ impl Scanner {
 
     /// The text ends here.
     pub fn finish(&mut self) -> Outcome {
-        let mut this = std::mem::replace(self, Self::new(self.capture));
-        if this.state == State::Scalar {
-            this.value();
-        }
-        if !this.has_started {
+        if !self.has_started {
             return Outcome::Empty;
         }
+        if self.state == State::Scalar {
+            self.value();
+        }
+        // The next text needs the memory again.
+        let token = std::mem::take(&mut self.token);
+        let mut this = std::mem::replace(self, Self { token, ..Self::new(self.capture) });
         if let Some(tail) = this.tail.take() {
             this.draft_from_end(&tail);
             this.messages.extend(this.draft.message(this.capture));
