@@ -4,7 +4,8 @@ use aya::maps::{HashMap as BpfHashMap, Map, MapData, MapError};
 use hashbrown::{HashMap, HashSet};
 use profiler_common::{ClientWriteEvent, StreamRule, StreamVerdict, WireEvent, WireFlag};
 
-use super::clients::{Clients, Read};
+use super::clients::Clients;
+use super::read_streams::Read;
 use crate::wire::Piece;
 use crate::wire::calls::Call;
 use crate::wire::contents::Capture;
@@ -94,12 +95,13 @@ impl Wire {
         if event.flags & WireFlag::Plain as u32 != 0 {
             streams.has_plain = true;
         } else if !moved.is_written {
-            self.clients.read(Read {
+            let read = Read {
                 stream: event.stream,
                 pid: event.header.pid,
                 descriptor: event.descriptor,
                 is_socket: event.flags & WireFlag::Socket as u32 != 0,
-            });
+            };
+            self.clients.read(read, moved.timestamp_ns);
         }
         // Parts of a call follow each other.
         let start = match self.last {
@@ -138,12 +140,18 @@ impl Wire {
     pub(super) fn settle(&mut self, settled_ns: u64) {
         self.give_up(settled_ns);
         let processes = &self.processes;
-        let turn = self.clients.turn(|read| {
-            processes.get(&read.pid).is_some_and(|streams| streams.is_client_certain(read.stream))
-        });
+        let turn = self
+            .clients
+            .turn(|read| processes.get(&read.pid).and_then(|streams| streams.is_client_certain(read.stream)));
+        for Read { stream, pid, .. } in turn.left {
+            self.readers.remove(&stream);
+            self.processes.get_mut(&pid).into_iter().for_each(|streams| streams.leave_client(stream));
+        }
         for Read { stream, pid, .. } in turn.followed {
             if self.processes.get_mut(&pid).is_some_and(|streams| streams.follow_client(stream)) {
                 self.readers.insert(stream, pid);
+            } else {
+                self.clients.leave(stream);
             }
         }
         for (Read { stream, pid, .. }, look) in turn.looks {
@@ -212,6 +220,7 @@ impl Wire {
             }
             *reader != pid
         });
+        self.clients.process_ended(pid);
         self.held.remove(&pid);
         self.active.remove(&pid);
         let Some(mut streams) = self.processes.remove(&pid) else { return Vec::new() };
