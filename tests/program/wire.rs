@@ -181,8 +181,6 @@ fn calls_over_tls(mut command: Command) -> Result<()> {
     let profiler = Profiler::new()?;
     let server = Server::start(command.args(certificate(&profiler)?))?;
     let running = profiler.recording(server.process.pid(), 99)?;
-    // Probes come to libraries a little after the recording has begun, by a thread of their own.
-    std::thread::sleep(Duration::from_secs(1));
     let mut client = Command::new(python_program()?);
     client.arg(script("https_client.py")).args([server.port.to_string(), CALLS.to_string()]);
     ensure!(client.status()?.success(), "the client failed");

@@ -58,21 +58,29 @@ struct Client {
     failed_looks: u32,
 }
 
+/// Whether the kernel half sees who writes.
+#[derive(Debug, Default)]
+pub(super) struct ClientProbe {
+    /// Set when the first client is known: only then is it to.
+    pub(super) is_wanted: AtomicBool,
+    /// It can't.
+    pub(super) is_refused: AtomicBool,
+}
+
 /// The clients that are known.
 pub(super) struct Clients {
     kernel: Told,
     read: ReadStreams,
     known: HashMap<u64, Client>,
     sockets: Sockets,
-    /// Set when the first one is known: only then is the kernel half to see who writes.
-    is_wanted: Arc<AtomicBool>,
+    probe: Arc<ClientProbe>,
     next_check: Instant,
     next_search: Instant,
     next_looks: Instant,
 }
 
 impl Clients {
-    pub(super) fn new(clients: Map, streams: Map, is_wanted: Arc<AtomicBool>) -> Result<Self, MapError> {
+    pub(super) fn new(clients: Map, streams: Map, probe: Arc<ClientProbe>) -> Result<Self, MapError> {
         Ok(Self {
             kernel: Told {
                 clients: BpfHashMap::try_from(clients)?,
@@ -82,11 +90,16 @@ impl Clients {
             read: ReadStreams::default(),
             known: HashMap::new(),
             sockets: Sockets::default(),
-            is_wanted,
+            probe,
             next_check: Instant::now() + CHECK_INTERVAL,
             next_search: Instant::now(),
             next_looks: Instant::now(),
         })
+    }
+
+    /// Whether it can't be seen when clients write, though some are known.
+    pub(super) fn are_unseen(&self) -> bool {
+        self.probe.is_refused.load(Ordering::Relaxed)
     }
 
     /// A watched process has read from a stream that is taken.
@@ -204,7 +217,7 @@ impl Clients {
             // One that is found anew has another count.
             self.leave(read.stream);
             if self.kernel.tell(inode, read.stream, &pids) {
-                self.is_wanted.store(true, Ordering::Relaxed);
+                self.probe.is_wanted.store(true, Ordering::Relaxed);
                 let client = Client { read, end, inode, pids, next_look: Instant::now(), failed_looks: 0 };
                 self.known.insert(read.stream, client);
                 followed.push(read);

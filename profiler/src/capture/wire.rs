@@ -224,6 +224,13 @@ impl Wire {
         self.held.remove(&pid);
         self.active.remove(&pid);
         let Some(mut streams) = self.processes.remove(&pid) else { return Vec::new() };
+        // What was lost last in a stream was not told of yet.
+        let known: Vec<u64> = streams.known().collect();
+        for stream in known {
+            if let Ok(rule) = self.rules.get(&stream, 0) {
+                lost_at_end(stream, &rule, now_ns).for_each(|moved| streams.lost(moved, true));
+            }
+        }
         if streams.counts().messages > 0 {
             self.io_urings.remove(&pid);
         }
@@ -234,14 +241,10 @@ impl Wire {
 
     /// Nothing more comes at all.
     pub(super) fn finish(&mut self, now_ns: u64) {
-        // What was lost last in its stream was not told of yet.
+        // As above, also of streams that nobody knows yet.
         let lost: Vec<(u64, StreamRule)> = self.rules.iter().filter_map(Result::ok).collect();
         for (stream, rule) in lost {
-            for (is_written, lost) in [(false, rule.lost_read), (true, rule.lost_written)] {
-                let moved = Moved { stream, is_written, timestamp_ns: now_ns, thread: 0 };
-                if lost == 0 {
-                    continue;
-                }
+            for moved in lost_at_end(stream, &rule, now_ns) {
                 // A pipe may be of several processes. A stream of which nothing else is known may be of any.
                 let is_known = self.processes.values().any(|streams| streams.knows(stream));
                 let concerned =
@@ -260,6 +263,71 @@ impl Wire {
         let is_silent =
             |pid: &&u32| self.processes.get(*pid).is_none_or(|streams| streams.counts().messages == 0);
         counts.io_uring_processes = self.io_urings.iter().filter(is_silent).count() as u64;
-        counts.named().into_iter()
+        counts.named().into_iter().chain([("clients_unseen", u64::from(self.clients.are_unseen()))])
+    }
+}
+
+/// What was lost of a stream, and nobody was told yet.
+fn lost_at_end(stream: u64, rule: &StreamRule, now_ns: u64) -> impl Iterator<Item = Moved> + use<> {
+    let lost = [(false, rule.lost_read), (true, rule.lost_written)];
+    lost.into_iter().filter(|(_, lost)| *lost != 0).map(move |(is_written, _)| Moved {
+        stream,
+        is_written,
+        timestamp_ns: now_ns,
+        thread: 0,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use aya::EbpfLoader;
+    use profiler_common::{EventHeader, EventKind};
+
+    use super::*;
+    use crate::capture::kernel::OBJECT;
+    use crate::wire::calls::Ended;
+
+    fn wire() -> Wire {
+        let mut object = EbpfLoader::new().load(OBJECT).unwrap();
+        let [rules, clients, streams] =
+            ["STREAMS", "CLIENTS", "CLIENT_STREAMS"].map(|name| object.take_map(name).unwrap());
+        Wire::new(rules, Clients::new(clients, streams, Arc::default()).unwrap()).unwrap()
+    }
+
+    /// The first part of a write of `total` bytes, of which these come.
+    fn written(pid: u32, stream: u64, total: u32, bytes: &[u8]) -> WireEvent {
+        let is_whole = total as usize == bytes.len();
+        WireEvent {
+            header: EventHeader { kind: EventKind::Wire as u32, pid, timestamp_ns: 10 },
+            stream,
+            tid: pid,
+            total,
+            offset: 0,
+            length: bytes.len() as u32,
+            flags: WireFlag::Written as u32 | u32::from(is_whole) * WireFlag::Last as u32,
+            descriptor: 1,
+        }
+    }
+
+    const ASK: &[u8] =
+        b"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"tools/call\",\"params\":{\"name\":\"echo\"}}\n";
+
+    /// What was lost just before a process ended may have been its answer (needs root).
+    #[test]
+    fn losses_before_the_end_of_a_process() {
+        for (lost_written, expected) in [(0, Ended::Unanswered), (1, Ended::Lost)] {
+            let mut wire = wire();
+            let read = WireEvent { flags: WireFlag::Last as u32, ..written(7, 20, ASK.len() as u32, ASK) };
+            wire.take(&read, ASK);
+            let log = b"{\"jsonrpc\":\"2.0\",\"method\":\"notifications/message\"}\n";
+            wire.take(&written(7, 21, log.len() as u32, log), log);
+            let verdict = StreamVerdict::Captured as u32;
+            let rule = StreamRule { verdict, lost_written, ..StreamRule::default() };
+            wire.rules.insert(21, rule, 0).unwrap();
+            let ended: Vec<Ended> = wire.process_ended(7, 50).into_iter().map(|call| call.ended).collect();
+            assert_eq!(ended, [expected]);
+        }
     }
 }

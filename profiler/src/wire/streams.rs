@@ -218,6 +218,11 @@ impl Streams {
         self.streams.contains_key(&stream)
     }
 
+    /// The streams that are followed.
+    pub fn known(&self) -> impl Iterator<Item = u64> {
+        self.streams.keys().copied()
+    }
+
     /// Follows from now on what a client writes to a stream, which is told by [`client_wrote`](Self::client_wrote) and
     /// [`looked`](Self::looked). False when there are too many that are in use.
     pub fn follow_client(&mut self, stream: u64) -> bool {
