@@ -33,14 +33,16 @@ fn milliseconds(call: &Value, name: &str) -> Result<f64> {
 }
 
 /// A server that is busy, with more requests than it can take: each waits since its client wrote it, as the client itself
-/// knows. `send` writes a message, `receive` waits for an answer.
+/// knows. `send` writes a message, `receive` waits for an answer; `prepare` is run before, while it records.
 fn requests_wait(
     pid: u32,
+    prepare: impl FnOnce() -> Result<()>,
     mut send: impl FnMut(&Value) -> Result<()>,
     mut receive: impl FnMut() -> Result<()>,
 ) -> Result<()> {
     let profiler = Profiler::new()?;
     let running = profiler.recording(pid, 99)?;
+    prepare()?;
     let echo = |id: u64| tool_call(&json!(id), "echo", &json!({"text": "x"}));
     for id in 0..CALLS_BEFORE {
         send(&echo(id))?;
@@ -117,7 +119,7 @@ fn queue_of_a_pipe() -> Result<()> {
     let stdin = server.child().stdin.take().context("stdin is a pipe")?;
     let stdout = server.child().stdout.take().context("stdout is a pipe")?;
     let (send, receive) = lines(stdin, stdout);
-    requests_wait(server.pid(), send, receive)
+    requests_wait(server.pid(), || Ok(()), send, receive)
 }
 
 /// Clients in Node connect their servers by Unix sockets, whose ends have an inode each.
@@ -134,7 +136,7 @@ fn queue_of_a_unix_socket() -> Result<()> {
     )?;
     drop(command);
     let (send, receive) = lines(own.try_clone()?, own);
-    requests_wait(server.pid(), send, receive)
+    requests_wait(server.pid(), || Ok(()), send, receive)
 }
 
 /// A server that tells its port on standard output.
@@ -160,8 +162,42 @@ fn queue_of_a_connection() -> Result<()> {
     let client = std::cell::RefCell::new(HttpClient::connect(server.port)?);
     requests_wait(
         server.process.pid(),
+        || Ok(()),
         |message| client.borrow_mut().send(message),
         || client.borrow_mut().response().map(drop),
+    )
+}
+
+/// A server that closes each connection by itself tells nobody, thousands of times: the next one's client is still found.
+#[test]
+fn queue_after_many_connections() -> Result<()> {
+    const CONNECTIONS: u64 = 5000;
+    let server = Server::start(Command::new(python_program()?).arg(script("mcp_http.py")))?;
+    let client = std::cell::OnceCell::new();
+    let one = |id: u64| -> Result<()> {
+        let body = tool_call(&json!(id), "echo", &json!({"text": "x"})).to_string();
+        let length = body.len();
+        let mut stream = std::net::TcpStream::connect(("127.0.0.1", server.port))?;
+        let head = format!(
+            "POST /mcp HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n"
+        );
+        stream.write_all(format!("{head}{body}").as_bytes())?;
+        let mut response = String::new();
+        stream.read_to_string(&mut response)?;
+        ensure!(response.starts_with("HTTP/1.1 200"), "{response}");
+        Ok(())
+    };
+    let prepare = || {
+        (0..CONNECTIONS).try_for_each(one)?;
+        let connected = HttpClient::connect(server.port)?;
+        client.set(std::cell::RefCell::new(connected)).ok().context("it is set once")
+    };
+    let connected = || client.get().context("prepared");
+    requests_wait(
+        server.process.pid(),
+        prepare,
+        |message| connected()?.borrow_mut().send(message),
+        || connected()?.borrow_mut().response().map(drop),
     )
 }
 
@@ -275,6 +311,39 @@ for line in iter(lambda: os.read(0, 65536), b''):
     let tools: Vec<Value> =
         profiler.calls(&["--in-order"])?.iter().map(|call| call["tool"].clone()).collect();
     assert_eq!(tools, ["plain", "splice", "plain"], "{calls:#}");
+    Ok(())
+}
+
+/// A server that writes several answers at once, longer together than what is usually taken whole: once that was seen, all of them are
+/// read.
+#[test]
+fn answers_in_one_write() -> Result<()> {
+    const ROUNDS: usize = 6;
+    let source = "
+import json, os, sys
+for first in iter(sys.stdin.readline, ''):
+    asked = [json.loads(line) for line in [first] + [sys.stdin.readline() for _ in range(3)]]
+    answer = lambda message: {'result': {'text': 'x' * 20000}, 'jsonrpc': '2.0', 'id': message['id']}
+    answers = b''.join(json.dumps(answer(message)).encode() + b'\\n' for message in asked)
+    while answers:
+        answers = answers[os.write(1, answers):]
+";
+    let mut server = Process::start(python(source)?.stdin(Stdio::piped()).stdout(Stdio::piped()))?;
+    let stdin = server.child().stdin.take().context("stdin is a pipe")?;
+    let stdout = server.child().stdout.take().context("stdout is a pipe")?;
+    let (mut send, mut receive) = lines(stdin, stdout);
+    let profiler = Profiler::new()?;
+    let running = profiler.recording(server.pid(), 99)?;
+    for round in 0..ROUNDS {
+        (0..4).try_for_each(|id| send(&tool_call(&json!(4 * round + id), "joined", &json!({}))))?;
+        (0..4).try_for_each(|_| receive())?;
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    let report = end(&profiler, running)?;
+    let outcomes: Vec<Value> =
+        profiler.calls(&["--in-order"])?.iter().map(|call| call["outcome"].clone()).collect();
+    assert_eq!(outcomes.len(), 4 * ROUNDS, "{:#}", report.json["calls"]);
+    assert!(outcomes[4 * (ROUNDS - 1)..].iter().all(|outcome| outcome == "ok"), "{outcomes:?}");
     Ok(())
 }
 

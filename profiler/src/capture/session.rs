@@ -615,6 +615,12 @@ fn drop_capabilities() {
     let is_kept = |capability: &Capability| {
         KEPT.contains(capability) || (is_broad && *capability == Capability::CAP_SYS_ADMIN)
     };
+    keep_capabilities(is_kept);
+}
+
+/// Gives up all other capabilities of this thread.
+pub(super) fn keep_capabilities(is_kept: impl Fn(&Capability) -> bool) {
+    let Ok(permitted) = caps::read(None, CapSet::Permitted) else { return };
     let kept: caps::CapsHashSet = permitted.into_iter().filter(is_kept).collect();
     // Giving up a capability is always permitted; an old kernel that does not know one keeps what it has.
     let _ = caps::set(None, CapSet::Effective, &kept);

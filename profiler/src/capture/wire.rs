@@ -2,7 +2,7 @@
 
 use aya::maps::{HashMap as BpfHashMap, Map, MapData, MapError};
 use hashbrown::{HashMap, HashSet};
-use profiler_common::{ClientWriteEvent, StreamRule, StreamVerdict, WireEvent, WireFlag};
+use profiler_common::{ClientWriteEvent, MAX_WIRE_BYTES, StreamRule, StreamVerdict, WireEvent, WireFlag};
 
 use super::clients::Clients;
 use super::read_streams::Read;
@@ -14,8 +14,14 @@ use crate::wire::streams::{Counts, Interest, Moved, Streams};
 
 /// What messages may take that are half read, and calls that have not ended, of all processes together, in bytes.
 const MAX_HELD_BYTES: usize = 32 << 20;
+/// System calls up to this length are taken whole on streams where longer ones were of several messages: as many parts as the kernel
+/// half makes of one (`MAX_PARTS` of `profiler-ebpf/src/wire/transfer.rs`).
+const MANY_WHOLE_BYTES: u32 = 16 * MAX_WIRE_BYTES as u32;
 /// Calls of a process that may have ended before they are written.
 const MAX_ENDED: usize = 4096;
+
+/// Changes what is there and makes nothing new (`include/uapi/linux/bpf.h`).
+const BPF_EXIST: u64 = 2;
 
 /// The streams of all watched processes.
 pub(super) struct Wire {
@@ -119,6 +125,24 @@ impl Wire {
             if !matches!(piece, Piece::Gap(0) | Piece::Bytes(&[])) {
                 interest = streams.moved(moved, piece);
             }
+        }
+        // Where a call was cut that is not one message alone, there may be others in its middle.
+        let is_several = || {
+            let behind_line = bytes.iter().position(|byte| *byte == b'\n').map(|place| place + 1);
+            behind_line.is_some_and(|place| event.offset as usize + place < event.total as usize)
+                || (moved.is_written && is_last && streams.calls.in_flight() > 0)
+        };
+        // Parts of what is taken whole are full, but for the last.
+        let is_cut = before + behind > 0 || (!is_last && event.length < MAX_WIRE_BYTES as u32);
+        if is_cut
+            && event.total <= MANY_WHOLE_BYTES
+            && streams.has_lines(event.stream)
+            && is_several()
+            && let Ok(rule) = self.rules.get(&event.stream, 0)
+        {
+            let rule = StreamRule { whole_bytes: MANY_WHOLE_BYTES, ..rule };
+            // Without it, it goes on to be cut.
+            let _ = self.rules.insert(event.stream, rule, BPF_EXIST);
         }
         if interest == Interest::No {
             let rule = StreamRule { verdict: StreamVerdict::Ignored as u32, ..StreamRule::default() };
@@ -313,6 +337,27 @@ mod tests {
 
     const ASK: &[u8] =
         b"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"tools/call\",\"params\":{\"name\":\"echo\"}}\n";
+
+    /// Where a long write is more than one message, such writes are taken whole from then on (needs root).
+    #[test]
+    fn several_messages_in_one_write() {
+        let verdict = StreamVerdict::Captured as u32;
+        let before = StreamRule { verdict, whole_bytes: 16384, ..StreamRule::default() };
+        let cases: [(u32, &[u8], u32); 3] = [
+            (40_000, b"{\"a\":1}\n{\"b\":", MANY_WHOLE_BYTES),
+            (40_000, b"{\"a\":1", 16384),
+            (MANY_WHOLE_BYTES + 1, b"{\"a\":1}\n{\"b\":", 16384),
+        ];
+        for (total, head, expected) in cases {
+            let mut wire = wire();
+            wire.rules.insert(21, before, 0).unwrap();
+            wire.take(&written(7, 21, total, head), head);
+            let tail = b":2}\n";
+            let (offset, flags) = (total - 4, WireFlag::Written as u32 | WireFlag::Last as u32);
+            wire.take(&WireEvent { offset, flags, ..written(7, 21, total, tail) }, tail);
+            assert_eq!(wire.rules.get(&21, 0).unwrap().whole_bytes, expected, "{total}");
+        }
+    }
 
     /// What was lost just before a process ended may have been its answer (needs root).
     #[test]

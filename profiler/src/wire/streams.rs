@@ -218,6 +218,11 @@ impl Streams {
         self.streams.contains_key(&stream)
     }
 
+    /// Whether a stream has a message a line.
+    pub fn has_lines(&self, stream: u64) -> bool {
+        self.streams.get(&stream).is_some_and(|state| matches!(state.protocol, Protocol::Stdio { .. }))
+    }
+
     /// The streams that are followed.
     pub fn known(&self) -> impl Iterator<Item = u64> {
         self.streams.keys().copied()
