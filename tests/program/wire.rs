@@ -33,16 +33,17 @@ fn milliseconds(call: &Value, name: &str) -> Result<f64> {
 }
 
 /// A server that is busy, with more requests than it can take: each waits since its client wrote it, as the client itself
-/// knows. `send` writes a message, `receive` waits for an answer; `prepare` is run before, while it records.
+/// knows. `send` writes a message, `receive` waits for an answer; `prepare` is run before, while it records, and says how many
+/// calls it makes.
 fn requests_wait(
     pid: u32,
-    prepare: impl FnOnce() -> Result<()>,
+    prepare: impl FnOnce() -> Result<u64>,
     mut send: impl FnMut(&Value) -> Result<()>,
     mut receive: impl FnMut() -> Result<()>,
 ) -> Result<()> {
     let profiler = Profiler::new()?;
     let running = profiler.recording(pid, 99)?;
-    prepare()?;
+    let before = prepare()?;
     let echo = |id: u64| tool_call(&json!(id), "echo", &json!({"text": "x"}));
     for id in 0..CALLS_BEFORE {
         send(&echo(id))?;
@@ -64,6 +65,7 @@ fn requests_wait(
     (0..4).try_for_each(|_| receive())?;
     let report = end(&profiler, running)?;
     let calls = profiler.calls(&["--in-order"])?;
+    ensure!(calls.len() as u64 >= before + CALLS_BEFORE + 4, "{} calls", calls.len());
     let last = calls.len().checked_sub(4).context("too few calls")?;
     let ours: Vec<f64> = calls[last..]
         .iter()
@@ -119,7 +121,7 @@ fn queue_of_a_pipe() -> Result<()> {
     let stdin = server.child().stdin.take().context("stdin is a pipe")?;
     let stdout = server.child().stdout.take().context("stdout is a pipe")?;
     let (send, receive) = lines(stdin, stdout);
-    requests_wait(server.pid(), || Ok(()), send, receive)
+    requests_wait(server.pid(), || Ok(0), send, receive)
 }
 
 /// Clients in Node connect their servers by Unix sockets, whose ends have an inode each.
@@ -136,7 +138,7 @@ fn queue_of_a_unix_socket() -> Result<()> {
     )?;
     drop(command);
     let (send, receive) = lines(own.try_clone()?, own);
-    requests_wait(server.pid(), || Ok(()), send, receive)
+    requests_wait(server.pid(), || Ok(0), send, receive)
 }
 
 /// A server that tells its port on standard output.
@@ -162,7 +164,7 @@ fn queue_of_a_connection() -> Result<()> {
     let client = std::cell::RefCell::new(HttpClient::connect(server.port)?);
     requests_wait(
         server.process.pid(),
-        || Ok(()),
+        || Ok(0),
         |message| client.borrow_mut().send(message),
         || client.borrow_mut().response().map(drop),
     )
@@ -172,6 +174,7 @@ fn queue_of_a_connection() -> Result<()> {
 #[test]
 fn queue_after_many_connections() -> Result<()> {
     const CONNECTIONS: u64 = 5000;
+    const MORE_CALLS: u64 = 80;
     let server = Server::start(Command::new(python_program()?).arg(script("mcp_http.py")))?;
     let client = std::cell::OnceCell::new();
     let one = |id: u64| -> Result<()> {
@@ -179,7 +182,8 @@ fn queue_after_many_connections() -> Result<()> {
         let length = body.len();
         let mut stream = std::net::TcpStream::connect(("127.0.0.1", server.port))?;
         let head = format!(
-            "POST /mcp HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n"
+            "POST /mcp HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nConnection: close\r\n\
+             Content-Length: {length}\r\n\r\n"
         );
         stream.write_all(format!("{head}{body}").as_bytes())?;
         let mut response = String::new();
@@ -190,7 +194,14 @@ fn queue_after_many_connections() -> Result<()> {
     let prepare = || {
         (0..CONNECTIONS).try_for_each(one)?;
         let connected = HttpClient::connect(server.port)?;
-        client.set(std::cell::RefCell::new(connected)).ok().context("it is set once")
+        let connected = client.get_or_init(|| std::cell::RefCell::new(connected));
+        // It is found once the others are forgotten, which takes seconds on a busy machine.
+        for id in 0..MORE_CALLS {
+            connected.borrow_mut().send(&tool_call(&json!(id), "echo", &json!({"text": "x"})))?;
+            connected.borrow_mut().response()?;
+            std::thread::sleep(BETWEEN);
+        }
+        Ok(CONNECTIONS + MORE_CALLS)
     };
     let connected = || client.get().context("prepared");
     requests_wait(

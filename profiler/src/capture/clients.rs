@@ -28,14 +28,14 @@ use crate::wire::queue::Look;
 const MAX_ANCESTORS: usize = 32;
 /// The most of a table of sockets that is read, in bytes: a hundred thousand.
 const TABLE_LIMIT: u64 = 16 << 20;
-/// Searching rests this many times as long as it took, but not for ever; looking at streams too.
+/// Searching rests this many times as long as it cost, but not for ever; looking at streams too.
 const REST: u32 = 20;
 const LONGEST_REST: Duration = Duration::from_secs(5);
 const SHORTEST_REST: Duration = Duration::from_millis(40);
 /// How often it is checked what is known of a stream, and which streams are over.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
-/// A stream that was not read for so long is looked at no more often than that either, in nanoseconds.
-const SILENCE_NS: u64 = 2_000_000_000;
+/// So do looks at a stream that was not read during so many of them.
+const MAX_IDLE_LOOKS: u32 = 50;
 /// Looks in a row that may fail before a client is taken to be gone.
 const MAX_FAILED_LOOKS: u32 = 3;
 
@@ -56,6 +56,9 @@ struct Client {
     pids: Vec<u32>,
     next_look: Instant,
     failed_looks: u32,
+    /// Looks since the stream was read, and when that was.
+    idle_looks: u32,
+    last_ns: u64,
 }
 
 /// Whether the kernel half sees who writes.
@@ -129,17 +132,18 @@ impl Clients {
     /// `is_certain`: whether it is known which write is which read; `None` when nobody asks for that any more.
     pub(super) fn turn(&mut self, is_certain: impl Fn(&Read) -> Option<bool>) -> Turn {
         let mut turn = Turn::default();
-        let begin = Instant::now();
-        if begin >= self.next_check {
+        let effort = Effort::begin();
+        if effort.begin >= self.next_check {
             turn.left = self.forget_old(now_ns(), &is_certain);
-            self.next_check = rest(begin).max(begin + CHECK_INTERVAL);
+            self.next_check = effort.rest().max(effort.begin + CHECK_INTERVAL);
         }
-        let begin = Instant::now();
-        if self.read.has_new() && begin >= self.next_search {
+        let effort = Effort::begin();
+        if self.read.has_new() && effort.begin >= self.next_search {
             turn.followed = self.search();
-            self.next_search = rest(begin);
+            self.next_search = effort.rest();
         }
-        let begin = Instant::now();
+        let effort = Effort::begin();
+        let begin = effort.begin;
         if self.known.is_empty() || begin < self.next_looks {
             return turn;
         }
@@ -154,15 +158,17 @@ impl Clients {
                 continue;
             };
             client.failed_looks = 0;
-            let is_silent = self.read.silence_ns(client.read.stream, look.to_ns) >= SILENCE_NS;
-            if is_silent || is_certain(&client.read) == Some(true) {
+            let last_ns = self.read.last_ns(client.read.stream);
+            client.idle_looks = if last_ns == client.last_ns { client.idle_looks + 1 } else { 0 };
+            client.last_ns = last_ns;
+            if client.idle_looks > MAX_IDLE_LOOKS || is_certain(&client.read) == Some(true) {
                 client.next_look = begin + CHECK_INTERVAL;
             }
             turn.looks.push((client.read, look));
         }
         dead.iter().for_each(|read| self.leave(read.stream));
         turn.left.extend(dead);
-        self.next_looks = rest(begin);
+        self.next_looks = effort.rest();
         turn
     }
 
@@ -218,7 +224,7 @@ impl Clients {
             self.leave(read.stream);
             if self.kernel.tell(inode, read.stream, &pids) {
                 self.probe.is_wanted.store(true, Ordering::Relaxed);
-                let client = Client { read, end, inode, pids, next_look: Instant::now(), failed_looks: 0 };
+                let client = Client::new(read, end, inode, pids);
                 self.known.insert(read.stream, client);
                 followed.push(read);
             }
@@ -263,9 +269,27 @@ impl Told {
     }
 }
 
-/// When something may be done again that took from `begin` until now.
-fn rest(begin: Instant) -> Instant {
-    Instant::now() + (begin.elapsed() * REST).clamp(SHORTEST_REST, LONGEST_REST)
+/// What something costs. In CPU time: on a busy machine it takes longer, and costs no more.
+struct Effort {
+    begin: Instant,
+    begin_cpu: Duration,
+}
+
+impl Effort {
+    fn begin() -> Self {
+        Self { begin: Instant::now(), begin_cpu: cpu_time() }
+    }
+
+    /// When it may be done again.
+    fn rest(&self) -> Instant {
+        let cost = cpu_time().saturating_sub(self.begin_cpu);
+        Instant::now() + (cost * REST).clamp(SHORTEST_REST, LONGEST_REST)
+    }
+}
+
+/// CPU time of this thread.
+fn cpu_time() -> Duration {
+    nix::time::clock_gettime(nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Into::into)
 }
 
 /// The process that made this one, and so on.
@@ -313,6 +337,11 @@ fn can_write(pid: u32, descriptor: i32) -> bool {
 }
 
 impl Client {
+    fn new(read: Read, end: End, inode: u64, pids: Vec<u32>) -> Self {
+        let next_look = Instant::now();
+        Self { read, end, inode, pids, next_look, failed_looks: 0, idle_looks: 0, last_ns: 0 }
+    }
+
     fn look(&self, sockets: &Sockets) -> Option<Look> {
         let Read { stream, pid, descriptor, .. } = self.read;
         let pipe = if self.end == End::Pipe { Some(open_pipe(pid, descriptor, stream)?) } else { None };
