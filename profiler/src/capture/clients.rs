@@ -28,13 +28,13 @@ use crate::wire::queue::Look;
 const MAX_ANCESTORS: usize = 32;
 /// The most of a table of sockets that is read, in bytes: a hundred thousand.
 const TABLE_LIMIT: u64 = 16 << 20;
-/// Searching rests this many times as long as it cost, but not for ever; looking at streams too.
+/// Searching rests this many times as long as it took, but not for ever; looking at streams too.
 const REST: u32 = 20;
 const LONGEST_REST: Duration = Duration::from_secs(5);
 const SHORTEST_REST: Duration = Duration::from_millis(40);
 /// How often it is checked what is known of a stream, and which streams are over.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
-/// So do looks at a stream that was not read during so many of them.
+/// Looks in a row during which a stream was not read; from then on it is looked at no more often than that.
 const MAX_IDLE_LOOKS: u32 = 50;
 /// Looks in a row that may fail before a client is taken to be gone.
 const MAX_FAILED_LOOKS: u32 = 3;
@@ -132,18 +132,17 @@ impl Clients {
     /// `is_certain`: whether it is known which write is which read; `None` when nobody asks for that any more.
     pub(super) fn turn(&mut self, is_certain: impl Fn(&Read) -> Option<bool>) -> Turn {
         let mut turn = Turn::default();
-        let effort = Effort::begin();
-        if effort.begin >= self.next_check {
+        let begin = Instant::now();
+        if begin >= self.next_check {
             turn.left = self.forget_old(now_ns(), &is_certain);
-            self.next_check = effort.rest().max(effort.begin + CHECK_INTERVAL);
+            self.next_check = rest(begin).max(begin + CHECK_INTERVAL);
         }
-        let effort = Effort::begin();
-        if self.read.has_new() && effort.begin >= self.next_search {
+        let begin = Instant::now();
+        if self.read.has_new() && begin >= self.next_search {
             turn.followed = self.search();
-            self.next_search = effort.rest();
+            self.next_search = rest(begin);
         }
-        let effort = Effort::begin();
-        let begin = effort.begin;
+        let begin = Instant::now();
         if self.known.is_empty() || begin < self.next_looks {
             return turn;
         }
@@ -168,7 +167,7 @@ impl Clients {
         }
         dead.iter().for_each(|read| self.leave(read.stream));
         turn.left.extend(dead);
-        self.next_looks = effort.rest();
+        self.next_looks = rest(begin);
         turn
     }
 
@@ -269,27 +268,10 @@ impl Told {
     }
 }
 
-/// What something costs. In CPU time: on a busy machine it takes longer, and costs no more.
-struct Effort {
-    begin: Instant,
-    begin_cpu: Duration,
-}
-
-impl Effort {
-    fn begin() -> Self {
-        Self { begin: Instant::now(), begin_cpu: cpu_time() }
-    }
-
-    /// When it may be done again.
-    fn rest(&self) -> Instant {
-        let cost = cpu_time().saturating_sub(self.begin_cpu);
-        Instant::now() + (cost * REST).clamp(SHORTEST_REST, LONGEST_REST)
-    }
-}
-
-/// CPU time of this thread.
-fn cpu_time() -> Duration {
-    nix::time::clock_gettime(nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Into::into)
+/// When something may be done again that took from `begin` until now. Not by its CPU time: where this thread gets little of
+/// that, messages come first.
+fn rest(begin: Instant) -> Instant {
+    Instant::now() + (begin.elapsed() * REST).clamp(SHORTEST_REST, LONGEST_REST)
 }
 
 /// The process that made this one, and so on.

@@ -268,6 +268,8 @@ mod tests {
         assert!(probes.attach(u32::MAX >> 1, &file, &behind_its_end));
 
         let (tls, starter) = Tls::new();
+        let nobody = Attaching(starter.changes.clone());
+        assert!(!nobody.wait(Duration::from_millis(1)), "it has not started");
         tls.changes.send(Change::Attach { pid: me, file, functions: behind_its_end.into() }).unwrap();
         let attaching = starter.start([&probes.enter, &probes.leave, &probes.free]).unwrap();
         assert!(attaching.wait(Duration::from_secs(60)));
