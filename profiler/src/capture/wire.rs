@@ -330,7 +330,7 @@ mod tests {
             total,
             offset: 0,
             length: bytes.len() as u32,
-            flags: WireFlag::Written as u32 | u32::from(is_whole) * WireFlag::Last as u32,
+            flags: WireFlag::Written as u32 | (u32::from(is_whole) * WireFlag::Last as u32),
             descriptor: 1,
         }
     }
