@@ -256,18 +256,19 @@ pub fn activity(
     let Some(recorded) = recording.calls.get(index) else { return activity };
     let (start, length) =
         (recorded.call.start_ns, recorded.call.end_ns.saturating_sub(recorded.call.start_ns));
-    for (sample, charge) in recording.samples.iter().zip(&attribution.charges) {
+    attribution.charges(recording, |sample, charge| {
+        let sample = &recording.samples[sample];
         let kind = match charge {
-            Charge::Exact(call) if *call == index => Activity::OnCpu,
+            Charge::Exact(call) if call == index => Activity::OnCpu,
             Charge::Shared(calls) if calls.contains(&index) => Activity::Shared,
-            _ => continue,
+            _ => return,
         };
         let position =
             u128::from(sample.timestamp_ns.saturating_sub(start)) * parts as u128 / u128::from(length.max(1));
         if let Some(part) = activity.get_mut((position as usize).min(parts.saturating_sub(1))) {
             *part = (*part).max(kind);
         }
-    }
+    });
     activity
 }
 

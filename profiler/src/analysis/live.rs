@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::attribution::{Attribution, Charge, Cost, parts};
+use super::attribution::{Attribution, Charge, Cost};
 use super::calls::{Latency, duration_ns, is_incomplete};
 use super::{ratio, seconds};
 use crate::recording::{GaugeKind, Recording, Sample};
@@ -221,11 +221,12 @@ impl Window {
             bucket.sums(key).cost.add(*cost);
             *self.latest.in_flight.entry(key.clone()).or_default() += 1;
         }
-        for (sample, charge) in recording.samples.iter().zip(&attribution.charges) {
+        attribution.charges(recording, |sample, charge| {
+            let sample = &recording.samples[sample];
             let thread = recording.threads.get(sample.thread);
             let server = thread.and_then(|thread| server_of.get(thread.process)).copied();
             bucket.charge(sample, charge, &keys, server.unwrap_or(self.servers.len()));
-        }
+        });
         self.latest.unix_ms = meta.started_unix_ms;
         self.latest.note(recording, server_of, self.servers.len());
         self.latest.elapsed_ns =
@@ -359,18 +360,18 @@ impl Bucket {
         self.tools.get_mut(key).expect("put there just now")
     }
 
-    fn charge(&mut self, sample: &Sample, charge: &Charge, keys: &[ToolKey], server: ServerIndex) {
+    fn charge(&mut self, sample: &Sample, charge: Charge<'_>, keys: &[ToolKey], server: ServerIndex) {
         let mut push = |owner: Owner, weight_ns| self.charged.push((owner, Sample { weight_ns, ..*sample }));
         match charge {
             Charge::Background => {
                 *self.background_ns.entry(server).or_default() += sample.weight_ns;
                 push(Owner::Background(server), sample.weight_ns);
             }
-            Charge::Exact(call) => push(Owner::Tool(keys[*call].clone()), sample.weight_ns),
-            Charge::Shared(calls) => {
+            Charge::Exact(call) => push(Owner::Tool(keys[call].clone()), sample.weight_ns),
+            Charge::Shared(_) => {
                 let mut weights: HashMap<&ToolKey, u64> = HashMap::new();
-                for (call, part_ns) in calls.iter().zip(parts(sample.weight_ns, calls.len())) {
-                    *weights.entry(&keys[*call]).or_default() += part_ns;
+                for (call, part_ns) in charge.parts(sample.weight_ns) {
+                    *weights.entry(&keys[call]).or_default() += part_ns;
                 }
                 weights.into_iter().for_each(|(key, weight_ns)| push(Owner::Tool(key.clone()), weight_ns));
             }
