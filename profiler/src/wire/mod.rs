@@ -3,8 +3,10 @@
 //! [`stdio`] and [`http`] know how messages are framed, [`json`] what a message says, [`calls`] which response answers
 //! which request. All of them take bytes as they were read or written, in pieces, and some of them missing.
 
+mod call;
 pub mod calls;
 pub mod contents;
+mod gaps;
 pub mod http;
 pub mod json;
 mod message;

@@ -86,11 +86,20 @@ struct Stream {
     role: Option<Side>,
     lost_stretches: u64,
     dropped_messages: u64,
-    /// HTTP requests whose responses have not ended, the oldest first: the IDs of what each asks.
-    exchanges: VecDeque<Vec<Id>>,
+    /// HTTP requests whose responses have not ended, the oldest first.
+    exchanges: VecDeque<Exchange>,
     /// Of the HTTP response that is being written: its head, and an error in it that names no request.
     response: Option<Head>,
     error: Option<Ended>,
+}
+
+/// An HTTP request.
+#[derive(Clone, Debug, Default)]
+struct Exchange {
+    /// Its response has no body.
+    is_head: bool,
+    /// Of what it asks.
+    ids: Vec<Id>,
 }
 
 #[derive(Clone, Debug)]
@@ -160,8 +169,15 @@ impl Streams {
                 }
             }
             Protocol::Http { requests, responses } => {
-                let half = if is_written { responses } else { requests };
-                for mut event in half.feed(timestamp_ns, piece) {
+                let exchanges = &state.exchanges;
+                let answers_head =
+                    |behind: usize| exchanges.get(behind).is_some_and(|exchange| exchange.is_head);
+                let events = if is_written {
+                    responses.feed_answers(timestamp_ns, piece, answers_head)
+                } else {
+                    requests.feed(timestamp_ns, piece)
+                };
+                for mut event in events {
                     if let Event::Message(received) = &mut event {
                         received.queue_ns = queue_ns(queue.as_deref_mut(), received);
                     }
@@ -417,7 +433,10 @@ impl Stream {
                 let message = &received.message;
                 match (sender, message.kind, message.id.clone()) {
                     (Side::Client, Kind::Request, Some(id)) => {
-                        self.exchanges.back_mut().into_iter().for_each(|exchange| exchange.push(id.clone()));
+                        self.exchanges
+                            .back_mut()
+                            .into_iter()
+                            .for_each(|exchange| exchange.ids.push(id.clone()));
                     }
                     (Side::Server, Kind::Error, None) => {
                         let (code, message) = (message.error_code, message.error_message.clone());
@@ -434,11 +453,12 @@ impl Stream {
                     calls.detach(moved.stream, Side::Server, id);
                 }
             }
-            Event::Head(_) if sender == Side::Client => {
+            Event::Head(head) if sender == Side::Client => {
                 if self.exchanges.len() >= MAX_EXCHANGES {
                     self.exchanges.pop_front();
                 }
-                self.exchanges.push_back(Vec::new());
+                let is_head = head.verb.as_deref() == Some("HEAD");
+                self.exchanges.push_back(Exchange { is_head, ids: Vec::new() });
             }
             Event::Head(head) => self.response = Some(head),
             Event::End { timestamp_ns } => {
@@ -452,7 +472,7 @@ impl Stream {
 
     /// What was asked by the oldest request is answered, or never will be on this connection.
     fn response_over(&mut self, moved: Moved, last_ns: u64, calls: &mut Calls) {
-        let ids = self.exchanges.pop_front().unwrap_or_default();
+        let Exchange { ids, .. } = self.exchanges.pop_front().unwrap_or_default();
         let (response, error) = (self.response.take(), self.error.take());
         let Some(response) = response else { return };
         let times = ResponseTimes { first_ns: response.first_ns, last_ns, thread: moved.thread };
@@ -484,7 +504,7 @@ impl Stream {
             Protocol::Stdio { read, written } => (read.held_bytes(), written.held_bytes()),
             Protocol::Http { requests, responses } => (requests.held_bytes(), responses.held_bytes()),
         };
-        let ids = self.exchanges.iter().flatten();
+        let ids = self.exchanges.iter().flat_map(|exchange| &exchange.ids);
         one + other + ids.map(|id| size_of::<Id>() + id.held_bytes()).sum::<usize>()
     }
 
@@ -736,6 +756,26 @@ mod tests {
             );
             assert_eq!((streams.calls.in_flight(), streams.calls.unexpected), (1, 0));
         }
+    }
+
+    /// A HEAD request, as of a health check, does not take the next response for its body.
+    #[test]
+    fn head_requests() {
+        let mut streams = Streams::default();
+        let asks = format!("HEAD /mcp HTTP/1.1\r\n\r\n{}", http("POST /mcp HTTP/1.1", ASK));
+        let health = format!(
+            "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+            ANSWER.len()
+        );
+        streams.moved(at(60, false, 1), Piece::Bytes(asks.as_bytes()));
+        streams.moved(at(60, true, 2), Piece::Bytes(health.as_bytes()));
+        streams.moved(at(60, true, 9), Piece::Bytes(http("HTTP/1.1 200 OK", ANSWER).as_bytes()));
+        let calls = streams.calls.take_ended();
+        assert_eq!(
+            calls.iter().map(|call| (call.end_ns, &call.ended)).collect::<Vec<_>>(),
+            [(9, &Ended::Ok)]
+        );
+        assert_eq!(streams.counts().unreadable_http, 0);
     }
 
     /// In the older transport, the answer comes by another connection; a connection that ends cuts its calls off.
