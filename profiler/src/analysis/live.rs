@@ -11,7 +11,8 @@ use serde::Serialize;
 
 use super::attribution::{Attribution, Charge, Cost};
 use super::calls::{Latency, duration_ns, is_incomplete};
-use super::{ratio, seconds};
+use super::counted::{Counted, Counters};
+use super::{milliseconds, ratio, seconds};
 use crate::recording::{GaugeKind, Recording, Sample};
 use crate::wire::calls::{Call, Ended, Side};
 
@@ -55,6 +56,7 @@ pub struct Window {
     servers: Vec<String>,
     length_ns: u64,
     buckets: VecDeque<Bucket>,
+    counters: Counters,
     latest: Latest,
 }
 
@@ -82,6 +84,7 @@ struct Bucket {
     end_ns: u64,
     tools: HashMap<ToolKey, ToolSums>,
     background_ns: HashMap<ServerIndex, u64>,
+    counted: HashMap<ServerIndex, Counted>,
     samples: u64,
     /// Each sample with its owner's part of its weight.
     charged: Vec<(Owner, Sample)>,
@@ -133,9 +136,12 @@ pub struct ServerRow {
     pub ended: bool,
     /// Calls that it answered, a second.
     pub calls_per_second: f64,
-    /// CPU time by time: 1 is one CPU.
+    /// CPU time by time: 1 is one CPU. As the kernel counted it, where it was read and there are samples enough to split it by.
     pub cpu_ratio: f64,
-    /// The part of that while no call was in flight.
+    /// The same as it was sampled; absent if nothing was scaled to the kernel's count.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sampled_cpu_ratio: Option<f64>,
+    /// The part of it while no call was in flight.
     pub background_cpu_ratio: f64,
     /// Resident memory of its processes.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -183,7 +189,8 @@ pub struct ToolRow {
 impl Window {
     /// An empty window of so many nanoseconds on these servers.
     pub fn new(servers: Vec<String>, length_ns: u64) -> Self {
-        Self { servers, length_ns, buckets: VecDeque::new(), latest: Latest::default() }
+        let (buckets, counters, latest) = (VecDeque::new(), Counters::default(), Latest::default());
+        Self { servers, length_ns, buckets, counters, latest }
     }
 
     /// Another length, in nanoseconds. What is not there any more does not come back.
@@ -205,6 +212,7 @@ impl Window {
             start_ns: meta.start_ns,
             end_ns: meta.end_ns,
             samples: recording.samples.len() as u64,
+            counted: self.counters.increment(recording, server_of, self.servers.len()),
             ..Bucket::default()
         };
         for ((key, recorded), cost) in keys.iter().zip(&recording.calls).zip(&attribution.costs).take(ended) {
@@ -273,14 +281,16 @@ impl Window {
         for (index, row) in servers.iter_mut().chain([&mut strangers]).enumerate() {
             let background = self.buckets.iter().filter_map(|bucket| bucket.background_ns.get(&index));
             let background_ns: u64 = background.sum();
+            let factor = self.factor(index);
             let own = tools.iter().filter(|(key, _)| key.server == index);
             let (calls, cpu_ns) = own.fold((0, background_ns), |(calls, cpu_ns), (key, sums)| {
                 let answered = if key.asked_by_server { 0 } else { sums.ended };
                 (calls + answered, cpu_ns.saturating_add(sums.cost.total_ns()))
             });
             row.calls_per_second = if window_ns > 0 { calls as f64 / window_seconds } else { 0.0 };
-            row.cpu_ratio = by_time(cpu_ns);
-            row.background_cpu_ratio = by_time(background_ns);
+            row.sampled_cpu_ratio = factor.map(|_| by_time(cpu_ns));
+            row.cpu_ratio = by_time(scaled(cpu_ns, factor));
+            row.background_cpu_ratio = by_time(scaled(background_ns, factor));
             if let Some(latest) = latest.servers.get(index) {
                 (row.rss_bytes, row.ended) = (latest.rss_bytes, latest.has_ended);
             }
@@ -317,7 +327,7 @@ impl Window {
 
     fn tool(&self, key: &ToolKey, sums: ToolSums, window_ns: u64) -> ToolRow {
         let latency_ms = Latency::new(sums.durations_ns);
-        let cpu_ms = sums.cost.total_ns() as f64 / 1e6;
+        let cpu_ns = scaled(sums.cost.total_ns(), self.factor(key.server));
         let fits = latency_ms.is_none_or(|latency| latency.mean * 1e6 <= window_ns as f64);
         ToolRow {
             server: self.servers.get(key.server).map_or("[unknown]", String::as_str).to_owned(),
@@ -329,8 +339,8 @@ impl Window {
             in_flight: self.latest.in_flight.get(key).copied().unwrap_or(0),
             errors: sums.errors,
             latency_ms,
-            cpu_ratio: ratio(sums.cost.total_ns(), window_ns),
-            cpu_ms_per_call: (sums.ended > 0 && fits).then(|| cpu_ms / sums.ended as f64),
+            cpu_ratio: ratio(cpu_ns, window_ns),
+            cpu_ms_per_call: (sums.ended > 0 && fits).then(|| milliseconds(cpu_ns) / sums.ended as f64),
             exact_ratio: (sums.cost.total_ns() > 0).then(|| ratio(sums.cost.exact_ns, sums.cost.total_ns())),
             key: key.clone(),
         }
@@ -338,9 +348,24 @@ impl Window {
 
     /// The samples of an owner, each with that owner's part of its weight, and the nanoseconds that they are of.
     pub fn samples_of(&self, owner: &Owner) -> Vec<Sample> {
+        let (Owner::Tool(ToolKey { server, .. }) | Owner::Background(server)) = owner;
+        let factor = self.factor(*server);
         let charged = self.buckets.iter().flat_map(|bucket| &bucket.charged);
-        charged.filter(|(other, _)| other == owner).map(|(_, sample)| *sample).collect()
+        let own = charged.filter(|(other, _)| other == owner);
+        own.map(|(_, sample)| Sample { weight_ns: scaled(sample.weight_ns, factor), ..*sample }).collect()
     }
+
+    /// What the sampled time of a server is multiplied with to be what the kernel counted in the window.
+    fn factor(&self, server: ServerIndex) -> Option<f64> {
+        let mut all = Counted::default();
+        self.buckets.iter().filter_map(|bucket| bucket.counted.get(&server)).for_each(|own| all.add(*own));
+        all.factor()
+    }
+}
+
+/// Sampled nanoseconds as the kernel counted them.
+fn scaled(sampled_ns: u64, factor: Option<f64>) -> u64 {
+    factor.map_or(sampled_ns, |factor| (sampled_ns as f64 * factor).round() as u64)
 }
 
 impl ToolSums {
@@ -439,6 +464,7 @@ impl<'increment> Keys<'increment> {
 mod tests {
     use super::*;
     use crate::analysis::testing::Builder;
+    use crate::recording::Gauge;
 
     const MS: u64 = 1_000_000;
     const SECOND: u64 = 1_000_000_000;
@@ -490,6 +516,42 @@ mod tests {
         assert_eq!(window.samples_of(&Owner::Background(0)).len(), 2);
         window.set_length(SECOND);
         assert_eq!(window.snapshot().tools[0].calls, 40);
+    }
+
+    /// CPU time is what the kernel counted in the window, of tools and of their stacks too, also where readings do not come with
+    /// increments; a server without readings keeps what was sampled.
+    #[test]
+    fn time_is_the_kernels() {
+        let mut window = Window::new(vec!["counted".into(), "sampled".into()], 3 * SECOND);
+        for number in 1..=6 {
+            let mut builder = second(number);
+            let other = builder.process(200, "other", "native", None);
+            builder.thread(other, 200, "other");
+            let start = number * SECOND;
+            builder.call(0, "burn", start, start + 500 * MS);
+            for sample in 0..20 {
+                builder.sample_at(start + 1 + sample * 50 * MS, 0, 10 * MS);
+                builder.sample_at(start + 2 + sample * 50 * MS, 1, 10 * MS);
+            }
+            // Half of the ticks were missed. The first reading comes before there is a second one.
+            let (timestamp_ns, value) = (start + 300 * MS, 7 * SECOND + number * 400 * MS);
+            let kind = GaugeKind::CpuTimeNs;
+            builder.recording.gauges.push(Gauge { timestamp_ns, process: 0, kind, value });
+            window.push(&builder.recording, 0, &[0, 1]);
+            if number == 1 {
+                let [counted, _] = &window.snapshot().servers[..] else { panic!("two servers") };
+                assert_eq!((counted.cpu_ratio, counted.sampled_cpu_ratio), (0.2, None));
+            }
+        }
+        let snapshot = window.snapshot();
+        let [counted, sampled] = &snapshot.servers[..] else { panic!("{snapshot:?}") };
+        assert_eq!((counted.cpu_ratio, counted.background_cpu_ratio), (0.4, 0.2));
+        assert_eq!((counted.sampled_cpu_ratio, sampled.sampled_cpu_ratio), (Some(0.2), None));
+        assert_eq!((sampled.cpu_ratio, sampled.background_cpu_ratio), (0.2, 0.2));
+        let [burn] = &snapshot.tools[..] else { panic!("{snapshot:?}") };
+        assert_eq!((burn.cpu_ratio, burn.cpu_ms_per_call), (0.2, Some(200.0)));
+        let stacks = window.samples_of(&Owner::Tool(burn.key.clone()));
+        assert_eq!(stacks.iter().map(|sample| sample.weight_ns).sum::<u64>(), 600 * MS);
     }
 
     /// A call that goes on is in flight, is charged, and has no latency; its CPU time a call is not known before the window has
