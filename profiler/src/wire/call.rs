@@ -138,6 +138,9 @@ pub struct Call {
     pub request_id: Option<Id>,
     /// The caller's trace (W3C Trace Context).
     pub trace_parent: Option<Box<str>>,
+    /// What the HTTP header `Mcp-Session-Id` of its request says. Whoever has it can speak in the session: only where
+    /// [contents](super::contents) are kept.
+    pub session_id: Option<Box<str>>,
     /// Its arguments as JSON, cut and without what looks secret; only where [contents](super::contents) are kept.
     pub arguments: Option<Box<str>>,
     /// Its result, the same.
@@ -176,8 +179,15 @@ impl Call {
 
     /// The memory that it takes, in bytes.
     pub(super) fn held_bytes(&self) -> usize {
-        let Self { method, name, trace_parent, arguments, result, request_id, .. } = self;
-        let texts = [Some(method), name.as_ref(), trace_parent.as_ref(), arguments.as_ref(), result.as_ref()];
+        let Self { method, name, trace_parent, session_id, arguments, result, request_id, .. } = self;
+        let texts = [
+            Some(method),
+            name.as_ref(),
+            trace_parent.as_ref(),
+            session_id.as_ref(),
+            arguments.as_ref(),
+            result.as_ref(),
+        ];
         let id = request_id.as_ref().map_or(0, Id::held_bytes);
         size_of::<Self>() + texts.into_iter().flatten().map(|text| text.len()).sum::<usize>() + id
     }

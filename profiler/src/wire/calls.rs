@@ -137,6 +137,13 @@ impl Calls {
         self.open.contains_key(&(session, caller, id.clone()))
     }
 
+    /// A request was made in an MCP session of this ID.
+    pub fn in_session(&mut self, session: Session, caller: Side, id: Id, session_id: &str) {
+        if let Some(open) = self.open.get_mut(&(session, caller, id)) {
+            open.call.session_id = Some(session_id.into());
+        }
+    }
+
     /// The response to a request comes in another session: the older HTTP transport has a connection for requests and one
     /// for messages to the client, and clients answer servers by requests of their own.
     pub fn detach(&mut self, session: Session, caller: Side, id: Id) {
@@ -301,6 +308,7 @@ impl Calls {
                 name: message.name,
                 request_id: Some(id.clone()),
                 trace_parent: message.trace_parent,
+                session_id: None,
                 arguments,
                 result: None,
                 start_ns: first_ns,

@@ -17,6 +17,8 @@ const MAX_STREAMS: usize = 4096;
 const MAX_SILENT: u64 = 256;
 /// HTTP requests on a connection that wait for their responses; the oldest is forgotten.
 const MAX_EXCHANGES: usize = 256;
+/// Longest ID of a session that is kept, in bytes.
+const MAX_SESSION_ID: usize = 256;
 /// What a stream may hold when those of its process are told to give up what they hold, in bytes.
 const FEW_BYTES: usize = 2048;
 /// Streams of one process whose clients' writes are followed.
@@ -84,6 +86,8 @@ struct Stream {
     position: u64,
     /// What the process is there, as far as its messages tell.
     role: Option<Side>,
+    /// IDs of sessions are kept.
+    has_contents: bool,
     lost_stretches: u64,
     dropped_messages: u64,
     /// HTTP requests whose responses have not ended, the oldest first.
@@ -98,6 +102,8 @@ struct Stream {
 struct Exchange {
     /// Its response has no body.
     is_head: bool,
+    /// Its `Mcp-Session-Id`, where that is kept.
+    session_id: Option<Box<str>>,
     /// Of what it asks.
     ids: Vec<Id>,
 }
@@ -144,7 +150,9 @@ impl Streams {
         if !self.streams.contains_key(&stream) {
             let Some(protocol) = Protocol::of(piece, is_written, self.capture) else { return Interest::No };
             self.make_room();
-            self.streams.insert(stream, Stream { last_ns: timestamp_ns, ..Stream::new(protocol) });
+            let has_contents = self.capture.bytes > 0;
+            self.streams
+                .insert(stream, Stream { last_ns: timestamp_ns, has_contents, ..Stream::new(protocol) });
         }
         let Some(state) = self.streams.get_mut(&stream) else { return Interest::No };
         state.last_ns = timestamp_ns;
@@ -418,6 +426,7 @@ impl Stream {
             bodies: 0,
             position: 0,
             role: None,
+            has_contents: false,
             lost_stretches: 0,
             dropped_messages: 0,
             exchanges: VecDeque::new(),
@@ -445,12 +454,16 @@ impl Stream {
                     }
                     _ => {}
                 }
-                let asked =
-                    (sender == Side::Server && message.kind == Kind::Request).then(|| message.id.clone());
+                let asked = (message.kind == Kind::Request).then(|| message.id.clone()).flatten();
                 calls.message(moved.stream, sender, Received { thread: moved.thread, ..received });
-                // The client answers by a request of its own.
-                if let Some(id) = asked.flatten() {
+                let Some(id) = asked else { return };
+                if sender == Side::Server {
+                    // The client answers by a request of its own.
                     calls.detach(moved.stream, Side::Server, id);
+                } else if let Some(session_id) =
+                    self.exchanges.back().and_then(|own| own.session_id.as_deref())
+                {
+                    calls.in_session(moved.stream, Side::Client, id, session_id);
                 }
             }
             Event::Head(head) if sender == Side::Client => {
@@ -458,7 +471,8 @@ impl Stream {
                     self.exchanges.pop_front();
                 }
                 let is_head = head.verb.as_deref() == Some("HEAD");
-                self.exchanges.push_back(Exchange { is_head, ids: Vec::new() });
+                let session_id = head.session.filter(|id| self.has_contents && id.len() <= MAX_SESSION_ID);
+                self.exchanges.push_back(Exchange { is_head, session_id, ids: Vec::new() });
             }
             Event::Head(head) => self.response = Some(head),
             Event::End { timestamp_ns } => {
@@ -505,7 +519,9 @@ impl Stream {
             Protocol::Http { requests, responses } => (requests.held_bytes(), responses.held_bytes()),
         };
         let ids = self.exchanges.iter().flat_map(|exchange| &exchange.ids);
-        one + other + ids.map(|id| size_of::<Id>() + id.held_bytes()).sum::<usize>()
+        let sessions = self.exchanges.iter().filter_map(|exchange| exchange.session_id.as_deref());
+        let ids = ids.map(|id| size_of::<Id>() + id.held_bytes()).sum::<usize>();
+        one + other + ids + sessions.map(str::len).sum::<usize>()
     }
 
     fn silent(&self) -> u64 {
@@ -776,6 +792,19 @@ mod tests {
             [(9, &Ended::Ok)]
         );
         assert_eq!(streams.counts().unreadable_http, 0);
+    }
+
+    /// The ID of a session is kept with the calls in it, where contents are and when it is no longer than one should be.
+    #[test]
+    fn session_ids() {
+        let long = "x".repeat(MAX_SESSION_ID + 1);
+        for (bytes, id, expected) in [(100, "s-1", Some("s-1")), (100, &long, None), (0, "s-1", None)] {
+            let mut streams = Streams::new(Capture { bytes });
+            let ask = http(&format!("POST /mcp HTTP/1.1\r\nMcp-Session-Id: {id}"), ASK);
+            streams.moved(at(50, false, 1), Piece::Bytes(ask.as_bytes()));
+            streams.moved(at(50, true, 5), Piece::Bytes(http("HTTP/1.1 200 OK", ANSWER).as_bytes()));
+            assert_eq!(streams.calls.take_ended()[0].session_id.as_deref(), expected);
+        }
     }
 
     /// In the older transport, the answer comes by another connection; a connection that ends cuts its calls off.
