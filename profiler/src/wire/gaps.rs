@@ -92,6 +92,14 @@ impl Gaps {
         })
     }
 
+    /// Forgets a session.
+    pub(super) fn forget(&mut self, session: Session) {
+        for caller in [Side::Client, Side::Server] {
+            self.lost.remove(&(session, caller));
+            self.hidden.remove(&(session, caller));
+        }
+    }
+
     /// Whether some should be forgotten.
     pub(super) fn are_many(&self) -> bool {
         self.lost.len() + self.hidden.len() > MANY

@@ -10,6 +10,7 @@ mod gaps;
 pub mod http;
 pub mod json;
 mod message;
+mod open;
 pub mod queue;
 pub mod shape;
 pub mod sse;
