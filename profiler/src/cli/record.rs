@@ -6,8 +6,8 @@ use std::process::{ChildStdin, ChildStdout};
 use std::time::Duration;
 
 use clap::Args;
-use nix::sys::signal::Signal;
-use tokio::signal::unix::{SignalKind, signal};
+use nix::sys::signal::Signal as Kill;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::Usage;
 use super::background::StateFile;
@@ -16,7 +16,7 @@ use super::terminal::{ProgressLine, note};
 use crate::analysis::completeness::Completeness;
 use crate::analysis::functions::Functions;
 use crate::capture::{FREQUENCY_RANGE_HZ, Options, Progress, Session, Summary, now_ns};
-use crate::output::units::{count, duration, percent};
+use crate::output::units::{count, duration, percent, plural};
 use crate::recording::{Recording, files_of};
 use crate::target::{Caller, Launched, Process, Request, Target, resolve, runtime};
 use crate::wire::contents::Capture;
@@ -220,6 +220,7 @@ pub(super) struct Recorder {
     pid: u32,
     end: &'static str,
     shows_progress: bool,
+    signals: Signals,
     /// When a launched command was let go, `CLOCK_MONOTONIC` in nanoseconds.
     pub(super) released_ns: u64,
 }
@@ -248,6 +249,8 @@ impl Recorder {
         mut launched: Option<Launched>,
         state: Option<&Path>,
     ) -> anyhow::Result<Self> {
+        // Before it attaches: from here on they end what was begun in an orderly way.
+        let signals = Signals::listen()?;
         let session = Session::start(options)?;
         for path in files_of(&options.output) {
             give_to_caller(&path);
@@ -267,7 +270,17 @@ impl Recorder {
             options.pids.iter().for_each(|pid| announce_asking(*pid));
         }
         let (output, pid) = (options.output.clone(), options.pid);
-        Ok(Self { session, launched, state, output, pid, end: "", shows_progress: false, released_ns })
+        Ok(Self {
+            session,
+            launched,
+            state,
+            output,
+            pid,
+            end: "",
+            shows_progress: false,
+            signals,
+            released_ns,
+        })
     }
 
     /// Our ends of a launched command's standard input and output, where these are pipes.
@@ -295,9 +308,6 @@ impl Recorder {
         calls: Option<u64>,
         done: impl Future<Output = T>,
     ) -> anyhow::Result<Option<T>> {
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut hang_up = signal(SignalKind::hangup())?;
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut wakeups = self.session.wakeups()?;
@@ -313,9 +323,7 @@ impl Recorder {
         tokio::pin!(deadline, done);
         self.end = loop {
             tokio::select! {
-                _ = interrupt.recv() => break "interrupted",
-                _ = terminate.recv() => break "terminated",
-                _ = hang_up.recv() => break "terminal closed",
+                end = self.signals.next() => break end,
                 () = &mut deadline => break "time is up",
                 result = &mut done => {
                     value = Some(result);
@@ -395,6 +403,33 @@ impl Recorder {
     }
 }
 
+/// Signals that end a recording and keep it. One that comes between two looks is not forgotten.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hang_up: Signal,
+}
+
+impl Signals {
+    /// Instead of ending the program, they wait to be asked for from here on.
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hang_up: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// Waits for the next one: the reason for a recording's end.
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.interrupt.recv() => "interrupted",
+            _ = self.terminate.recv() => "terminated",
+            _ = self.hang_up.recv() => "terminal closed",
+        }
+    }
+}
+
 /// Ends the launched command of a recording that failed, and tells `status` why it failed.
 fn give_up(
     launched: &mut Option<Launched>,
@@ -421,8 +456,8 @@ fn end_line(recording: &Recording, summary: &Summary, path: &Path) -> String {
         summary.progress.losses.iter().map(|(cause, lost)| format!("{cause} {lost}")).collect();
     let causes = if causes.is_empty() { String::new() } else { format!(" ({})", causes.join(", ")) };
     format!(
-        "{} samples in {}{complete}, {} lost{causes}: {}",
-        count(summary.progress.samples),
+        "{} in {}{complete}, {} lost{causes}: {}",
+        plural(summary.progress.samples, "sample", "samples"),
         duration(summary.duration.as_secs_f64()),
         count(lost),
         path.display()
@@ -431,7 +466,7 @@ fn end_line(recording: &Recording, summary: &Summary, path: &Path) -> String {
 
 /// A command that we started does not outlive its recording.
 fn end_launched(launched: &mut Launched) {
-    let _ = launched.terminate(Signal::SIGTERM);
+    let _ = launched.terminate(Kill::SIGTERM);
     let start = std::time::Instant::now();
     while start.elapsed() < TERMINATION_LIMIT {
         match launched.try_wait() {
@@ -439,7 +474,7 @@ fn end_launched(launched: &mut Launched) {
             _ => return,
         }
     }
-    let _ = launched.terminate(Signal::SIGKILL);
+    let _ = launched.terminate(Kill::SIGKILL);
     let _ = launched.wait();
 }
 
