@@ -61,6 +61,8 @@ fn absurd_options() -> Result<()> {
         assert!(!profiler.path("x.mcpprof").exists(), "{options:?}");
     }
     profiler.run(&["record", "-o", "x.mcpprof"])?.assert_fails(2, &["--pid"]);
+    // A name where an ID belongs: it is told where names belong.
+    profiler.run(&["record", "--pid", "server"])?.assert_fails(2, &["--mcp", "list"]);
     Ok(())
 }
 
@@ -85,6 +87,13 @@ fn corrupt_recordings() -> Result<()> {
         profiler.run(&["export", name, "--format", "pprof", "--output", "x.pb.gz"])?.assert_fails(1, &[name]);
         assert!(!profiler.path("x.pb.gz").exists(), "{name}");
         assert_eq!(std::fs::read(profiler.path(name))?, bytes, "reading {name} changed it");
+    }
+    // What to do about a part of a file.
+    profiler.run(&["report", "half.mcpprof"])?.assert_fails(1, &["copy it again", "record again"]);
+    let calls = [&["calls"][..], &["diagnose", "errors"], &["diagnose", "slow-response"]];
+    for view in calls {
+        let outcome = profiler.succeed(&[view, &["good.mcpprof"]].concat())?;
+        assert!(outcome.stdout.starts_with("Calls: none seen"), "{outcome:#?}");
     }
     Ok(())
 }

@@ -39,7 +39,7 @@ pub(crate) struct TargetArguments {
     pub(crate) mcp: Option<String>,
     /// Process with this ID, and its children
     #[arg(long, value_name = "PID", conflicts_with = "mcp", help_heading = "Target",
-          value_parser = clap::value_parser!(u32).range(1..))]
+          value_parser = parse_pid)]
     pub(crate) pid: Option<u32>,
     /// Also read this client configuration (JSON, of any client's shape)
     #[arg(long, value_name = "FILE", requires = "mcp", help_heading = "Target")]
@@ -139,6 +139,12 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     }
     note(&format!("look at it with: mcp-profiler report {}", shell_word(&path)));
     Ok(())
+}
+
+fn parse_pid(text: &str) -> Result<u32, String> {
+    text.parse().ok().filter(|pid| *pid > 0).ok_or_else(|| {
+        "it must be the ID of a process, a number; `mcp-profiler list` shows those of MCP servers, and `--mcp` takes a name".to_owned()
+    })
 }
 
 pub(super) fn no_target() -> anyhow::Error {
@@ -373,11 +379,12 @@ impl Recorder {
 
     /// Ends the recording, and says what it holds.
     pub(super) fn finish(self) -> anyhow::Result<Recorded> {
-        self.finish_before(|| ())
+        self.finish_before(|| (), true)
     }
 
     /// The same; `end` is called when all names were read, which need a living process, and before a launched command is ended.
-    pub(super) fn finish_before(mut self, end: impl FnOnce()) -> anyhow::Result<Recorded> {
+    /// A recording that is not kept is not said to be anywhere.
+    pub(super) fn finish_before(mut self, end: impl FnOnce(), is_kept: bool) -> anyhow::Result<Recorded> {
         let last = self.session.progress();
         let summary = match self.session.finish(self.end) {
             Ok(summary) => summary,
@@ -398,7 +405,8 @@ impl Recorder {
         if ended_early {
             note(&format!("process {} ended after {}", self.pid, duration(summary.duration.as_secs_f64())));
         }
-        note(&end_line(&recording, &summary, &self.output));
+        let place = if is_kept { format!(": {}", self.output.display()) } else { String::new() };
+        note(&format!("{}{place}", end_line(&recording, &summary)));
         Ok(Recorded { path: self.output, recording })
     }
 }
@@ -445,8 +453,8 @@ fn give_up(
     }
 }
 
-/// Samples, complete stacks, losses, and where it is.
-fn end_line(recording: &Recording, summary: &Summary, path: &Path) -> String {
+/// Samples, complete stacks and losses.
+fn end_line(recording: &Recording, summary: &Summary) -> String {
     let completeness = Completeness::new(recording, &Functions::new(recording));
     let complete = completeness
         .complete_ratio()
@@ -456,11 +464,10 @@ fn end_line(recording: &Recording, summary: &Summary, path: &Path) -> String {
         summary.progress.losses.iter().map(|(cause, lost)| format!("{cause} {lost}")).collect();
     let causes = if causes.is_empty() { String::new() } else { format!(" ({})", causes.join(", ")) };
     format!(
-        "{} in {}{complete}, {} lost{causes}: {}",
+        "{} in {}{complete}, {} lost{causes}",
         plural(summary.progress.samples, "sample", "samples"),
         duration(summary.duration.as_secs_f64()),
-        count(lost),
-        path.display()
+        count(lost)
     )
 }
 

@@ -84,6 +84,8 @@ struct Column {
     added_us: Vec<f64>,
     /// CPU time of the profiler's own process, in seconds for each second, and the most memory that it had resident, in MiB.
     own_cpus: Vec<f64>,
+    /// The same time for each call, in microseconds.
+    own_us: Vec<f64>,
     peaks_mib: Vec<f64>,
     /// Calls that were written, and calls in the recording, of the same stretches.
     answered: u64,
@@ -143,6 +145,7 @@ fn slice(tool: Tool, profiler: &Profiler, load: &Stress, seconds: f64, column: &
     running.interrupt()?;
     if tool == Tool::McpProfiler {
         column.own_cpus.push(own_cpus);
+        column.own_us.push(own_cpus / rate * 1e6);
         column.peaks_mib.push(memory.peak);
         let recording = read(&output)?;
         ensure_samples(&recording)?;
@@ -199,10 +202,11 @@ fn report(unprofiled: &[f64], tools: &[Tool], columns: &[Column]) {
         added.interval.map_or(String::new(), |(low, high)| format!(" ({:.4}..{:.4})", kept(high), kept(low)))
     );
     println!(
-        "mcp-profiler's own process: {:.1}% of one CPU (median of rounds, {:.1} to {:.1}), at most {peak:.1} MiB resident while it records",
+        "mcp-profiler's own process: {:.1}% of one CPU (median of rounds, {:.1} to {:.1}), {:.2} us a call, at most {peak:.1} MiB resident while it records",
         own_cpus.median * 100.0,
         own_cpus.min * 100.0,
-        own_cpus.max * 100.0
+        own_cpus.max * 100.0,
+        Estimate::of(&ours.own_us).median
     );
     table::print_goal(
         &format!("at least {GOAL} of the calls, as measured"),
