@@ -1,11 +1,13 @@
 //! Bad input: one line that helps, the right exit code, nothing left behind.
 
+use std::io::Write as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::Result;
-use tests::{Process, Profiler, SmallDisk, Workload, program, require};
+use tests::{Process, Profiler, SmallDisk, Workload, program, require, wait_until};
 
 /// A short recording of a busy process.
 fn recorded(profiler: &Profiler) -> Result<Process> {
@@ -61,6 +63,8 @@ fn absurd_options() -> Result<()> {
         assert!(!profiler.path("x.mcpprof").exists(), "{options:?}");
     }
     profiler.run(&["record", "-o", "x.mcpprof"])?.assert_fails(2, &["--pid"]);
+    // A name where an ID belongs: it is told where names belong.
+    profiler.run(&["record", "--pid", "server"])?.assert_fails(2, &["--mcp", "list"]);
     Ok(())
 }
 
@@ -85,6 +89,13 @@ fn corrupt_recordings() -> Result<()> {
         profiler.run(&["export", name, "--format", "pprof", "--output", "x.pb.gz"])?.assert_fails(1, &[name]);
         assert!(!profiler.path("x.pb.gz").exists(), "{name}");
         assert_eq!(std::fs::read(profiler.path(name))?, bytes, "reading {name} changed it");
+    }
+    // What to do about a part of a file.
+    profiler.run(&["report", "half.mcpprof"])?.assert_fails(1, &["copy it again", "record again"]);
+    let calls = [&["calls"][..], &["diagnose", "errors"], &["diagnose", "slow-response"]];
+    for view in calls {
+        let outcome = profiler.succeed(&[view, &["good.mcpprof"]].concat())?;
+        assert!(outcome.stdout.starts_with("Calls: none seen"), "{outcome:#?}");
     }
     Ok(())
 }
@@ -170,8 +181,17 @@ fn full_disk() -> Result<()> {
     let target = Workload::compile("churn")?.start()?;
     let (pid, output) = (target.pid().to_string(), small.path().join("recording.mcpprof"));
     let output = output.to_str().expect("is UTF-8");
-    let arguments = ["record", "--pid", &pid, "--frequency", "999", "--duration", "60s", "-o", output];
-    let outcome = profiler.run(&arguments)?;
+    let arguments = ["record", "--pid", &pid, "--frequency", "999", "--duration", "10m", "-o", output];
+    let running = profiler.start(&arguments)?;
+    let works = ["thread_work", "process_work"];
+    wait_until("the recording has samples and names", Duration::from_secs(60), || {
+        let report = profiler.report(output).ok()?;
+        works.iter().any(|work| report.function(work).is_ok()).then_some(())
+    })?;
+    // Whatever the machine's speed, the rest of the disk goes now.
+    let mut rest = std::fs::File::create(small.path().join("rest"))?;
+    while rest.write_all(&[0; 4096]).is_ok() {}
+    let outcome = running.finish()?;
     outcome.assert_clean();
     assert_eq!(outcome.code, Some(1), "{outcome:#?}");
     // Besides what every recording says at its start.
@@ -179,7 +199,7 @@ fn full_disk() -> Result<()> {
     assert!(errors.len() == 1 && errors[0].contains("disk is full"), "{outcome:#?}");
     let report = profiler.report(output)?;
     assert!(report.samples() > 0, "what was recorded before is lost");
-    report.assert_names_any(&["thread_work", "process_work"]);
+    report.assert_names_any(&works);
     Ok(())
 }
 

@@ -55,6 +55,24 @@ fn interrupted() -> Result<()> {
     Ok(())
 }
 
+/// Ctrl-C while it still attaches ends it in the same way: with a whole recording, and no file beside it.
+#[test]
+fn interrupted_while_it_attaches() -> Result<()> {
+    let target = Workload::compile("spin")?.start()?;
+    let profiler = Profiler::new()?;
+    let pid = target.pid().to_string();
+    let running = profiler.start(&["record", "--pid", &pid, "--duration", "10m", "-o", "early.mcpprof"])?;
+    let file = profiler.path("early.mcpprof");
+    wait_until("the recording is begun", Duration::from_secs(60), || file.exists().then_some(()))?;
+    running.signal(Signal::SIGINT)?;
+    let outcome = running.finish()?;
+    assert_eq!((outcome.code, outcome.signal), (Some(0), None), "{outcome:#?}");
+    outcome.assert_clean();
+    assert_eq!(profiler.report("early.mcpprof")?.json["end_reason"], "interrupted");
+    assert!(!profiler.path("early.mcpprof-wal").exists(), "it was not closed");
+    Ok(())
+}
+
 /// A target that ends while it is recorded gives a good recording of what there was.
 #[test]
 fn the_target_ends() -> Result<()> {

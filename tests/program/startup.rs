@@ -28,6 +28,8 @@ fn measured(profiler: &Profiler, options: &[&str], command: &[String]) -> Result
     let outcome = startup(profiler, &[&["--format", "json"], options].concat(), command)?;
     ensure!(outcome.code == Some(0), "{outcome:#?}");
     outcome.assert_clean();
+    // A recording that is removed at the end is not said to be anywhere.
+    assert!(!outcome.stderr.contains("startup.mcpprof"), "{outcome:#?}");
     let printed: Value = serde_json::from_str(&outcome.stdout)?;
     assert_eq!(printed["schema_version"], 1);
     let runs = printed.get("runs").and_then(Value::as_array).cloned();

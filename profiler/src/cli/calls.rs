@@ -14,7 +14,7 @@ use crate::analysis::call_list::{
     CallList, ListedCall, Outcome, SCHEMA_VERSION, Selection, activity, select,
 };
 use crate::analysis::trace::Trace;
-use crate::output::calls::{write_call, write_calls};
+use crate::output::calls::{write_call, write_calls, write_no_calls};
 use crate::output::json;
 use crate::recording::Recording;
 
@@ -141,6 +141,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
             let list = CallList { schema_version: SCHEMA_VERSION, total, filters: selection, calls };
             json::write_json(out, &list)
         }
+        Format::Text if recording.calls.is_empty() => write_no_calls(out, style()),
         Format::Text => write_calls(out, &calls, selected.len() - shown.len(), style()),
     })
 }

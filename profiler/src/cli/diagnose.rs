@@ -8,6 +8,7 @@ use super::terminal::{Format, print, style};
 use crate::analysis::attribution::Attribution;
 use crate::analysis::errors::Errors;
 use crate::analysis::slow::{Question, SlowResponses};
+use crate::output::calls::write_no_calls;
 use crate::output::diagnose::{write_errors, write_slow};
 use crate::output::json;
 
@@ -102,6 +103,7 @@ fn slow(arguments: &SlowArguments) -> anyhow::Result<()> {
     let slow = SlowResponses::new(recording, &Attribution::new(recording), &question);
     print(|out| match arguments.format {
         Format::Json => json::write_json(out, &slow),
+        Format::Text if recording.calls.is_empty() => write_no_calls(out, style()),
         Format::Text => write_slow(out, &slow, style()),
     })
 }
@@ -114,6 +116,7 @@ fn errors(arguments: &ErrorArguments) -> anyhow::Result<()> {
     let errors = Errors::new(recording, &Attribution::new(recording), &tools, arguments.error_analysis);
     print(|out| match arguments.format {
         Format::Json => json::write_json(out, &errors),
+        Format::Text if recording.calls.is_empty() => write_no_calls(out, style()),
         Format::Text => write_errors(out, &errors, style()),
     })
 }

@@ -6,8 +6,8 @@ use std::process::{ChildStdin, ChildStdout};
 use std::time::Duration;
 
 use clap::Args;
-use nix::sys::signal::Signal;
-use tokio::signal::unix::{SignalKind, signal};
+use nix::sys::signal::Signal as Kill;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::Usage;
 use super::background::StateFile;
@@ -16,7 +16,7 @@ use super::terminal::{ProgressLine, note};
 use crate::analysis::completeness::Completeness;
 use crate::analysis::functions::Functions;
 use crate::capture::{FREQUENCY_RANGE_HZ, Options, Progress, Session, Summary, now_ns};
-use crate::output::units::{count, duration, percent};
+use crate::output::units::{count, duration, percent, plural};
 use crate::recording::{Recording, files_of};
 use crate::target::{Caller, Launched, Process, Request, Target, resolve, runtime};
 use crate::wire::contents::Capture;
@@ -39,7 +39,7 @@ pub(crate) struct TargetArguments {
     pub(crate) mcp: Option<String>,
     /// Process with this ID, and its children
     #[arg(long, value_name = "PID", conflicts_with = "mcp", help_heading = "Target",
-          value_parser = clap::value_parser!(u32).range(1..))]
+          value_parser = parse_pid)]
     pub(crate) pid: Option<u32>,
     /// Also read this client configuration (JSON, of any client's shape)
     #[arg(long, value_name = "FILE", requires = "mcp", help_heading = "Target")]
@@ -141,6 +141,12 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     Ok(())
 }
 
+fn parse_pid(text: &str) -> Result<u32, String> {
+    text.parse().ok().filter(|pid| *pid > 0).ok_or_else(|| {
+        "it must be the ID of a process, a number; `mcp-profiler list` shows those of MCP servers, and `--mcp` takes a name".to_owned()
+    })
+}
+
 pub(super) fn no_target() -> anyhow::Error {
     let message = "no target is given: name a server with --mcp NAME, a process with --pid PID, or a command after --; \
                    `mcp-profiler list` shows what is running";
@@ -220,6 +226,7 @@ pub(super) struct Recorder {
     pid: u32,
     end: &'static str,
     shows_progress: bool,
+    signals: Signals,
     /// When a launched command was let go, `CLOCK_MONOTONIC` in nanoseconds.
     pub(super) released_ns: u64,
 }
@@ -253,6 +260,8 @@ impl Recorder {
         mut launched: Option<Launched>,
         state: Option<&Path>,
     ) -> anyhow::Result<Self> {
+        // Before it attaches: from here on they end what was begun in an orderly way.
+        let signals = Signals::listen()?;
         let session = Session::start(options)?;
         for path in files_of(&options.output) {
             give_to_caller(&path);
@@ -272,7 +281,17 @@ impl Recorder {
             options.pids.iter().for_each(|pid| announce_asking(*pid));
         }
         let (output, pid) = (options.output.clone(), options.pid);
-        Ok(Self { session, launched, state, output, pid, end: "", shows_progress: false, released_ns })
+        Ok(Self {
+            session,
+            launched,
+            state,
+            output,
+            pid,
+            end: "",
+            shows_progress: false,
+            signals,
+            released_ns,
+        })
     }
 
     /// Our ends of a launched command's standard input and output, where these are pipes.
@@ -300,9 +319,6 @@ impl Recorder {
         calls: Option<u64>,
         done: impl Future<Output = T>,
     ) -> anyhow::Result<Option<T>> {
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut hang_up = signal(SignalKind::hangup())?;
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut wakeups = self.session.wakeups()?;
@@ -318,9 +334,7 @@ impl Recorder {
         tokio::pin!(deadline, done);
         self.end = loop {
             tokio::select! {
-                _ = interrupt.recv() => break "interrupted",
-                _ = terminate.recv() => break "terminated",
-                _ = hang_up.recv() => break "terminal closed",
+                end = self.signals.next() => break end,
                 () = &mut deadline => break "time is up",
                 result = &mut done => {
                     value = Some(result);
@@ -370,11 +384,12 @@ impl Recorder {
 
     /// Ends the recording, and says what it holds.
     pub(super) fn finish(self) -> anyhow::Result<Recorded> {
-        self.finish_before(|| ())
+        self.finish_before(|| (), true)
     }
 
     /// The same; `end` is called when all names were read, which need a living process, and before a launched command is ended.
-    pub(super) fn finish_before(mut self, end: impl FnOnce()) -> anyhow::Result<Recorded> {
+    /// A recording that is not kept is not said to be anywhere.
+    pub(super) fn finish_before(mut self, end: impl FnOnce(), is_kept: bool) -> anyhow::Result<Recorded> {
         let last = self.session.progress();
         let summary = match self.session.finish(self.end) {
             Ok(summary) => summary,
@@ -395,8 +410,36 @@ impl Recorder {
         if ended_early {
             note(&format!("process {} ended after {}", self.pid, duration(summary.duration.as_secs_f64())));
         }
-        note(&end_line(&recording, &summary, &self.output));
+        let place = if is_kept { format!(": {}", self.output.display()) } else { String::new() };
+        note(&format!("{}{place}", end_line(&recording, &summary)));
         Ok(Recorded { path: self.output, recording })
+    }
+}
+
+/// Signals that end a recording and keep it. One that comes between two looks is not forgotten.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hang_up: Signal,
+}
+
+impl Signals {
+    /// Instead of ending the program, they wait to be asked for from here on.
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hang_up: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// Waits for the next one: the reason for a recording's end.
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.interrupt.recv() => "interrupted",
+            _ = self.terminate.recv() => "terminated",
+            _ = self.hang_up.recv() => "terminal closed",
+        }
     }
 }
 
@@ -415,8 +458,8 @@ fn give_up(
     }
 }
 
-/// Samples, complete stacks, losses, and where it is.
-fn end_line(recording: &Recording, summary: &Summary, path: &Path) -> String {
+/// Samples, complete stacks and losses.
+fn end_line(recording: &Recording, summary: &Summary) -> String {
     let completeness = Completeness::new(recording, &Functions::new(recording));
     let complete = completeness
         .complete_ratio()
@@ -426,17 +469,16 @@ fn end_line(recording: &Recording, summary: &Summary, path: &Path) -> String {
         summary.progress.losses.iter().map(|(cause, lost)| format!("{cause} {lost}")).collect();
     let causes = if causes.is_empty() { String::new() } else { format!(" ({})", causes.join(", ")) };
     format!(
-        "{} samples in {}{complete}, {} lost{causes}: {}",
-        count(summary.progress.samples),
+        "{} in {}{complete}, {} lost{causes}",
+        plural(summary.progress.samples, "sample", "samples"),
         duration(summary.duration.as_secs_f64()),
-        count(lost),
-        path.display()
+        count(lost)
     )
 }
 
 /// A command that we started does not outlive its recording.
 fn end_launched(launched: &mut Launched) {
-    let _ = launched.terminate(Signal::SIGTERM);
+    let _ = launched.terminate(Kill::SIGTERM);
     let start = std::time::Instant::now();
     while start.elapsed() < TERMINATION_LIMIT {
         match launched.try_wait() {
@@ -444,7 +486,7 @@ fn end_launched(launched: &mut Launched) {
             _ => return,
         }
     }
-    let _ = launched.terminate(Signal::SIGKILL);
+    let _ = launched.terminate(Kill::SIGKILL);
     let _ = launched.wait();
 }
 

@@ -193,7 +193,7 @@ async fn start(arguments: &Arguments, output: PathBuf) -> anyhow::Result<Run> {
         recorder.run(Some(arguments.timeout), None, introduce(&mut stdout, &mut stdin)).await?;
     let end = recorder.end_reason();
     // A server ends when its standard input does.
-    let recorded = recorder.finish_before(|| drop(stdin))?;
+    let recorded = recorder.finish_before(|| drop(stdin), arguments.recording.is_some())?;
     await_ends(&recorded.recording).await;
     let introduction = match introduction {
         Some(Ok(introduction)) => introduction,

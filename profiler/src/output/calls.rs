@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 
-use super::style::{Paint, Style, printable, wrap};
+use super::style::{Paint, Style, columns_of, printable, wrap};
 use super::table::{Align, Table};
 use super::units::{count, duration, percent, plural};
 use crate::analysis::call_list::{Activity, ListedCall};
-use crate::analysis::calls::{Calls, Latency};
+use crate::analysis::calls::{CallCpu, Calls, Latency};
 
 /// Writes the calls of a report, by tool.
 ///
@@ -31,18 +31,17 @@ pub fn write_tools(mut out: impl Write, calls: &Calls, style: Style) -> io::Resu
         count(calls.peak_in_flight)
     );
     writeln!(out, "{}", style.paint(Paint::Heading, &title))?;
+    let has_queue = calls.tools.iter().any(|tool| tool.queue_ms.is_some());
     let mut headings: Vec<(&'static str, Align)> =
         ["calls", "errors", "p50", "p95", "p99", "max", "CPU", "CPU/call", "exact"]
             .map(|heading| (heading, Align::Right))
             .into();
-    let has_queue = calls.tools.iter().any(|tool| tool.queue_ms.is_some());
     if has_queue {
-        // There is room for so many columns: one of the percentiles gives way.
-        headings.remove(3);
         headings.insert(2, ("queue", Align::Right));
     }
     headings.push(("tool", Align::Left));
-    let mut table = Table::new(&headings, headings.len() - 1);
+    // A tool must be known by its name. What gives way for it is said by other columns too, and whole in JSON.
+    let mut table = Table::new(&headings, headings.len() - 1).dropping(&["p95", "max", "CPU/call"]);
     for tool in &calls.tools {
         let latency = |value: fn(&Latency) -> f64| {
             tool.latency_ms.as_ref().map_or("-".into(), |latency| duration(value(latency) / 1e3))
@@ -60,7 +59,6 @@ pub fn write_tools(mut out: impl Write, calls: &Calls, style: Style) -> io::Resu
             name(&tool.method, tool.tool.as_deref(), tool.asked_by_server),
         ];
         if has_queue {
-            cells.remove(3);
             cells.insert(2, tool.queue_ms.map_or("-".into(), |queue| duration(queue.p99 / 1e3)));
         }
         table.row((tool.errors > 0).then_some(Paint::Hot), cells);
@@ -72,26 +70,9 @@ pub fn write_tools(mut out: impl Write, calls: &Calls, style: Style) -> io::Resu
             writeln!(out, "{}", style.paint(Paint::Dim, &line))?;
         }
     }
-    let cpu = &calls.cpu;
-    let told = match cpu.told_by_function_seconds {
-        Some(told) if told > 0.0 => format!("; {} of it told by functions of their tools", duration(told)),
-        _ => String::new(),
-    };
-    let background = match cpu.background_seconds {
-        Some(background) => format!(", {} while no call was in flight", duration(background)),
-        None => String::new(),
-    };
-    let text = format!(
-        "CPU time: {} certainly of one call, {} split between calls in flight together (an estimate{told}){background}.",
-        duration(cpu.exact_seconds),
-        duration(cpu.shared_seconds)
-    );
-    for line in wrap(&text, style.columns()) {
-        writeln!(out, "{}", style.paint(Paint::Dim, &line))?;
-    }
-    if let Some(crowded) = cpu.crowded_seconds {
+    if let Some(crowded) = calls.cpu.crowded_seconds {
         let text = format!(
-            "For {} of it more than 1,024 calls were in flight: it is split between those that came last, and the others have none of it.",
+            "For {} of the CPU time that calls shared, more than 1,024 calls were in flight: it is split between those that came last, and the others have none of it.",
             duration(crowded)
         );
         for line in wrap(&text, style.columns()) {
@@ -105,7 +86,59 @@ pub fn write_tools(mut out: impl Write, calls: &Calls, style: Style) -> io::Resu
             writeln!(out, "{}", style.paint(Paint::Warning, &line))?;
         }
     }
-    write_notes(&mut out, calls, style)
+    write_notes(&mut out, calls, style)?;
+    write_cpu(&mut out, &calls.cpu, style)
+}
+
+/// What is certain of the CPU time of calls, what is an estimate, and what is no call's; and that this is all of it.
+fn write_cpu(out: &mut impl Write, cpu: &CallCpu, style: Style) -> io::Result<()> {
+    let total = cpu.exact_seconds + cpu.shared_seconds + cpu.background_seconds.unwrap_or(0.0);
+    if total <= 0.0 {
+        return Ok(());
+    }
+    let told = match cpu.told_by_function_seconds {
+        Some(told) if told > 0.0 => {
+            format!("; {} of it only between calls whose tool's function ran", duration(told))
+        }
+        _ => String::new(),
+    };
+    let shared = format!("several calls were in flight: an estimate, split between them{told}");
+    let all = if cpu.background_seconds.is_some() {
+        "the whole time on CPU"
+    } else {
+        "the whole time of these calls on CPU"
+    };
+    writeln!(out)?;
+    writeln!(out, "{}", style.paint(Paint::Heading, "Whose CPU time it was"))?;
+    let exact = "certainly one call's: it was alone in flight, or had the thread or process to itself";
+    let rows = [
+        ("exact", Some(cpu.exact_seconds), exact),
+        ("shared", Some(cpu.shared_seconds), &shared),
+        ("background", cpu.background_seconds, "no call was in flight"),
+        ("together", Some(total), all),
+    ];
+    for (name, seconds, meaning) in rows {
+        let Some(seconds) = seconds else { continue };
+        let figures = format!("{:>9} {:>9}  {name:<10}  ", percent(seconds / total), duration(seconds));
+        let indent = columns_of(&figures);
+        for (index, line) in wrap(meaning, style.columns() - indent).iter().enumerate() {
+            let line = style.paint(Paint::Dim, line);
+            let before = if index == 0 { figures.clone() } else { " ".repeat(indent) };
+            writeln!(out, "{before}{line}")?;
+        }
+    }
+    Ok(())
+}
+
+/// Says that no call was seen, and what can be the cause.
+///
+/// # Errors
+/// Those of the writer.
+pub fn write_no_calls(mut out: impl Write, style: Style) -> io::Result<()> {
+    writeln!(out, "{}", style.paint(Paint::Heading, "Calls: none seen"))?;
+    let text = "No client called the server meanwhile; or it is no MCP server; or what it reads and writes can't be seen: \
+                through io_uring, or in TLS that is not OpenSSL's.";
+    wrap(text, style.columns()).iter().try_for_each(|line| writeln!(out, "{}", style.paint(Paint::Dim, line)))
 }
 
 fn write_notes(mut out: impl Write, calls: &Calls, style: Style) -> io::Result<()> {
@@ -221,7 +254,19 @@ pub fn write_calls(mut out: impl Write, calls: &[ListedCall], hidden: usize, sty
         let more = format!("… {} more", count(hidden as u64));
         writeln!(out, "{}", style.paint(Paint::Dim, &more))?;
     }
-    Ok(())
+    let has_shared = calls.iter().any(|call| call.cpu_shared_ms > 0.0);
+    let is_unsampled = calls.iter().any(|call| call.cpu_exact_ms + call.cpu_shared_ms <= 0.0);
+    let legend: Vec<&str> = [
+        (has_shared, "~: with a part of what several calls in flight used, an estimate."),
+        (is_unsampled, "- below CPU: on one for less than the time between two samples."),
+    ]
+    .into_iter()
+    .filter_map(|(is_there, text)| is_there.then_some(text))
+    .collect();
+    wrap(&legend.join(" "), style.columns())
+        .iter()
+        .filter(|line| !line.is_empty())
+        .try_for_each(|line| writeln!(out, "{}", style.paint(Paint::Dim, line)))
 }
 
 /// Writes what is known of one call, with its time as a bar.
@@ -242,9 +287,6 @@ pub fn write_call(
         fact("Queue", format!("{} before that, since its client wrote it", duration(queue / 1e3)))?;
     }
     fact("Time", duration(call.duration_ms / 1e3))?;
-    if let Some(first) = call.first_response_ms {
-        fact("Response", format!("began after {}", duration(first / 1e3)))?;
-    }
     let shared = format!("{} shared with other calls (an estimate)", sampled(call.cpu_shared_ms));
     let cpu = match (call.cpu_exact_ms > 0.0, call.cpu_shared_ms > 0.0) {
         (false, false) => "not sampled on one".to_owned(),
@@ -254,7 +296,8 @@ pub fn write_call(
     };
     fact("CPU", cpu)?;
     fact("Request", format!("{} B", count(call.request_bytes)))?;
-    fact("Answer", format!("{} B", count(call.response_bytes)))?;
+    let first = call.first_response_ms.map(|first| format!(", the first after {}", duration(first / 1e3)));
+    fact("Response", format!("{} B{}", count(call.response_bytes), first.unwrap_or_default()))?;
     fact("Outcome", outcome(call))?;
     if let Some(message) = &call.error_message {
         fact("Message", message.clone())?;
@@ -277,6 +320,9 @@ pub fn write_call(
         .collect();
     writeln!(out)?;
     writeln!(out, "{bar}")?;
+    let end = format!("+{}", duration(call.duration_ms / 1e3));
+    let columns = activity.len().saturating_sub(1);
+    writeln!(out, "{}", style.paint(Paint::Dim, &format!("0{end:>columns$}")))?;
     let legend = "█ on a CPU for it   ▒ on a CPU, several calls in flight   · not sampled on a CPU";
     writeln!(out, "{}", style.paint(Paint::Dim, legend))
 }
@@ -307,7 +353,9 @@ mod tests {
     use super::*;
     use crate::analysis::attribution::Attribution;
     use crate::analysis::call_list::{Selection, activity, select};
+    use crate::analysis::report::Report;
     use crate::analysis::testing::Builder;
+    use crate::output::text::write_report;
     use crate::recording::Recording;
     use crate::wire::calls::Ended;
 
@@ -340,18 +388,36 @@ mod tests {
         write_tools(&mut out, &calls, Style::default()).unwrap();
         insta::assert_snapshot!(String::from_utf8(out).unwrap(), @r"
         Calls: 2, 1 error, at most 2 in flight
-          calls  errors   queue      p50      p99      max      CPU  CPU/call   exact  tool
-              1       0       -  80.0 ms  80.0 ms  80.0 ms  25.0 ms   25.0 ms  80.0 %  burn
-              1       1  3.0 ms   200 ms   200 ms   200 ms  15.0 ms   15.0 ms  66.7 %  sleep
+          calls  errors   queue      p50      p99      CPU  CPU/call   exact  tool
+              1       0       -  80.0 ms  80.0 ms  25.0 ms   25.0 ms  80.0 %  burn
+              1       1  3.0 ms   200 ms   200 ms  15.0 ms   15.0 ms  66.7 %  sleep
         queue: what 99 % waited at most from the client's write to the server's read,
         which is in no other time.
-        CPU time: 30.0 ms certainly of one call, 10.0 ms split between calls in flight
-        together (an estimate), 0 s while no call was in flight.
         Some of what was said could not be recorded: calls may be missing, and their
         ends not known.
         2 stretches of its streams lost: they came faster than they could be taken.
         1 line on its streams without a JSON-RPC message.
+
+        Whose CPU time it was
+           75.0 %   30.0 ms  exact       certainly one call's: it was alone in flight,
+                                         or had the thread or process to itself
+           25.0 %   10.0 ms  shared      several calls were in flight: an estimate,
+                                         split between them
+            0.0 %       0 s  background  no call was in flight
+          100.0 %   40.0 ms  together    the whole time on CPU
         ");
+    }
+
+    /// A report of some tools says so, and whose time its figures are.
+    #[test]
+    fn a_part_is_called_one() {
+        let report = Report::of_tools(&recording(), &["burn".to_owned()], 0.05);
+        let mut out = Vec::new();
+        write_report(&mut out, &report, 5, Style::default()).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        assert!(text.contains("Shown        only what was done for calls of burn"), "{text}");
+        assert!(text.contains("together    the whole time of these calls on CPU"), "{text}");
+        assert!(!text.contains("background"), "{text}");
     }
 
     /// Calls in a list, and one with its time; control characters of a message are not printed.
@@ -373,19 +439,20 @@ mod tests {
              2  +50.0 ms  3.0 ms   200 ms  ~15.0 ms    100 B     200 B  error -32000  sleep
              1  +10.0 ms       -  80.0 ms  ~25.0 ms    100 B     200 B  ok            burn
         … 3 more
+        ~: with a part of what several calls in flight used, an estimate.
 
         Call 2: sleep
         Start      +50.0 ms in process 100
         Queue      3.0 ms before that, since its client wrote it
         Time       200 ms
-        Response   began after 200 ms
         CPU        10.0 ms its own, 5.0 ms shared with other calls (an estimate)
         Request    100 B
-        Answer     200 B
+        Response   200 B, the first after 200 ms
         Outcome    error -32000
         Message    too�[1m late
 
         ··▒······█······························
+        0                                +200 ms
         █ on a CPU for it   ▒ on a CPU, several calls in flight   · not sampled on a CPU
         ");
     }

@@ -8,7 +8,9 @@ use super::text::path_lines;
 use super::units::{count, duration, percent, plural};
 use crate::analysis::errors::{ErrorAnalysis, ErrorGroup, Errors, Stretch};
 use crate::analysis::excess::ExcessPath;
-use crate::analysis::slow::{Cause, Finding, SlowRequest, SlowResponses, SlowTool};
+use crate::analysis::slow::{
+    Cause, Finding, LEAST_EXCESS_MS, LEAST_RATIO, SlowRequest, SlowResponses, SlowTool,
+};
 
 /// Columns before the text of a finding.
 const INDENT: usize = 4;
@@ -39,7 +41,7 @@ pub fn write_slow(mut out: impl Write, slow: &SlowResponses, style: Style) -> io
         let text = if slow.tools.is_empty() {
             "There are too few calls to tell slow ones from others."
         } else {
-            "No tool has calls that are much slower than its typical ones."
+            "No slow calls to explain."
         };
         writeln!(out, "{}", style.paint(Paint::Heading, text))?;
     }
@@ -48,13 +50,7 @@ pub fn write_slow(mut out: impl Write, slow: &SlowResponses, style: Style) -> io
         rest.push(format!("{} more tools have slow calls: see --format json.", told.len() - MAX_SHOWN));
     }
     for tool in even.iter().take(MAX_SHOWN) {
-        rest.push(format!(
-            "{}: the slowest of {} calls took {}, hardly longer than a typical one ({}), or chance explains it.",
-            title(&tool.method, tool.tool.as_deref()),
-            count(tool.calls),
-            duration(tool.slow.duration_ms / 1e3),
-            duration(tool.typical.duration_ms / 1e3)
-        ));
+        rest.push(format!("{}: {}.", heading(tool), not_slow(tool)));
     }
     if !slow.too_few_calls.is_empty() {
         let few: Vec<String> = slow
@@ -81,16 +77,33 @@ fn title(method: &str, tool: Option<&str>) -> String {
     printable(&name(method, tool, false)).into_owned()
 }
 
-fn write_tool(out: &mut impl Write, tool: &SlowTool, style: Style) -> io::Result<()> {
-    let heading = format!(
-        "{}: the slowest {} of {} took {}, a typical one {}",
+/// How long the slow calls of a tool took: means of many, not the slowest of all.
+fn heading(tool: &SlowTool) -> String {
+    format!(
+        "{}: the slowest {} of {} took {}{}, a typical one {}",
         title(&tool.method, tool.tool.as_deref()),
         if tool.slow.calls == 1 { "call".to_owned() } else { count(tool.slow.calls) },
         plural(tool.calls, "call", "calls"),
         duration(tool.slow.duration_ms / 1e3),
+        if tool.slow.calls == 1 { "" } else { " on average" },
         duration(tool.typical.duration_ms / 1e3)
-    );
-    paragraph(out, style, Paint::Heading, 0, &heading)?;
+    )
+}
+
+/// Why nothing is told of slow calls.
+fn not_slow(tool: &SlowTool) -> String {
+    let (slow, typical) = (tool.slow.duration_ms, tool.typical.duration_ms);
+    if slow < LEAST_RATIO * typical {
+        "that is hardly longer".to_owned()
+    } else if slow - typical < LEAST_EXCESS_MS {
+        format!("that is less than {} longer, and not looked into", duration(LEAST_EXCESS_MS / 1e3))
+    } else {
+        "no part of it stands out from chance".to_owned()
+    }
+}
+
+fn write_tool(out: &mut impl Write, tool: &SlowTool, style: Style) -> io::Result<()> {
+    paragraph(out, style, Paint::Heading, 0, &heading(tool))?;
     for (position, finding) in tool.findings.iter().enumerate() {
         let paint = if position == 0 { Paint::Hot } else { Paint::Plain };
         paragraph(out, style, paint, 2, &finding_text(finding))?;
@@ -310,7 +323,12 @@ fn write_analysis(out: &mut impl Write, analysis: &ErrorAnalysis, style: Style) 
             "No call of this tool ended well: there is nothing to compare with.",
         )?;
     }
-    write_paths(out, &analysis.stacks, "More CPU time a call than good ones, by share of theirs:", style)
+    let title = if good.is_some() {
+        "More CPU time a call than good ones, by share of theirs:"
+    } else {
+        "CPU time a call, by share of theirs:"
+    };
+    write_paths(out, &analysis.stacks, title, style)
 }
 
 fn write_rates(out: &mut impl Write, stretches: &[Stretch], seconds: f64, style: Style) -> io::Result<()> {
@@ -410,7 +428,8 @@ mod tests {
         let question = Question { tools: Vec::new(), percentile: 98.5, with_requests: true };
         let slow = SlowResponses::new(&recording, &Attribution::new(&recording), &question);
         insta::assert_snapshot!(shown(|out, style| write_slow(out, &slow, style)), @r"
-        quick: the slowest 2 of 100 calls took 70.0 ms, a typical one 1.0 ms
+        quick: the slowest 2 of 100 calls took 70.0 ms on average, a typical one 1.0
+          ms
           100.0 % queued behind other calls: work (2 times, such as call 52)
             69.0 ms a call, 0 s in typical ones; such as call 53, 154
           Other calls in flight: 1.0 at a time, 0.0 in typical ones
@@ -421,7 +440,7 @@ mod tests {
                  0 s to  69.0 ms  queued, behind call 153, 69.0 ms on a CPU
              69.0 ms to  70.0 ms  working
 
-        work: the slowest 2 of 102 calls took 70.0 ms, a typical one 5.0 ms
+        work: the slowest 2 of 102 calls took 70.0 ms on average, a typical one 5.0 ms
           100.0 % on a CPU: the server ran longer for them
             70.0 ms a call, 0 s in typical ones; such as call 52, 153
             More CPU time a call than other calls of the tool, by share of theirs:
@@ -432,6 +451,42 @@ mod tests {
           call 153  +6.76 s  70.0 ms
                  0 s to  70.0 ms  working, 70.0 ms on a CPU
         ");
+    }
+
+    /// Why nothing is told of the slowest calls: many times as long as others is never called hardly longer.
+    #[test]
+    fn calls_that_are_not_slow() {
+        let told = |slow_us: u64| {
+            let mut builder = Builder::new();
+            let start = builder.recording.meta.start_ns;
+            for number in 0..100 {
+                let from = start + number * 10 * MS;
+                let length_us = if number == 50 { slow_us } else { 50 };
+                builder.call(0, "quick", from, from + length_us * 1000);
+            }
+            let question = Question { tools: Vec::new(), percentile: 99.0, with_requests: false };
+            let attribution = Attribution::new(&builder.recording);
+            let slow = SlowResponses::new(&builder.recording, &attribution, &question);
+            shown(|out, style| write_slow(out, &slow, style))
+        };
+        let flat = |text: String| text.split_whitespace().collect::<Vec<_>>().join(" ");
+        let text = flat(told(900));
+        assert!(text.contains("the slowest call of 100 calls took 900 µs, a typical one 50 µs: that is less than 1.0 ms longer"), "{text}");
+        let text = flat(told(60));
+        assert!(text.contains("took 60 µs, a typical one 50 µs: that is hardly longer."), "{text}");
+    }
+
+    /// Where no call ended well, nothing is said to be more than in others.
+    #[test]
+    fn errors_without_good_calls() {
+        let mut recording = recording();
+        let failed = Ended::Error { code: Some(1), message: Some("no".into()) };
+        recording.calls.iter_mut().for_each(|recorded| recorded.call.ended = failed.clone());
+        let errors = Errors::new(&recording, &Attribution::new(&recording), &[], true);
+        let text = shown(|out, style| write_errors(out, &errors, style));
+        assert!(text.contains("nothing to compare with"), "{text}");
+        assert!(text.contains("    CPU time a call, by share of theirs:"), "{text}");
+        assert!(!text.contains("than good ones"), "{text}");
     }
 
     /// Sorts of errors, with what they have in common.

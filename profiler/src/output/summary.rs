@@ -65,6 +65,13 @@ pub fn write_summary(mut out: impl Write, report: &Report, style: Style) -> io::
         plural(report.host.cpus, "CPU", "CPUs"),
     );
     fact(&mut out, style, None, "Recorded", &host)?;
+    if !report.operations.is_empty() {
+        let text = format!(
+            "only what was done for calls of {}: samples, times and shares are of that",
+            printable(&report.operations.join(", "))
+        );
+        fact(&mut out, style, Some(Paint::Hot), "Shown", &text)?;
+    }
     if report.interrupted {
         let text = "the recording still goes on, or its profiler was killed";
         fact(&mut out, style, Some(Paint::Warning), "Interrupted", text)?;

@@ -15,6 +15,7 @@ pub(crate) enum Align {
 pub(crate) struct Table {
     headings: Vec<(&'static str, Align)>,
     flexible: usize,
+    droppable: Vec<&'static str>,
     rows: Vec<(Option<Paint>, Vec<String>)>,
 }
 
@@ -26,7 +27,12 @@ const LEAST_FLEXIBLE: usize = 12;
 impl Table {
     /// A table with these headings. `flexible` is the column that gives way.
     pub(crate) fn new(headings: &[(&'static str, Align)], flexible: usize) -> Self {
-        Self { headings: headings.to_vec(), flexible, rows: Vec::new() }
+        Self { headings: headings.to_vec(), flexible, droppable: Vec::new(), rows: Vec::new() }
+    }
+
+    /// Leaves out columns by these headings, one after the other, as long as the flexible one would have to be cut.
+    pub(crate) fn dropping(self, droppable: &[&'static str]) -> Self {
+        Self { droppable: droppable.to_vec(), ..self }
     }
 
     /// Adds a row: one cell a column.
@@ -43,8 +49,20 @@ impl Table {
                 *width = (*width).max(columns_of(cell));
             }
         }
-        let taken: usize = widths.iter().map(|width| width + GAP).sum();
-        let excess = taken.saturating_sub(style.columns());
+        let mut droppable = self.droppable.iter();
+        let excess = loop {
+            let taken: usize = widths.iter().filter(|width| **width > 0).map(|width| width + GAP).sum();
+            let excess = taken.saturating_sub(style.columns());
+            match droppable.next().filter(|_| excess > 0) {
+                Some(dropped) => {
+                    let column = self.headings.iter().position(|(heading, _)| heading == dropped);
+                    if let Some(width) = column.and_then(|column| widths.get_mut(column)) {
+                        *width = 0;
+                    }
+                }
+                None => break excess,
+            }
+        };
         if let Some(width) = widths.get_mut(self.flexible) {
             *width = width.saturating_sub(excess).max(LEAST_FLEXIBLE.min(*width));
         }
@@ -63,6 +81,10 @@ impl Table {
     fn line(&self, cells: &[String], widths: &[usize]) -> String {
         let mut line = String::new();
         for ((cell, width), (_, align)) in cells.iter().zip(widths).zip(&self.headings) {
+            // A column that is left out.
+            if *width == 0 {
+                continue;
+            }
             let cell = cut_name(cell, *width);
             let space = " ".repeat(width - columns_of(&cell));
             line.push_str(&" ".repeat(GAP));
@@ -79,6 +101,23 @@ impl Table {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Columns give way one by one, before a name is cut, and no more of them than it needs.
+    #[test]
+    fn columns_give_way() {
+        let headings = ["calls", "p95", "max", "tool"].map(|heading| (heading, Align::Right));
+        let mut table = Table::new(&headings, 3).dropping(&["p95", "max"]);
+        table.row(None, ["1", "100 ms", "200 ms", &"n".repeat(44)].map(str::to_owned).into());
+        let rendered = |width| {
+            let mut out = Vec::new();
+            table.write(&mut out, Style { colour: false, width }).unwrap();
+            String::from_utf8(out).unwrap()
+        };
+        assert!(rendered(80).contains("p95"));
+        let narrow = rendered(61);
+        assert!(!narrow.contains("p95") && narrow.contains("max") && narrow.contains(&"n".repeat(44)));
+        assert!(narrow.lines().all(|line| columns_of(line) <= 61));
+    }
 
     /// Numbers stand right, text stands left, and the flexible column gives way.
     #[test]

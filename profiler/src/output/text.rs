@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use super::calls::write_tools;
+use super::calls::{write_no_calls, write_tools};
 use super::style::{Paint, Style, columns_of, cut_end, cut_middle, cut_name, printable, wrap};
 use super::summary::write_summary;
 use super::table::{Align, Table};
@@ -34,9 +34,16 @@ pub fn write_report(
         writeln!(out)?;
         writeln!(out, "Calls were not recorded.")?;
     }
-    if let Some(calls) = &report.calls {
-        writeln!(out)?;
-        write_tools(&mut out, calls, style)?;
+    match &report.calls {
+        Some(calls) => {
+            writeln!(out)?;
+            write_tools(&mut out, calls, style)?;
+        }
+        None if report.calls_recorded => {
+            writeln!(out)?;
+            write_no_calls(&mut out, style)?;
+        }
+        None => {}
     }
     if report.stacks.samples == 0 {
         return Ok(());
@@ -282,6 +289,10 @@ mod tests {
         Stacks       100.0 % complete
         Lost         nothing
 
+        Calls: none seen
+        No client called the server meanwhile; or it is no MCP server; or what it reads
+        and writes can't be seen: through io_uring, or in TLS that is not OpenSSL's.
+
         Hot paths
             share      time  path
            60.0 %    3.00 s  _start > main > a
@@ -380,6 +391,10 @@ mod tests {
         Sampled time is far from what the kernel counted. Trust shares, not seconds.
         Samples were lost: see what to do about sample_ring_full in docs/numbers.md.
 
+        Calls: none seen
+        No client called the server meanwhile; or it is no MCP server; or what it reads
+        and writes can't be seen: through io_uring, or in TLS that is not OpenSSL's.
+
         Hot paths
             share      time  path
            50.0 %    400 ms  …closure#0}<alloc::vec::Vec<u8>>(int, char)0
@@ -430,6 +445,10 @@ mod tests {
         No samples: the server waited all the time. The kernel counted 2.0 ms on CPU.
         That is no fault: a server that waits uses no CPU. Record again while clients
         call its tools.
+
+        Calls: none seen
+        No client called the server meanwhile; or it is no MCP server; or what it reads
+        and writes can't be seen: through io_uring, or in TLS that is not OpenSSL's.
         ");
         builder.cpu_gauge(0, 9_000_000_000);
         assert!(text(&builder.recording, Style::default()).contains("mcp-profiler doctor"));

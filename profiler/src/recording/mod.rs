@@ -64,7 +64,9 @@ pub enum Error {
         found: i64,
     },
     /// The file is damaged.
-    #[error("{path} is damaged: {what}")]
+    #[error(
+        "{path} is damaged ({what}): copy it again, with the -wal file beside it if there is one, or record again"
+    )]
     Damaged {
         /// The file.
         path: PathBuf,

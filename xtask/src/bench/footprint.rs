@@ -19,18 +19,18 @@ const SIZE_GOAL_BYTES: u64 = 5_000_000;
 
 /// Memory of a process in MiB, as `/proc/PID/status` has it (proc_pid_status(5)).
 #[derive(Clone, Copy, Default)]
-struct Memory {
+pub(super) struct Memory {
     /// Resident now.
     rss: f64,
     /// The most that was ever resident.
-    peak: f64,
+    pub(super) peak: f64,
     /// Of `rss`: its own data, without mapped files and memory that it shares with the kernel.
     anonymous: f64,
 }
 
 impl Memory {
     /// `None` once the process is ending: it has no memory then.
-    fn of(pid: u32) -> Option<Self> {
+    pub(super) fn of(pid: u32) -> Option<Self> {
         let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
         let mebibytes = |name: &str| {
             let line = status.lines().find(|line| line.starts_with(name))?;

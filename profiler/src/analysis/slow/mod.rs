@@ -29,9 +29,9 @@ const FEW_CALLS: usize = 20;
 /// Samples that slow calls must have had the time for, to tell running from waiting.
 const FEW_SAMPLES: f64 = 10.0;
 /// Slow calls take at least so many times as long as typical ones...
-const LEAST_RATIO: f64 = 1.5;
-/// ...and so much longer.
-const LEAST_EXCESS_NS: f64 = 1e6;
+pub const LEAST_RATIO: f64 = 1.5;
+/// ...and so many milliseconds longer.
+pub const LEAST_EXCESS_MS: f64 = 1.0;
 /// Share of what slow calls took longer, from which on it is told.
 const LEAST_SHARE: f64 = 0.1;
 /// The same of CPU time, which comes with its functions: on a busy machine, calls wait for a CPU for most of what they take longer.
@@ -329,7 +329,7 @@ impl<'a> View<'a> {
         let (slow_sums, typical_sums) = (self.sums(slow), self.sums(typical));
         let is_sampled = (slow_sums.duration - slow_sums.queued) / self.period_ns as f64 >= FEW_SAMPLES;
         let excess_ns = slow_sums.mean(slow_sums.duration) - typical_sums.mean(typical_sums.duration);
-        let is_slower = excess_ns >= LEAST_EXCESS_NS
+        let is_slower = excess_ns >= LEAST_EXCESS_MS * 1e6
             && slow_sums.mean(slow_sums.duration) >= LEAST_RATIO * typical_sums.mean(typical_sums.duration);
         let findings =
             if is_slower { self.findings(slow, slow_sums, typical_sums, is_sampled) } else { Vec::new() };
