@@ -277,7 +277,9 @@ impl Session {
             // Strangers wake us for nothing: the recorder need not hear of it.
             self.waiting = if is_woken && batch.is_empty() { None } else { Some(batch) };
         }
-        self.yielding.iter_mut().for_each(|yielding| yielding.adapt(&self.backlog, Instant::now()));
+        self.yielding
+            .iter_mut()
+            .for_each(|yielding| yielding.adapt(&self.backlog, has_new_code == Some(true), Instant::now()));
         let Some((sender, _)) = &self.recorder else { return Ok(None) };
         if let Some(batch) = self.waiting.take() {
             self.backlog.sent();

@@ -1,7 +1,7 @@
 //! The thread that writes the recording works when the machine has nothing else to do: a server that answers tens of thousands of
 //! calls a second needs the CPU that decoding them takes. It has the kernel's idle policy (sched(7)) for as long as it keeps up.
-//! On a machine without idle time it falls behind, and names are to be read before runtimes move or free what they are of: then it
-//! has the usual policy for a while.
+//! On a machine without idle time it falls behind, and names are to be read before runtimes move or free what they are of; and a
+//! process that has just started is to be unwound at once. Then it has the usual policy for a while.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,7 +12,7 @@ use nix::unistd::{Pid, gettid};
 
 /// Batches that wait when it is behind: the one before the last was not written within a tick.
 const MANY_BATCHES: u64 = 2;
-/// How long it gives way to nobody then.
+/// How long it gives way to nobody then, and behind new code.
 const HURRY: Duration = Duration::from_secs(10);
 
 /// Batches that were sent and are not written yet. Shared by sender and writer.
@@ -49,10 +49,10 @@ impl Yielding {
         })
     }
 
-    /// Sets the policy that the backlog asks for.
-    pub(super) fn adapt(&mut self, backlog: &Backlog, now: Instant) {
+    /// Sets the policy that the backlog asks for, and code that is to be told to the kernel half.
+    pub(super) fn adapt(&mut self, backlog: &Backlog, has_new_code: bool, now: Instant) {
         let waiting = backlog.0.load(Ordering::Relaxed);
-        if waiting >= MANY_BATCHES {
+        if has_new_code || waiting >= MANY_BATCHES {
             self.idle_from = now + HURRY;
             self.hurry();
         } else if !self.is_idle && waiting == 0 && now >= self.idle_from {
@@ -84,18 +84,18 @@ mod tests {
         let policy = || unsafe { libc::sched_getscheduler(gettid().as_raw()) };
         let mut yielding = Yielding::current().unwrap();
         let (backlog, mut now) = (Backlog::default(), Instant::now());
-        yielding.adapt(&backlog, now);
+        yielding.adapt(&backlog, false, now);
         assert_eq!(policy(), libc::SCHED_IDLE);
         (0..MANY_BATCHES).for_each(|_| backlog.sent());
-        yielding.adapt(&backlog, now);
+        yielding.adapt(&backlog, false, now);
         assert_eq!(policy(), libc::SCHED_OTHER);
         (0..MANY_BATCHES).for_each(|_| backlog.written());
-        yielding.adapt(&backlog, now);
+        yielding.adapt(&backlog, false, now);
         assert_eq!(policy(), libc::SCHED_OTHER);
         now += HURRY;
-        yielding.adapt(&backlog, now);
+        yielding.adapt(&backlog, false, now);
         assert_eq!(policy(), libc::SCHED_IDLE);
-        yielding.hurry();
+        yielding.adapt(&backlog, true, now);
         assert_eq!(policy(), libc::SCHED_OTHER);
     }
 }
