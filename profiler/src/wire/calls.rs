@@ -25,6 +25,18 @@ const MAX_DETACHED_ALIKE: usize = 64;
 /// Peers that share IDs.
 pub type Session = u64;
 
+/// Most requests that may wait when one is looked for that was answered before it was accepted.
+const MAX_LOOKED_AT: usize = 1024;
+
+/// Whose a connection over HTTP is: clients have several, and use the same IDs. Hashed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Peer {
+    /// By the ID of a session.
+    Session(u64),
+    /// In the older transport: by the address that a client was given for its messages.
+    Address(u64),
+}
+
 /// Who sent a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
@@ -217,6 +229,8 @@ struct Open {
     task: Option<Box<str>>,
     /// The response comes by another connection.
     is_detached: bool,
+    /// Whose it is.
+    peer: Option<Peer>,
 }
 
 /// A call between two requests of its own.
@@ -233,6 +247,10 @@ pub struct Calls {
     open: HashMap<(Session, Side, Id), Open>,
     /// Sessions with a request of this ID whose response comes elsewhere, the oldest first.
     detached: HashMap<(Side, Id), VecDeque<Session>>,
+    /// Whose connections are, as their last requests told.
+    peers: HashMap<Session, Peer>,
+    /// By which connection a peer was answered that had sent its request by another one.
+    answered_by: HashMap<Peer, Session>,
     for_input: Vec<Waiting>,
     tasks: HashMap<(Session, Box<str>), Call>,
     next_number: u64,
@@ -269,17 +287,67 @@ impl Calls {
         }
     }
 
-    /// The oldest detached request that a response may answer.
-    fn detached(&mut self, caller: Side, id: &Id) -> Option<Session> {
-        let sessions = self.detached.get_mut(&(caller, id.clone()))?;
-        while let Some(session) = sessions.pop_front() {
-            // It may have been given up since.
-            if self.open.get(&(session, caller, id.clone())).is_some_and(|open| open.is_detached) {
-                return Some(session);
+    /// A request told whose a connection is.
+    pub fn belongs(&mut self, session: Session, peer: Option<Peer>) {
+        match peer {
+            Some(peer) => _ = self.peers.insert(session, peer),
+            None => _ = self.peers.remove(&session),
+        }
+    }
+
+    /// Whether what comes by a connection that nothing was asked on is certainly a peer's.
+    fn is_of_peer(&self, session: Session, peer: Option<Peer>) -> bool {
+        peer.is_some_and(|peer| {
+            self.peers.get(&session) == Some(&peer) || self.answered_by.get(&peer) == Some(&session)
+        })
+    }
+
+    /// The detached request that a response in a session may answer: its own peer's; else, where nothing tells whose the session
+    /// is, the oldest one of a peer that is not answered elsewhere, or of any.
+    fn detached(&mut self, session: Session, caller: Side, id: &Id) -> Option<Session> {
+        let waiting = self.detached.get_mut(&(caller, id.clone()))?;
+        let mut key = (session, caller, id.clone());
+        // They may have been given up since.
+        waiting.retain(|of| {
+            key.0 = *of;
+            self.open.get(&key).is_some_and(|open| open.is_detached)
+        });
+        let waiting = self.detached.get(&(caller, id.clone()))?;
+        let mut peer_of = |of: Session| {
+            key.0 = of;
+            self.open.get(&key).and_then(|open| open.peer)
+        };
+        let rank = |peer: Option<Peer>| {
+            let is_told = self.peers.contains_key(&session);
+            match peer {
+                _ if self.is_of_peer(session, peer) => Some(0),
+                None => Some(1),
+                Some(_) if is_told => None,
+                Some(peer) => Some(if self.answered_by.contains_key(&peer) { 2 } else { 1 }),
+            }
+        };
+        let ranked = waiting.iter().enumerate().filter_map(|(at, of)| Some((rank(peer_of(*of))?, at)));
+        let chosen = ranked.min().map(|(_, at)| waiting[at]);
+        let peer = chosen.and_then(peer_of);
+        if waiting.is_empty() || (chosen.is_some() && waiting.len() == 1) {
+            self.detached.remove(&(caller, id.clone()));
+            if let Some(peer) = peer.filter(|_| self.answered_by.len() < MAX_WAITING) {
+                self.answered_by.insert(peer, session);
             }
         }
-        self.detached.remove(&(caller, id.clone()));
-        None
+        chosen
+    }
+
+    /// A client is answered by a connection on which it did not ask. Some servers do so before they accept its request.
+    pub fn answered_elsewhere(&mut self, session: Session, id: &Id) {
+        if self.open.len() > MAX_LOOKED_AT || self.is_open(session, Side::Client, id) {
+            return;
+        }
+        let early = self.open.iter().filter(|((_, caller, of), open)| {
+            *caller == Side::Client && of == id && matches!(open.peer, Some(Peer::Address(_)))
+        });
+        let early: Vec<Session> = early.map(|((of, ..), _)| *of).collect();
+        early.into_iter().for_each(|of| self.detach(of, Side::Client, id.clone()));
     }
 
     /// What `sender` sent in a session until now was lost in part: it may have answered whatever is open there, or, with
@@ -349,6 +417,8 @@ impl Calls {
     pub fn close(&mut self, session: Session, now_ns: u64) {
         let is_gone = |key: &(Session, Side, Id), open: &mut Open| key.0 == session && !open.is_detached;
         let gone: Vec<_> = self.open.extract_if(is_gone).map(|(_, open)| open).collect();
+        self.peers.remove(&session);
+        self.answered_by.retain(|_, by| *by != session);
         for open in gone {
             self.give_up(open, now_ns, Ended::CutOff);
         }
@@ -399,9 +469,11 @@ impl Calls {
                 + size_of::<(Side, Id, VecDeque<Session>)>()
                 + sessions.len() * size_of::<Session>()
         });
+        let peers = self.peers.len() * size_of::<(Session, Peer)>()
+            + self.answered_by.len() * size_of::<(Peer, Session)>();
         let waiting = self.for_input.iter().map(|waiting| held_bytes(&waiting.call));
         let tasks = self.tasks.iter().map(|((_, task), call)| task.len() + held_bytes(call));
-        open.chain(detached).chain(waiting).chain(tasks).sum()
+        open.chain(detached).chain(waiting).chain(tasks).sum::<usize>() + peers
     }
 
     /// Gives up the older half of the calls that have not ended: they take too much memory.
@@ -485,6 +557,7 @@ impl Calls {
             hidden_ns: None,
             task,
             is_detached: false,
+            peer: self.peers.get(&session).copied(),
         };
         self.next_number += 1;
         if let Some(earlier) = self.open.insert((session, caller, id), open) {
@@ -499,7 +572,7 @@ impl Calls {
             let key = (session, caller, id);
             self.open.remove(&key).or_else(|| {
                 let (_, caller, id) = key;
-                let session = self.detached(caller, &id)?;
+                let session = self.detached(session, caller, &id)?;
                 self.open.remove(&(session, caller, id))
             })
         });
