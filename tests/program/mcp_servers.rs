@@ -4,8 +4,9 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Value, json};
 use tests::{
     Client, EventStream, HttpClient, HttpServer, SseClient, cron, everything, everything_over_http,
@@ -145,6 +146,80 @@ fn server_everything_over_stdio() -> Result<()> {
     })?;
     assert_eq!(recorded.done[&("no/such/method".to_owned(), "error -32601".to_owned())], 1);
     assert_seen(&recorded, &recorded.done)
+}
+
+/// What takes long: a call that tells its progress is one call however often it does, one that is cancelled ends as such, and one that
+/// becomes a task ends when its result is there.
+#[test]
+fn progress_cancellation_and_tasks() -> Result<()> {
+    const LONG: &str = "trigger-long-running-operation";
+    let mut client = Client::start(&mut everything()?)?;
+    // All that the server says at its start has been said.
+    client.call("echo", &json!({"message": "hello"}))?;
+    let recorded = while_recording(client.pid(), 99, || {
+        let mut expected = Tally::new();
+        let mut expect = |name: &str, outcome: &str, count| {
+            expected.insert((name.to_owned(), outcome.to_owned()), count);
+        };
+        let operation = |id: &str, seconds: f64| {
+            let mut call = tool_call(&json!(id), LONG, &json!({"duration": seconds, "steps": 3}));
+            call["params"]["_meta"] = json!({"progressToken": id});
+            call
+        };
+        for id in ["a", "b"] {
+            client.send(&operation(id, 0.3))?;
+            let answer = client.receive()?;
+            ensure!(answer["id"] == id && answer["result"]["content"].is_array(), "{answer}");
+        }
+        expect(LONG, "ok", 2);
+        client.send(&operation("c", 1000.0))?;
+        let cancelled = json!({"requestId": "c", "reason": "nobody waits"});
+        client.send(&json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": cancelled}))?;
+        expect(LONG, "cancelled", 1);
+
+        let mut task = tool_call(&json!("d"), "simulate-research-query", &json!({"topic": "time"}));
+        task["params"]["task"] = json!({"ttl": 300_000});
+        client.send(&task)?;
+        let answer = client.receive()?;
+        let task =
+            answer["result"]["task"]["taskId"].as_str().with_context(|| answer.to_string())?.to_owned();
+        expect("simulate-research-query", "ok", 1);
+        let mut looks = 0;
+        loop {
+            let parameters = json!({"taskId": task});
+            client
+                .send(&json!({"jsonrpc": "2.0", "id": looks, "method": "tasks/get", "params": parameters}))?;
+            looks += 1;
+            let answer = client.receive()?;
+            match answer["result"]["status"].as_str().with_context(|| answer.to_string())? {
+                "working" => std::thread::sleep(Duration::from_millis(200)),
+                "completed" => break,
+                _ => bail!("{answer}"),
+            }
+        }
+        expect("tasks/get", "ok", looks);
+        let parameters = json!({"taskId": task});
+        client.send(&json!({"jsonrpc": "2.0", "id": "e", "method": "tasks/result", "params": parameters}))?;
+        let answer = client.receive()?;
+        ensure!(answer["result"]["content"].is_array(), "{answer}");
+        expect("tasks/result", "ok", 1);
+        Ok(expected)
+    })?;
+    assert_seen(&recorded, &recorded.done)?;
+    let messages = &recorded.report.json["calls"]["messages"];
+    // Three steps of two calls, and five states of the task; a cancellation counts with its call.
+    assert_eq!(messages["notifications"], 11, "{messages:#}");
+    for call in listed(&recorded, &["--outcome", "ok"])? {
+        // By the server's own timers.
+        let least_ms = match call["tool"].as_str() {
+            Some(LONG) => 300.0,
+            Some(_) => 4000.0,
+            None => 0.0,
+        };
+        let duration_ms = call["duration_ms"].as_f64().context("duration_ms")?;
+        assert!(duration_ms >= least_ms - 3.0, "{call:#}");
+    }
+    Ok(())
 }
 
 /// Node over HTTP.
