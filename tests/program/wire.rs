@@ -458,14 +458,10 @@ for _ in range(50):
 stream = pipe()
 for _ in range(100):
     through(stream, call(3))
+unanswered = stream
 # No text.
 for number in range(4, 14):
     through(stream, call(number, b'\xff\xfe\x80' * 20))
-# Requests that nobody answers: more than are waited for.
-for start in range(100, 80_000, 100):
-    through(stream, b''.join(call(number) for number in range(start, start + 100)))
-    if start % 1000 == 0:
-        time.sleep(0.05)
 # Events without end, and one that has none.
 one, other = socket.socketpair()
 one, other = one.detach(), other.detach()
@@ -474,8 +470,13 @@ through((one, other), b'HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r
 for _ in range(2000):
     through((one, other), b'event: message\ndata: {"jsonrpc":"2.0","method":"notifications/x"}\n\n' * 10)
 through((one, other), b'data: {"jsonrpc":"2.0","id":1,"result":{"content":[{"text":"')
-for _ in range(50):
+for _ in range(20):
     through((one, other), b'b' * 1_000_000)
+# Requests that nobody answers.
+for start in range(100, 3_000, 100):
+    through(unanswered, b''.join(call(number) for number in range(start, start + 100)))
+    if start % 1000 == 0:
+        time.sleep(0.05)
 open(sys.argv[1], 'w').close()
 time.sleep(1000)
 "#;
@@ -493,13 +494,13 @@ fn hostile_server_beside_another() -> Result<()> {
     let running = profiler.recording(client.pid(), 99)?;
     std::fs::write(profiler.path("done.begin"), "")?;
     let mut calls = 0;
-    let end_of_patience = Instant::now() + Duration::from_secs(100);
+    let end_of_patience = Instant::now() + Duration::from_secs(90);
     while !done.exists() {
         ensure!(Instant::now() < end_of_patience, "the hostile server does not come to its end");
         client.call_often(10, 2, "echo", |_| json!({"text": "beside"}))?;
         client.call_often(1, 1, "fail", |_| json!({"code": -32000}))?;
         calls += 1;
-        std::thread::sleep(Duration::from_millis(20));
+        std::thread::sleep(Duration::from_millis(100));
     }
     let peak_kib = running.peak_kib()?;
     let report = end(&profiler, running)?;
@@ -515,18 +516,16 @@ fn hostile_server_beside_another() -> Result<()> {
         assert_eq!((&tool["count"], &tool["errors"]), (&json!(count), &json!(errors)), "{tool:#}");
         assert_eq!(tool.get("unfinished"), None, "{tool:#}");
     }
-    // The one with 200 MB, those with one ID, those that were not waited for.
+    // The one with 200 MB, those with one ID, and the others.
     let hostile = of("hostile")?;
-    assert!(hostile["unfinished"]["unanswered"].as_u64() > Some(79_000), "{hostile:#}");
+    assert!(hostile["unfinished"]["unanswered"].as_u64() >= Some(2_900), "{hostile:#}");
     assert!(hostile["request_bytes"].as_u64() > Some(200_000_000), "{hostile:#}");
     let messages = &all["messages"];
     assert_eq!(messages["repeated_ids"], 99, "{messages:#}");
-    assert!(messages["given_up"].as_u64() > Some(0), "{messages:#}");
+    assert!(messages["cut_messages"].as_u64() > Some(0), "{messages:#}");
     assert!(messages["notifications"].as_u64() >= Some(20_000), "{messages:#}");
     let text = profiler.succeed(&["report", "recording.mcpprof"])?.stdout;
-    for told in
-        ["99 requests with the ID of one that still waited", "given up: too many waited for an answer"]
-    {
+    for told in ["99 requests with the ID of one that still waited", "too long to be taken whole"] {
         assert!(text.split_whitespace().collect::<Vec<_>>().join(" ").contains(told), "{text}");
     }
     Ok(())
