@@ -51,7 +51,7 @@ complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand record" -l pid
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand record" -l config -d 'Also read this client configuration (JSON, of any client\'s shape)' -r -F
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand record" -l duration -d 'End after this time, such as 30s or 5m [default: at Ctrl-C, or when the server ends]' -r
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand record" -l frequency -d 'Samples a second of CPU time' -r
-complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand record" -l capture-arguments -d 'Keep arguments, results and messages of errors, cut to so many bytes each, without what looks secret [default without a number: 1024]' -r
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand record" -l capture-arguments -d 'Keep arguments, results and messages of errors, cut to so many bytes each, without what looks secret, and IDs of MCP sessions [default without a number: 1024]' -r
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand record" -s o -l output -d 'File to write [default: NAME-PID-TIME.mcpprof in the current folder]' -r -F
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand record" -l state -d 'Tells `status` how far the recording is' -r -F
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand record" -l launch -d 'Start the server if it is not running'
@@ -63,7 +63,7 @@ complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand profile" -l pi
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand profile" -l config -d 'Also read this client configuration (JSON, of any client\'s shape)' -r -F
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand profile" -l duration -d 'End after this time, such as 30s or 5m [default: at Ctrl-C, or when the server ends]' -r
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand profile" -l frequency -d 'Samples a second of CPU time' -r
-complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand profile" -l capture-arguments -d 'Keep arguments, results and messages of errors, cut to so many bytes each, without what looks secret [default without a number: 1024]' -r
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand profile" -l capture-arguments -d 'Keep arguments, results and messages of errors, cut to so many bytes each, without what looks secret, and IDs of MCP sessions [default without a number: 1024]' -r
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand profile" -l operations -d 'Report on calls of these tools (prompts, resources, methods) only, separated by commas' -r
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand profile" -l samples -d 'End after so many calls: of the operations, or of all when none are named' -r
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand profile" -s o -l recording -l output -d 'Where to keep the recording [default: NAME-PID-TIME.mcpprof in the current folder]' -r -F
@@ -80,7 +80,7 @@ complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand start" -l pid 
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand start" -l config -d 'Also read this client configuration (JSON, of any client\'s shape)' -r -F
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand start" -l duration -d 'End after this time, such as 30s or 5m [default: at Ctrl-C, or when the server ends]' -r
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand start" -l frequency -d 'Samples a second of CPU time' -r
-complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand start" -l capture-arguments -d 'Keep arguments, results and messages of errors, cut to so many bytes each, without what looks secret [default without a number: 1024]' -r
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand start" -l capture-arguments -d 'Keep arguments, results and messages of errors, cut to so many bytes each, without what looks secret, and IDs of MCP sessions [default without a number: 1024]' -r
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand start" -s o -l output -d 'File to write [default: NAME-PID-TIME.mcpprof in the current folder]' -r -F
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand start" -l launch -d 'Start the server if it is not running'
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand start" -l passive -d 'Only watch: do not ask runtimes for names of methods. Java servers are asked by the JVM\'s attach mechanism (SIGQUIT, and files in their /tmp), .NET servers by their diagnostics socket'
@@ -98,7 +98,7 @@ complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand top" -l pid -d
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand top" -l config -d 'Also read this client configuration (JSON, of any client\'s shape)' -r -F
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand top" -l duration -d 'End after this time, such as 30s or 5m [default: at Ctrl-C, or when the server ends]' -r
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand top" -l frequency -d 'Samples a second of CPU time' -r
-complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand top" -l capture-arguments -d 'Keep arguments, results and messages of errors, cut to so many bytes each, without what looks secret [default without a number: 1024]' -r
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand top" -l capture-arguments -d 'Keep arguments, results and messages of errors, cut to so many bytes each, without what looks secret, and IDs of MCP sessions [default without a number: 1024]' -r
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand top" -l window -d 'Time that the figures are of: 1s to 60s' -r
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand top" -l interval -d 'Time between two looks [default: 1s; with --batch the window]' -r
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand top" -s n -l count -d 'End after so many tables; text as with --batch' -r
@@ -116,7 +116,7 @@ complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand cpu" -l pid -d
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand cpu" -l config -d 'Also read this client configuration (JSON, of any client\'s shape)' -r -F
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand cpu" -l duration -d 'End after this time, such as 30s or 5m [default: at Ctrl-C, or when the server ends]' -r
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand cpu" -l frequency -d 'Samples a second of CPU time' -r
-complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand cpu" -l capture-arguments -d 'Keep arguments, results and messages of errors, cut to so many bytes each, without what looks secret [default without a number: 1024]' -r
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand cpu" -l capture-arguments -d 'Keep arguments, results and messages of errors, cut to so many bytes each, without what looks secret, and IDs of MCP sessions [default without a number: 1024]' -r
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand cpu" -l tool -d 'Only what was done for calls of this tool (prompt, resource, method); can be given several times' -r
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand cpu" -l recording -d 'Where to keep the recording [default: NAME-PID-TIME.mcpprof in the current folder]' -r -F
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand cpu" -l top-functions -d 'Functions to show' -r
@@ -134,7 +134,7 @@ complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand report" -l pid
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand report" -l config -d 'Also read this client configuration (JSON, of any client\'s shape)' -r -F
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand report" -l duration -d 'End after this time, such as 30s or 5m [default: at Ctrl-C, or when the server ends]' -r
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand report" -l frequency -d 'Samples a second of CPU time' -r
-complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand report" -l capture-arguments -d 'Keep arguments, results and messages of errors, cut to so many bytes each, without what looks secret [default without a number: 1024]' -r
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand report" -l capture-arguments -d 'Keep arguments, results and messages of errors, cut to so many bytes each, without what looks secret, and IDs of MCP sessions [default without a number: 1024]' -r
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand report" -l tool -d 'Only what was done for calls of this tool (prompt, resource, method); can be given several times' -r
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand report" -l recording -d 'Where to keep the recording [default: NAME-PID-TIME.mcpprof in the current folder]' -r -F
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand report" -l format -d 'How to print the report' -r -f -a "text\t'For people'
@@ -150,7 +150,7 @@ complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand calls" -l pid 
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand calls" -l config -d 'Also read this client configuration (JSON, of any client\'s shape)' -r -F
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand calls" -l duration -d 'End after this time, such as 30s or 5m [default: at Ctrl-C, or when the server ends]' -r
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand calls" -l frequency -d 'Samples a second of CPU time' -r
-complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand calls" -l capture-arguments -d 'Keep arguments, results and messages of errors, cut to so many bytes each, without what looks secret [default without a number: 1024]' -r
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand calls" -l capture-arguments -d 'Keep arguments, results and messages of errors, cut to so many bytes each, without what looks secret, and IDs of MCP sessions [default without a number: 1024]' -r
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand calls" -l tool -d 'Only what was done for calls of this tool (prompt, resource, method); can be given several times' -r
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand calls" -l recording -d 'Where to keep the recording [default: NAME-PID-TIME.mcpprof in the current folder]' -r -F
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand calls" -l outcome -d 'Only calls that ended so' -r -f -a "ok\t'With a result'
@@ -177,7 +177,7 @@ complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand trace" -l pid 
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand trace" -l config -d 'Also read this client configuration (JSON, of any client\'s shape)' -r -F
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand trace" -l duration -d 'End after this time, such as 30s or 5m [default: at Ctrl-C, or when the server ends]' -r
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand trace" -l frequency -d 'Samples a second of CPU time' -r
-complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand trace" -l capture-arguments -d 'Keep arguments, results and messages of errors, cut to so many bytes each, without what looks secret [default without a number: 1024]' -r
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand trace" -l capture-arguments -d 'Keep arguments, results and messages of errors, cut to so many bytes each, without what looks secret, and IDs of MCP sessions [default without a number: 1024]' -r
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand trace" -l tool -d 'Only what was done for calls of this tool (prompt, resource, method); can be given several times' -r
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand trace" -l recording -d 'Where to keep the recording [default: NAME-PID-TIME.mcpprof in the current folder]' -r -F
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand trace" -l format -d 'How to print it' -r -f -a "text\t'For people'
@@ -195,7 +195,7 @@ complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand diagnose; and 
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand diagnose; and __fish_seen_subcommand_from slow-response" -l config -d 'Also read this client configuration (JSON, of any client\'s shape)' -r -F
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand diagnose; and __fish_seen_subcommand_from slow-response" -l duration -d 'End after this time, such as 30s or 5m [default: at Ctrl-C, or when the server ends]' -r
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand diagnose; and __fish_seen_subcommand_from slow-response" -l frequency -d 'Samples a second of CPU time' -r
-complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand diagnose; and __fish_seen_subcommand_from slow-response" -l capture-arguments -d 'Keep arguments, results and messages of errors, cut to so many bytes each, without what looks secret [default without a number: 1024]' -r
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand diagnose; and __fish_seen_subcommand_from slow-response" -l capture-arguments -d 'Keep arguments, results and messages of errors, cut to so many bytes each, without what looks secret, and IDs of MCP sessions [default without a number: 1024]' -r
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand diagnose; and __fish_seen_subcommand_from slow-response" -l tool -d 'Only what was done for calls of this tool (prompt, resource, method); can be given several times' -r
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand diagnose; and __fish_seen_subcommand_from slow-response" -l recording -d 'Where to keep the recording [default: NAME-PID-TIME.mcpprof in the current folder]' -r -F
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand diagnose; and __fish_seen_subcommand_from slow-response" -l percentile -d 'Calls that took longer than this percentage of their tool\'s calls are slow; at least one is' -r
@@ -211,7 +211,7 @@ complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand diagnose; and 
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand diagnose; and __fish_seen_subcommand_from errors" -l config -d 'Also read this client configuration (JSON, of any client\'s shape)' -r -F
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand diagnose; and __fish_seen_subcommand_from errors" -l duration -d 'End after this time, such as 30s or 5m [default: at Ctrl-C, or when the server ends]' -r
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand diagnose; and __fish_seen_subcommand_from errors" -l frequency -d 'Samples a second of CPU time' -r
-complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand diagnose; and __fish_seen_subcommand_from errors" -l capture-arguments -d 'Keep arguments, results and messages of errors, cut to so many bytes each, without what looks secret [default without a number: 1024]' -r
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand diagnose; and __fish_seen_subcommand_from errors" -l capture-arguments -d 'Keep arguments, results and messages of errors, cut to so many bytes each, without what looks secret, and IDs of MCP sessions [default without a number: 1024]' -r
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand diagnose; and __fish_seen_subcommand_from errors" -l tool -d 'Only what was done for calls of this tool (prompt, resource, method); can be given several times' -r
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand diagnose; and __fish_seen_subcommand_from errors" -l recording -d 'Where to keep the recording [default: NAME-PID-TIME.mcpprof in the current folder]' -r -F
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand diagnose; and __fish_seen_subcommand_from errors" -l format -d 'How to print it' -r -f -a "text\t'For people'
@@ -229,7 +229,7 @@ complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand call-tree" -l 
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand call-tree" -l config -d 'Also read this client configuration (JSON, of any client\'s shape)' -r -F
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand call-tree" -l duration -d 'End after this time, such as 30s or 5m [default: at Ctrl-C, or when the server ends]' -r
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand call-tree" -l frequency -d 'Samples a second of CPU time' -r
-complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand call-tree" -l capture-arguments -d 'Keep arguments, results and messages of errors, cut to so many bytes each, without what looks secret [default without a number: 1024]' -r
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand call-tree" -l capture-arguments -d 'Keep arguments, results and messages of errors, cut to so many bytes each, without what looks secret, and IDs of MCP sessions [default without a number: 1024]' -r
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand call-tree" -l tool -d 'Only what was done for calls of this tool (prompt, resource, method); can be given several times' -r
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand call-tree" -l recording -d 'Where to keep the recording [default: NAME-PID-TIME.mcpprof in the current folder]' -r -F
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand call-tree" -l min-share -d 'Leave out calls with less than this share of all time' -r
@@ -254,7 +254,7 @@ complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand flame-graph" -
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand flame-graph" -l config -d 'Also read this client configuration (JSON, of any client\'s shape)' -r -F
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand flame-graph" -l duration -d 'End after this time, such as 30s or 5m [default: at Ctrl-C, or when the server ends]' -r
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand flame-graph" -l frequency -d 'Samples a second of CPU time' -r
-complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand flame-graph" -l capture-arguments -d 'Keep arguments, results and messages of errors, cut to so many bytes each, without what looks secret [default without a number: 1024]' -r
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand flame-graph" -l capture-arguments -d 'Keep arguments, results and messages of errors, cut to so many bytes each, without what looks secret, and IDs of MCP sessions [default without a number: 1024]' -r
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand flame-graph" -l tool -d 'Only what was done for calls of this tool (prompt, resource, method); can be given several times' -r
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand flame-graph" -l recording -d 'Where to keep the recording [default: NAME-PID-TIME.mcpprof in the current folder]' -r -F
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand flame-graph" -s o -l output -d 'SVG file to write [default: the recording\'s name with .svg]' -r -F
@@ -273,7 +273,7 @@ complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand export" -l pid
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand export" -l config -d 'Also read this client configuration (JSON, of any client\'s shape)' -r -F
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand export" -l duration -d 'End after this time, such as 30s or 5m [default: at Ctrl-C, or when the server ends]' -r
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand export" -l frequency -d 'Samples a second of CPU time' -r
-complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand export" -l capture-arguments -d 'Keep arguments, results and messages of errors, cut to so many bytes each, without what looks secret [default without a number: 1024]' -r
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand export" -l capture-arguments -d 'Keep arguments, results and messages of errors, cut to so many bytes each, without what looks secret, and IDs of MCP sessions [default without a number: 1024]' -r
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand export" -l tool -d 'Only what was done for calls of this tool (prompt, resource, method); can be given several times' -r
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand export" -l recording -d 'Where to keep the recording [default: NAME-PID-TIME.mcpprof in the current folder]' -r -F
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand export" -l format -d 'Format to write' -r -f -a "folded\t'A line for each stack, for flamegraph.pl and alike'

@@ -1,10 +1,11 @@
 //! `startup`: real servers from their command to their first replies, in phases that follow each other.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
-use tests::{Outcome, Profiler, everything, go_time, node_package, node_program, python_time};
+use tests::{Outcome, Profiler, everything, go_time, node_package, node_program, program, python_time};
 
 /// The words of a command.
 fn words(command: &Command) -> Vec<String> {
@@ -79,6 +80,34 @@ fn node() -> Result<()> {
     assert!(printed["startup"]["ready_cpu_ms"].as_f64() > Some(50.0), "{printed:#}");
     let graphs = std::fs::read_dir(profiler.path("graphs"))?.count();
     assert!((1..=5).contains(&graphs), "{graphs} flame graphs");
+    Ok(())
+}
+
+/// Under sudo, the folder with the flame graphs and what is in it belong to the caller.
+#[test]
+fn flame_graphs_are_the_callers() -> Result<()> {
+    const NOBODY: u32 = 65534;
+    // Busy before each answer, so that there are samples in some phase.
+    let server = r#"answer() { read -r line; i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done; echo "$1"; }
+        answer '{"jsonrpc":"2.0","id":1,"result":{"protocolVersion":"2025-06-18","serverInfo":{"name":"a","version":"2"}}}'
+        read -r line
+        answer '{"jsonrpc":"2.0","id":2,"result":{"tools":[]}}'"#;
+    let profiler = Profiler::new()?;
+    let outcome = Command::new(program()?)
+        .args(["startup", "--flame-graphs", "a/graphs", "--", "/bin/sh", "-c", server])
+        .current_dir(profiler.folder())
+        .env("SUDO_UID", NOBODY.to_string())
+        .env("SUDO_GID", NOBODY.to_string())
+        .env("SUDO_USER", "nobody")
+        .output()?;
+    assert!(outcome.status.success(), "{}", String::from_utf8_lossy(&outcome.stderr));
+    let graphs: Vec<_> = std::fs::read_dir(profiler.path("a/graphs"))?.collect::<Result<_, _>>()?;
+    assert!(!graphs.is_empty());
+    let made =
+        graphs.iter().map(std::fs::DirEntry::path).chain([profiler.path("a"), profiler.path("a/graphs")]);
+    for path in made {
+        assert_eq!(std::fs::metadata(&path)?.uid(), NOBODY, "{}", path.display());
+    }
     Ok(())
 }
 

@@ -5,7 +5,7 @@
 //! - **exact** when one call alone was in flight, or the sampled thread was bound to one: it read that request and wrote
 //!   that response, and had no other call between; or when the process was made and ended within one call alone;
 //! - **shared** when several were in flight: each gets an equal part, an estimate. Where the functions of one of their tools are on the
-//!   stack, only its calls do;
+//!   stack, only its calls do. Of more than [`MAX_SHARING`], those that came last do;
 //! - **background** when none was.
 //!
 //! The three add up to all samples.
@@ -19,29 +19,33 @@ use crate::wire::calls::Side;
 /// Index in [`Recording::calls`].
 pub type CallIndex = usize;
 
+/// Most calls that share a sample: those that came last. Calls that never end would make each sample cost more and more, and those that came
+/// last are the likeliest to be worked on.
+const MAX_SHARING: usize = 1024;
+
 /// Whom a sample is charged to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Charge {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Charge<'calls> {
     /// No call was in flight.
     Background,
     /// This call.
     Exact(CallIndex),
     /// An equal part to each of these: an estimate. A single one was told by its tool's functions.
-    Shared(Box<[CallIndex]>),
+    Shared(&'calls [CallIndex]),
 }
 
-impl Charge {
-    /// What a call pays of a sample of this weight, in nanoseconds.
-    pub fn cost(&self, call: CallIndex, weight_ns: u64) -> Cost {
-        match self {
-            Self::Exact(own) if *own == call => Cost { exact_ns: weight_ns, shared_ns: 0 },
-            Self::Shared(calls) => {
-                let mut paid = calls.iter().zip(parts(weight_ns, calls.len()));
-                let shared_ns = paid.find(|(own, _)| **own == call).map_or(0, |(_, part)| part);
-                Cost { exact_ns: 0, shared_ns }
-            }
-            _ => Cost::default(),
-        }
+impl Charge<'_> {
+    /// The calls that pay for a sample of this weight, each with its part of it, in nanoseconds.
+    pub fn parts(&self, weight_ns: u64) -> impl Iterator<Item = (CallIndex, u64)> {
+        let calls = match self {
+            Self::Background => &[][..],
+            Self::Exact(call) => std::slice::from_ref(call),
+            Self::Shared(calls) => calls,
+        };
+        // Equal parts that add up to the whole.
+        let count = (calls.len() as u64).max(1);
+        let (part, rest) = (weight_ns / count, weight_ns % count);
+        calls.iter().zip(0_u64..).map(move |(call, position)| (*call, part + u64::from(position < rest)))
     }
 }
 
@@ -70,110 +74,105 @@ impl Cost {
 /// Who pays for what.
 #[derive(Clone, Debug, Default)]
 pub struct Attribution {
-    /// For each sample of the recording.
-    pub charges: Vec<Charge>,
     /// For each call of the recording.
     pub costs: Vec<Cost>,
     /// Time that no call was in flight for, in nanoseconds.
     pub background_ns: u64,
     /// Of shared time, what the functions of tools told: it was split between fewer calls than were in flight.
     pub told_ns: u64,
+    /// Of shared time, what so many calls were in flight for that only those that came last have a part of it.
+    pub crowded_ns: u64,
     /// The most calls that were in flight at once in one process.
     pub peak_in_flight: usize,
+    /// In the order of time.
+    steps: Vec<(u64, Step)>,
+    tools: ToolFunctions,
 }
 
-/// A moment at which something changes. At one time, calls start before samples, and end behind them.
+/// A moment at which something changes. At one time, calls and processes start before samples, and end behind them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Step {
     Start(CallIndex),
+    /// A process that works for another one, and the nearest one of its callers that answers calls.
+    Made(ProcessIndex, ProcessIndex),
     Sample(usize),
     End(CallIndex),
+    Gone(ProcessIndex),
 }
 
 impl Attribution {
     /// Charges each sample of a recording.
     pub fn new(recording: &Recording) -> Self {
-        let mut steps: Vec<(u64, Step)> = Vec::new();
-        for (index, recorded) in recording.calls.iter().enumerate() {
-            // What a server asks of its client costs the client.
-            if recorded.call.caller == Side::Client {
-                steps.push((recorded.call.start_ns, Step::Start(index)));
-                steps.push((recorded.call.end_ns.max(recorded.call.start_ns), Step::End(index)));
-            }
-        }
-        steps.extend(
-            recording
-                .samples
-                .iter()
-                .enumerate()
-                .map(|(index, sample)| (sample.timestamp_ns, Step::Sample(index))),
-        );
-        steps.sort_unstable();
         let mut this = Self {
-            charges: vec![Charge::Background; recording.samples.len()],
             costs: vec![Cost::default(); recording.calls.len()],
+            steps: steps(recording),
+            tools: ToolFunctions::new(recording),
             ..Self::default()
         };
-        let tools = ToolFunctions::new(recording);
-        let within = enclosing_calls(recording);
-        let mut in_flight: HashMap<ProcessIndex, Vec<CallIndex>> = HashMap::new();
-        for (_, step) in steps {
-            match step {
-                Step::Start(call) => {
-                    let calls = in_flight.entry(recording.calls[call].process).or_default();
-                    calls.push(call);
-                    this.peak_in_flight = this.peak_in_flight.max(calls.len());
-                }
-                Step::End(call) => {
-                    if let Some(calls) = in_flight.get_mut(&recording.calls[call].process) {
-                        calls.retain(|other| *other != call);
+        let (mut costs, mut background_ns, mut told_ns, mut crowded_ns) =
+            (std::mem::take(&mut this.costs), 0_u64, 0_u64, 0_u64);
+        this.peak_in_flight = this.sweep(recording, |index, charge, estimate| {
+            let weight_ns = recording.samples[index].weight_ns;
+            match charge {
+                Charge::Background => background_ns = background_ns.saturating_add(weight_ns),
+                Charge::Exact(call) => costs[call].add(Cost { exact_ns: weight_ns, shared_ns: 0 }),
+                Charge::Shared(_) => {
+                    for (call, shared_ns) in charge.parts(weight_ns) {
+                        costs[call].add(Cost { exact_ns: 0, shared_ns });
                     }
+                }
+            }
+            told_ns = told_ns.saturating_add(weight_ns * u64::from(estimate.is_told));
+            crowded_ns = crowded_ns.saturating_add(weight_ns * u64::from(estimate.is_crowded));
+        });
+        Self { costs, background_ns, told_ns, crowded_ns, ..this }
+    }
+
+    /// Tells whom each sample is charged to, in the order of time. The recording is the one that this was made of: lists of calls for
+    /// each sample would take far more memory than making them once more takes time.
+    pub fn charges(&self, recording: &Recording, mut visit: impl FnMut(usize, Charge<'_>)) {
+        self.sweep(recording, |sample, charge, _| visit(sample, charge));
+    }
+
+    /// The same, with how shared time was split. Returns the most calls that were in flight at once.
+    fn sweep(&self, recording: &Recording, mut visit: impl FnMut(usize, Charge<'_>, Estimate)) -> usize {
+        let mut now = Now::default();
+        let mut peak_in_flight = 0;
+        for (_, step) in &self.steps {
+            match *step {
+                Step::Start(call) => {
+                    peak_in_flight = peak_in_flight.max(now.start(recording, call));
+                }
+                Step::End(call) => now.end(recording, call),
+                Step::Made(process, caller) => now.made(recording, process, caller),
+                Step::Gone(process) => {
+                    now.within.remove(&process);
                 }
                 Step::Sample(index) => {
                     let sample = &recording.samples[index];
-                    let mut charge = charge(recording, sample, &in_flight, &within);
-                    if let Charge::Shared(calls) = &charge
-                        && let Some(told) = tools.tell(sample.stack, calls)
-                    {
-                        this.told_ns = this.told_ns.saturating_add(sample.weight_ns);
-                        charge = Charge::Shared(told.into());
-                    }
-                    this.pay(sample.weight_ns, &charge);
-                    this.charges[index] = charge;
+                    let (charge, is_crowded) = now.charge(recording, sample);
+                    let told = match charge {
+                        Charge::Shared(calls) => self.tools.tell(sample.stack, calls),
+                        _ => None,
+                    };
+                    let is_told = told.is_some();
+                    let charge = told.as_deref().map_or(charge, Charge::Shared);
+                    visit(index, charge, Estimate { is_told, is_crowded });
                 }
             }
         }
-        this
-    }
-
-    fn pay(&mut self, weight_ns: u64, charge: &Charge) {
-        match charge {
-            Charge::Background => self.background_ns = self.background_ns.saturating_add(weight_ns),
-            Charge::Exact(call) => self.costs[*call].add(Cost { exact_ns: weight_ns, shared_ns: 0 }),
-            Charge::Shared(calls) => {
-                for (call, shared_ns) in calls.iter().zip(parts(weight_ns, calls.len())) {
-                    self.costs[*call].add(Cost { exact_ns: 0, shared_ns });
-                }
-            }
-        }
+        peak_in_flight
     }
 
     /// The recording with the samples of some calls only. Of a shared sample, their part of its weight stays.
     pub fn only(&self, recording: &Recording, is_wanted: impl Fn(CallIndex) -> bool) -> Recording {
-        let mut samples = Vec::new();
-        for (sample, charge) in recording.samples.iter().zip(&self.charges) {
-            let weight_ns = match charge {
-                Charge::Background => 0,
-                Charge::Exact(call) => sample.weight_ns * u64::from(is_wanted(*call)),
-                Charge::Shared(calls) => {
-                    let parts = calls.iter().zip(parts(sample.weight_ns, calls.len()));
-                    parts.filter(|(call, _)| is_wanted(**call)).map(|(_, part)| part).sum()
-                }
-            };
-            if weight_ns > 0 {
-                samples.push(Sample { weight_ns, ..*sample });
-            }
-        }
+        let mut wanted_ns = vec![0; recording.samples.len()];
+        self.charges(recording, |index, charge| {
+            let parts = charge.parts(recording.samples[index].weight_ns);
+            wanted_ns[index] = parts.filter(|(call, _)| is_wanted(*call)).map(|(_, part)| part).sum();
+        });
+        let samples = recording.samples.iter().zip(wanted_ns).filter(|(_, weight_ns)| *weight_ns > 0);
+        let samples = samples.map(|(sample, weight_ns)| Sample { weight_ns, ..*sample }).collect();
         // What the kernel counted, and what was sampled before it was scaled to that, are of processes and not of calls.
         Recording { samples, gauges: Vec::new(), sampled_ns: Vec::new(), ..recording.clone() }
     }
@@ -184,88 +183,149 @@ pub fn of_tools(recording: &Recording, tools: &[String]) -> Recording {
     Attribution::new(recording).only(recording, |call| recording.calls[call].call.is_of(tools))
 }
 
-/// Equal parts that add up to the whole.
-pub(super) fn parts(whole: u64, count: usize) -> impl Iterator<Item = u64> {
-    let count = (count as u64).max(1);
-    let (part, rest) = (whole / count, whole % count);
-    (0..count).map(move |index| part + u64::from(index < rest))
+/// How a sample was split.
+#[derive(Clone, Copy, Debug)]
+struct Estimate {
+    /// By the functions of a tool.
+    is_told: bool,
+    /// More than [`MAX_SHARING`] calls were in flight.
+    is_crowded: bool,
 }
 
-fn charge(
-    recording: &Recording,
-    sample: &Sample,
-    in_flight: &HashMap<ProcessIndex, Vec<CallIndex>>,
-    within: &HashMap<ProcessIndex, Vec<CallIndex>>,
-) -> Charge {
-    let Some(thread) = recording.threads.get(sample.thread) else { return Charge::Background };
-    if let Some(calls) = within.get(&thread.process) {
-        return match calls[..] {
-            [call] => Charge::Exact(call),
-            _ => Charge::Shared(calls.as_slice().into()),
-        };
-    }
-    // Its own calls; else those of whoever started it. Parents have smaller indices, so this ends.
-    let mut process = Some(thread.process);
-    while let Some(index) = process {
-        if let Some(calls) = in_flight.get(&index).filter(|calls| !calls.is_empty()) {
-            if let [call] = calls[..] {
-                return Charge::Exact(call);
-            }
-            if index == thread.process
-                && let Some(call) = bound(recording, calls, thread.tid)
-            {
-                return Charge::Exact(call);
-            }
-            return Charge::Shared(calls.as_slice().into());
-        }
-        let parent = recording.processes.get(index).and_then(|process| process.parent);
-        process = parent.filter(|parent| *parent < index);
-    }
-    Charge::Background
-}
-
-/// For each process that lived within calls of whoever started it: those calls. A call that waits for the processes that it starts is
-/// one of them; what was in flight for a part of that time only did not.
-fn enclosing_calls(recording: &Recording) -> HashMap<ProcessIndex, Vec<CallIndex>> {
-    let mut by_process: HashMap<ProcessIndex, Vec<CallIndex>> = HashMap::new();
+fn steps(recording: &Recording) -> Vec<(u64, Step)> {
+    let mut steps: Vec<(u64, Step)> = Vec::new();
+    let mut answers = vec![false; recording.processes.len()];
     for (index, recorded) in recording.calls.iter().enumerate() {
+        // What a server asks of its client costs the client.
         if recorded.call.caller == Side::Client {
-            by_process.entry(recorded.process).or_default().push(index);
+            steps.push((recorded.call.start_ns, Step::Start(index)));
+            steps.push((recorded.call.end_ns.max(recorded.call.start_ns), Step::End(index)));
+            if let Some(answers) = answers.get_mut(recorded.process) {
+                *answers = true;
+            }
         }
     }
-    // Those of a recording that grows come in the order of their ends.
-    for calls in by_process.values_mut() {
-        calls.sort_by_key(|call| recording.calls[*call].call.start_ns);
-    }
-    let mut within = HashMap::new();
     for (index, process) in recording.processes.iter().enumerate() {
-        let Some(exit_ns) = process.exit_ns.filter(|_| !by_process.contains_key(&index)) else { continue };
-        let mut ancestor = process.parent.filter(|parent| *parent < index);
-        // The nearest one that answers calls. Parents have smaller indices, so this ends.
-        while let Some(parent) = ancestor.filter(|parent| !by_process.contains_key(parent)) {
-            ancestor = recording.processes[parent].parent.filter(|grandparent| *grandparent < parent);
+        let Some(exit_ns) = process.exit_ns.filter(|_| !answers[index]) else { continue };
+        let mut caller = process.parent.filter(|parent| *parent < index);
+        // Parents have smaller indices, so this ends.
+        while let Some(parent) = caller.filter(|parent| !answers[*parent]) {
+            caller = recording.processes[parent].parent.filter(|grandparent| *grandparent < parent);
         }
-        let Some(calls) = ancestor.and_then(|ancestor| by_process.get(&ancestor)) else { continue };
-        let started = calls.partition_point(|call| recording.calls[*call].call.start_ns <= process.first_ns);
-        let encloses = |call: &CallIndex| recording.calls[*call].call.end_ns >= exit_ns;
-        let enclosing: Vec<CallIndex> = calls[..started].iter().copied().filter(encloses).collect();
-        if !enclosing.is_empty() {
-            within.insert(index, enclosing);
+        if let Some(caller) = caller {
+            steps.push((process.first_ns, Step::Made(index, caller)));
+            steps.push((exit_ns.max(process.first_ns), Step::Gone(index)));
         }
     }
-    within
+    let samples = recording.samples.iter().enumerate();
+    steps.extend(samples.map(|(index, sample)| (sample.timestamp_ns, Step::Sample(index))));
+    steps.sort_unstable();
+    steps
 }
 
-/// The call that a thread is bound to, if there is exactly one.
-fn bound(recording: &Recording, calls: &[CallIndex], tid: u32) -> Option<CallIndex> {
-    let mut candidates = calls.iter().filter(|call| {
-        let call = &recording.calls[**call].call;
-        call.request_thread == tid || call.response_thread == tid
-    });
-    let candidate = *candidates.next()?;
-    let call = &recording.calls[candidate].call;
-    let is_bound = call.request_thread == tid && call.response_thread == tid && candidates.next().is_none();
-    is_bound.then_some(candidate)
+/// What is in flight at a moment. Lists of calls are in the order of their starts.
+#[derive(Debug, Default)]
+struct Now {
+    in_flight: HashMap<ProcessIndex, Vec<CallIndex>>,
+    /// Those that a thread read or answers.
+    of_thread: HashMap<(ProcessIndex, u32), Vec<CallIndex>>,
+    /// For each process that lives within calls of whoever started it: those calls. A call that waits for the processes that it starts
+    /// is one of them; what is in flight for a part of that time only did not.
+    within: HashMap<ProcessIndex, Vec<CallIndex>>,
+}
+
+impl Now {
+    /// Returns how many are in flight in its process now.
+    fn start(&mut self, recording: &Recording, call: CallIndex) -> usize {
+        for thread in threads(recording, call) {
+            self.of_thread.entry(thread).or_default().push(call);
+        }
+        let calls = self.in_flight.entry(recording.calls[call].process).or_default();
+        calls.push(call);
+        calls.len()
+    }
+
+    fn end(&mut self, recording: &Recording, call: CallIndex) {
+        for thread in threads(recording, call) {
+            if let Some(calls) = self.of_thread.get_mut(&thread) {
+                remove(recording, calls, call);
+                if calls.is_empty() {
+                    self.of_thread.remove(&thread);
+                }
+            }
+        }
+        if let Some(calls) = self.in_flight.get_mut(&recording.calls[call].process) {
+            remove(recording, calls, call);
+        }
+    }
+
+    fn made(&mut self, recording: &Recording, process: ProcessIndex, caller: ProcessIndex) {
+        let Some(exit_ns) = recording.processes[process].exit_ns else { return };
+        let in_flight = self.in_flight.get(&caller).into_iter().flatten();
+        let mut within: Vec<CallIndex> =
+            in_flight.copied().filter(|call| recording.calls[*call].call.end_ns >= exit_ns).collect();
+        // One more tells that there were more.
+        within.drain(..within.len().saturating_sub(MAX_SHARING + 1));
+        if !within.is_empty() {
+            self.within.insert(process, within);
+        }
+    }
+
+    /// Whom a sample is charged to, and whether there were more calls than can share it.
+    fn charge(&self, recording: &Recording, sample: &Sample) -> (Charge<'_>, bool) {
+        let nobody = (Charge::Background, false);
+        let Some(thread) = recording.threads.get(sample.thread) else { return nobody };
+        if let Some(calls) = self.within.get(&thread.process) {
+            return shared(calls);
+        }
+        // Its own calls; else those of whoever started it. Parents have smaller indices, so this ends.
+        let mut process = Some(thread.process);
+        while let Some(index) = process {
+            if let Some(calls) = self.in_flight.get(&index).filter(|calls| !calls.is_empty()) {
+                let bound = (index == thread.process && calls.len() > 1)
+                    .then(|| self.bound(recording, (index, thread.tid)))
+                    .flatten();
+                return bound.map_or_else(|| shared(calls), |call| (Charge::Exact(call), false));
+            }
+            let parent = recording.processes.get(index).and_then(|process| process.parent);
+            process = parent.filter(|parent| *parent < index);
+        }
+        nobody
+    }
+
+    /// The call that a thread is bound to, if there is exactly one.
+    fn bound(&self, recording: &Recording, thread: (ProcessIndex, u32)) -> Option<CallIndex> {
+        let [candidate] = self.of_thread.get(&thread)?[..] else { return None };
+        let call = &recording.calls[candidate].call;
+        (call.request_thread == call.response_thread).then_some(candidate)
+    }
+}
+
+fn shared(calls: &[CallIndex]) -> (Charge<'_>, bool) {
+    match calls {
+        [call] => (Charge::Exact(*call), false),
+        _ => {
+            let latest = &calls[calls.len().saturating_sub(MAX_SHARING)..];
+            (Charge::Shared(latest), latest.len() < calls.len())
+        }
+    }
+}
+
+/// The threads that read and answered a call.
+fn threads(recording: &Recording, call: CallIndex) -> impl Iterator<Item = (ProcessIndex, u32)> {
+    let process = recording.calls[call].process;
+    let call = &recording.calls[call].call;
+    let (one, other) = (call.request_thread, call.response_thread);
+    let threads = [Some(one), (other != one).then_some(other)];
+    threads.into_iter().flatten().map(move |thread| (process, thread))
+}
+
+/// Removes a call from a list in the order of starts.
+fn remove(recording: &Recording, calls: &mut Vec<CallIndex>, call: CallIndex) {
+    let order = |call: CallIndex| (recording.calls[call].call.start_ns, call);
+    if let Ok(position) = calls.binary_search_by_key(&order(call), |other| order(*other)) {
+        calls.remove(position);
+    }
 }
 
 #[cfg(test)]
@@ -274,6 +334,42 @@ mod tests {
     use crate::analysis::testing::Builder;
 
     const MS: u64 = 1_000_000;
+
+    /// Of each sample: whether its charge is exact, and to which calls.
+    fn charges(recording: &Recording) -> Vec<(bool, Vec<CallIndex>)> {
+        let mut charges = vec![(false, Vec::new()); recording.samples.len()];
+        Attribution::new(recording).charges(recording, |index, charge| {
+            charges[index] =
+                (matches!(charge, Charge::Exact(_)), charge.parts(0).map(|(call, _)| call).collect());
+        });
+        charges
+    }
+
+    /// Thousands of calls that never end cost neither memory nor work for each sample: those that came last share it, the sums stay
+    /// what they were, and it is told.
+    #[test]
+    fn calls_without_end_are_bounded() {
+        let mut builder = Builder::new();
+        let thread = builder.thread(0, 100, "main");
+        (0..5000).for_each(|call| builder.call(0, "hang", call, 100_000 * MS));
+        // Between any two samples a call comes and goes.
+        for sample in 1..=20_000 {
+            builder.call(0, "echo", sample * MS, sample * MS + MS / 2);
+            builder.sample_at(sample * MS, thread, 5000);
+        }
+        let attribution = Attribution::new(&builder.recording);
+        let whole = attribution.costs.iter().map(|cost| cost.total_ns()).sum::<u64>();
+        assert_eq!(
+            (whole, attribution.crowded_ns, attribution.peak_in_flight),
+            (100_000_000, 100_000_000, 5001)
+        );
+        // What stays of it is of the size of the recording.
+        assert!(attribution.steps.len() == 3 * 20_000 + 2 * 5000);
+        assert_eq!((attribution.costs[0].total_ns(), attribution.costs[5000].shared_ns), (0, 4));
+        let mut most = 0;
+        attribution.charges(&builder.recording, |_, charge| most = most.max(charge.parts(1).count()));
+        assert_eq!(most, MAX_SHARING);
+    }
 
     /// One call alone is exact, two are shared by halves, none is background; the three add up.
     #[test]
@@ -305,8 +401,7 @@ mod tests {
         }
         builder.sample_at(20 * MS, one, 10);
         builder.sample_at(20 * MS, two, 9);
-        let attribution = Attribution::new(&builder.recording);
-        assert_eq!(attribution.charges, [Charge::Exact(0), Charge::Shared([0, 1, 2].into())]);
+        assert_eq!(charges(&builder.recording), [(true, vec![0]), (false, vec![0, 1, 2])]);
     }
 
     /// A child that lived within one call only is that call's, also while others are in flight; one within two calls is of these two.
@@ -323,9 +418,8 @@ mod tests {
             let thread = builder.thread(child, pid, "git");
             builder.sample_at(35 * MS, thread, 1);
         }
-        let attribution = Attribution::new(&builder.recording);
-        let expected = [Charge::Exact(0), Charge::Shared([0, 2].into()), Charge::Shared([0, 1, 2].into())];
-        assert_eq!(attribution.charges, expected);
+        let expected = [(true, vec![0]), (false, vec![0, 2]), (false, vec![0, 1, 2])];
+        assert_eq!(charges(&builder.recording), expected);
     }
 
     /// Of several calls in flight, those of the tool whose function runs are charged, as an estimate.
@@ -341,7 +435,7 @@ mod tests {
             builder.recording.samples.last_mut().unwrap().stack = Some(stack);
         }
         let attribution = Attribution::new(&builder.recording);
-        assert_eq!(attribution.charges, [Charge::Shared([0].into()), Charge::Shared([0, 1].into())]);
+        assert_eq!(charges(&builder.recording), [(false, vec![0]), (false, vec![0, 1])]);
         let cost = |shared_ns| Cost { exact_ns: 0, shared_ns };
         assert_eq!((attribution.costs, attribution.told_ns), (vec![cost(12), cost(4)], 8));
     }
@@ -357,7 +451,6 @@ mod tests {
         builder.call(child, "own", 20 * MS, 30 * MS);
         builder.sample_at(15 * MS, thread, 1);
         builder.sample_at(25 * MS, thread, 1);
-        let attribution = Attribution::new(&builder.recording);
-        assert_eq!(attribution.charges, [Charge::Exact(0), Charge::Exact(1)]);
+        assert_eq!(charges(&builder.recording), [(true, vec![0]), (true, vec![1])]);
     }
 }

@@ -202,7 +202,7 @@ fn contents(json: Option<&str>) -> Option<Value> {
 }
 
 /// A call's attributes by the conventions for MCP (`docs/gen-ai/mcp.md` of open-telemetry/semantic-conventions-genai; in
-/// development). The session's ID is a secret of its client, and is not kept.
+/// development).
 fn attributes(call: &Call) -> BTreeMap<&'static str, Value> {
     let mut attributes = BTreeMap::from([("mcp.method.name", Value::from(&*call.method))]);
     let mut set = |name, value: Option<Value>| attributes.extend(value.map(|value| (name, value)));
@@ -223,6 +223,7 @@ fn attributes(call: &Call) -> BTreeMap<&'static str, Value> {
             Id::Number(id) | Id::Text(id) => Value::from(&**id),
         }),
     );
+    set("mcp.session.id", call.session_id.as_deref().map(Value::from));
     let code = call.ended.error().0.map(|code| Value::from(code.to_string()));
     set("rpc.response.status_code", code.clone());
     let kind = match &call.ended {
@@ -256,18 +257,19 @@ pub fn activity(
     let Some(recorded) = recording.calls.get(index) else { return activity };
     let (start, length) =
         (recorded.call.start_ns, recorded.call.end_ns.saturating_sub(recorded.call.start_ns));
-    for (sample, charge) in recording.samples.iter().zip(&attribution.charges) {
+    attribution.charges(recording, |sample, charge| {
+        let sample = &recording.samples[sample];
         let kind = match charge {
-            Charge::Exact(call) if *call == index => Activity::OnCpu,
+            Charge::Exact(call) if call == index => Activity::OnCpu,
             Charge::Shared(calls) if calls.contains(&index) => Activity::Shared,
-            _ => continue,
+            _ => return,
         };
         let position =
             u128::from(sample.timestamp_ns.saturating_sub(start)) * parts as u128 / u128::from(length.max(1));
         if let Some(part) = activity.get_mut((position as usize).min(parts.saturating_sub(1))) {
             *part = (*part).max(kind);
         }
-    }
+    });
     activity
 }
 

@@ -42,6 +42,10 @@ pub struct CallCpu {
     /// The part of that which was split between fewer, because a function of their tool was on the stack. `None` for some tools only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub told_by_function_seconds: Option<f64>,
+    /// The part of it while so many calls were in flight that only the 1,024 that came last have a share; absent without any, and for
+    /// some tools only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub crowded_seconds: Option<f64>,
     /// While no call was in flight. `None` for some tools only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub background_seconds: Option<f64>,
@@ -144,20 +148,19 @@ fn has(messages: &BTreeMap<String, u64>, name: &str) -> bool {
 impl Calls {
     /// The calls of a recording; `None` when no JSON-RPC was seen.
     pub fn new(recording: &Recording, attribution: &Attribution) -> Option<Self> {
-        let whole = Some((attribution.told_ns, attribution.background_ns));
-        Self::select(recording, attribution, |_| true, whole)
+        Self::select(recording, attribution, |_| true, true)
     }
 
     /// Those of some tools (prompts, resources, methods) only.
     pub fn of_tools(recording: &Recording, attribution: &Attribution, tools: &[String]) -> Option<Self> {
-        Self::select(recording, attribution, |call| call.is_of(tools), None)
+        Self::select(recording, attribution, |call| call.is_of(tools), false)
     }
 
     fn select(
         recording: &Recording,
         attribution: &Attribution,
         is_selected: impl Fn(&Call) -> bool,
-        whole: Option<(u64, u64)>,
+        is_whole: bool,
     ) -> Option<Self> {
         let happened = recording.messages.iter().filter(|(_, count)| **count > 0);
         let messages: BTreeMap<String, u64> = happened.map(|(name, count)| (name.clone(), *count)).collect();
@@ -203,8 +206,10 @@ impl Calls {
             cpu: CallCpu {
                 exact_seconds: seconds(all.exact_ns),
                 shared_seconds: seconds(all.shared_ns),
-                told_by_function_seconds: whole.map(|(told_ns, _)| seconds(told_ns)),
-                background_seconds: whole.map(|(_, background_ns)| seconds(background_ns)),
+                told_by_function_seconds: is_whole.then(|| seconds(attribution.told_ns)),
+                crowded_seconds: (is_whole && attribution.crowded_ns > 0)
+                    .then(|| seconds(attribution.crowded_ns)),
+                background_seconds: is_whole.then(|| seconds(attribution.background_ns)),
             },
             incomplete: is_incomplete(&recording.messages, &recording.losses),
             messages,

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 
 use serde::Serialize;
 
-use super::attribution::{Attribution, CallIndex, Charge, Cost};
+use super::attribution::{Attribution, CallIndex, Cost};
 use super::calls::{duration_ns, is_incomplete, scaled_period_ns};
-use super::excess::{ExcessPath, Paid, excess, sum};
+use super::excess::{ExcessPath, Paid, excess};
 use super::functions::Functions;
 use super::{ratio, seconds};
 use crate::recording::{ProcessIndex, Recording};
@@ -24,6 +24,8 @@ const MAX_EXAMPLES: usize = 5;
 const LEAST_BEFORE: u64 = 3;
 /// ...and so many standard deviations more often than before a success.
 const LEAST_DEVIATIONS: f64 = 3.0;
+/// Groups of errors that are compared with good calls: names and messages are the server's, who may make up new ones each time.
+const MAX_ANALYSED: usize = 32;
 /// Samples that calls must have had the time for, for their CPU time to be told.
 const FEW_SAMPLES: u64 = 10;
 
@@ -86,7 +88,7 @@ pub struct ErrorGroup {
     pub examples: Vec<u64>,
     /// How many in each stretch of time.
     pub over_time: Vec<u64>,
-    /// What they have in common; only where that was asked for.
+    /// What they have in common; only where that was asked for, and of the 32 groups with the most errors.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub analysis: Option<ErrorAnalysis>,
 }
@@ -188,13 +190,24 @@ impl Errors {
                 *this.unfinished.entry(call.ended.name()).or_default() += 1;
             }
         }
-        let analyst = (with_analysis && !failing.is_empty()).then(|| Analyst::new(recording, attribution));
+        let mut failing: Vec<_> = failing.into_iter().collect();
+        failing.sort_by_key(|(_, calls)| std::cmp::Reverse(calls.len()));
+        let compared = failing.iter().take(if with_analysis { MAX_ANALYSED } else { 0 });
+        let compared: Vec<_> = compared
+            .map(|((tool, ..), calls)| (&calls[..], good.get(tool).map_or(&[][..], Vec::as_slice)))
+            .collect();
+        let mut analyses = if compared.is_empty() {
+            Vec::new()
+        } else {
+            Analyst::new(recording, attribution).compare(attribution, &compared)
+        }
+        .into_iter();
+        drop(compared);
         for ((tool, outcome, error_code, message_shape), calls) in failing {
             let ends =
                 || calls.iter().map(|index| recording.calls[*index].call.end_ns.saturating_sub(start_ns));
             let mut over_time = vec![0; stretches];
             calls.iter().for_each(|index| over_time[stretch_of(&recording.calls[*index].call)] += 1);
-            let of_good = good.get(&tool).map_or(&[][..], Vec::as_slice);
             this.groups.push(ErrorGroup {
                 method: tool.0.to_owned(),
                 tool: tool.1.map(str::to_owned),
@@ -207,10 +220,9 @@ impl Errors {
                 last_seconds: seconds(ends().max().unwrap_or(0)),
                 examples: calls.iter().take(MAX_EXAMPLES).map(|index| *index as u64 + 1).collect(),
                 over_time,
-                analysis: analyst.as_ref().map(|analyst| analyst.compare(&calls, of_good)),
+                analysis: analyses.next(),
             });
         }
-        this.groups.sort_by_key(|group| std::cmp::Reverse(group.count));
         this
     }
 }
@@ -220,24 +232,13 @@ struct Analyst<'a> {
     recording: &'a Recording,
     functions: Functions,
     costs: &'a [Cost],
-    paid: HashMap<CallIndex, Paid>,
+    period_ns: u64,
     /// Calls by their ends, on each stream.
     ended: HashMap<(ProcessIndex, Session), Vec<(u64, CallIndex)>>,
 }
 
 impl<'a> Analyst<'a> {
     fn new(recording: &'a Recording, attribution: &'a Attribution) -> Self {
-        let mut paid: HashMap<CallIndex, Paid> = HashMap::new();
-        for (index, (sample, charge)) in recording.samples.iter().zip(&attribution.charges).enumerate() {
-            let payers = match charge {
-                Charge::Background => &[][..],
-                Charge::Exact(call) => std::slice::from_ref(call),
-                Charge::Shared(calls) => calls,
-            };
-            for call in payers {
-                paid.entry(*call).or_default().insert(index, charge.cost(*call, sample.weight_ns).total_ns());
-            }
-        }
         let mut ended: HashMap<(ProcessIndex, Session), Vec<(u64, CallIndex)>> = HashMap::new();
         for (index, recorded) in recording.calls.iter().enumerate() {
             if recorded.call.caller == Side::Client {
@@ -246,22 +247,50 @@ impl<'a> Analyst<'a> {
             }
         }
         ended.values_mut().for_each(|calls| calls.sort_unstable());
-        Self { recording, functions: Functions::new(recording), costs: &attribution.costs, paid, ended }
+        let (functions, period_ns) = (Functions::new(recording), scaled_period_ns(recording));
+        Self { recording, functions, costs: &attribution.costs, period_ns, ended }
     }
 
-    fn compare(&self, failing: &[CallIndex], good: &[CallIndex]) -> ErrorAnalysis {
-        let of = |calls: &[CallIndex]| sum(calls.iter().filter_map(|index| self.paid.get(index)));
+    /// Compares each group of failing calls with the good calls of its tool.
+    fn compare(
+        &self,
+        attribution: &Attribution,
+        groups: &[(&[CallIndex], &[CallIndex])],
+    ) -> Vec<ErrorAnalysis> {
+        // Good calls are compared with several groups, each of which has the same ones.
+        let mut sets: HashMap<&[CallIndex], usize> = HashMap::new();
+        let mut set_of: HashMap<CallIndex, usize> = HashMap::new();
+        for calls in groups.iter().flat_map(|(failing, good)| [*failing, *good]) {
+            let next = sets.len();
+            let set = *sets.entry(calls).or_insert(next);
+            set_of.extend(calls.iter().map(|call| (*call, set)));
+        }
+        let mut paid = vec![Paid::default(); sets.len()];
+        attribution.charges(self.recording, |sample, charge| {
+            for (call, part_ns) in charge.parts(self.recording.samples[sample].weight_ns) {
+                if let Some(set) = set_of.get(&call) {
+                    paid[*set].add(sample, part_ns);
+                }
+            }
+        });
+        groups
+            .iter()
+            .map(|(failing, good)| self.analysis((failing, &paid[sets[failing]]), (good, &paid[sets[good]])))
+            .collect()
+    }
+
+    fn analysis(
+        &self,
+        (failing, own_paid): (&[CallIndex], &Paid),
+        (good, good_paid): (&[CallIndex], &Paid),
+    ) -> ErrorAnalysis {
         let (own, others) = (self.means(failing), self.means(good));
         let is_sampled = own.cpu_ms.is_some() && own.cpu_ms > Some(0.0);
+        let (own_paid, good_paid) = ((own_paid, failing.len()), (good_paid, good.len()));
         ErrorAnalysis {
             before: self.before(failing, good),
             stacks: if is_sampled {
-                excess(
-                    self.recording,
-                    &self.functions,
-                    (&of(failing), failing.len()),
-                    (&of(good), good.len()),
-                )
+                excess(self.recording, &self.functions, own_paid, good_paid)
             } else {
                 Vec::new()
             },
@@ -277,12 +306,11 @@ impl<'a> Analyst<'a> {
         let call = |index: CallIndex| &self.recording.calls[index].call;
         let own_duration_ns = |index| duration_ns(call(index));
         let all_ns = calls.iter().fold(0, |sum: u64, index| sum.saturating_add(own_duration_ns(*index)));
-        let period_ns = scaled_period_ns(self.recording);
         let cpu_ms = mean(&|index| self.costs.get(index).map_or(0, |cost| cost.total_ns())) / 1e6;
         Means {
             calls: calls.len() as u64,
             duration_ms: mean(&own_duration_ns) / 1e6,
-            cpu_ms: (all_ns / period_ns.max(1) >= FEW_SAMPLES).then_some(cpu_ms),
+            cpu_ms: (all_ns / self.period_ns.max(1) >= FEW_SAMPLES).then_some(cpu_ms),
             request_bytes: mean(&|index| call(index).request_bytes),
         }
     }

@@ -25,8 +25,24 @@ const MOSTLY: f64 = 0.5;
 /// Paths that are told.
 const MAX_PATHS: usize = 5;
 
-/// CPU time of calls: for each sample what of its weight they pay, in nanoseconds.
-pub(super) type Paid = HashMap<usize, u64>;
+/// CPU time of some calls: for each sample what of its weight they pay together, in nanoseconds.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Paid(Vec<(usize, u64)>);
+
+impl Paid {
+    /// Adds what one of them pays of a sample. Those of one sample come one after the other.
+    pub(super) fn add(&mut self, sample: usize, part_ns: u64) {
+        match self.0.last_mut() {
+            Some((last, sum)) if *last == sample => *sum = sum.saturating_add(part_ns),
+            _ => self.0.push((sample, part_ns)),
+        }
+    }
+
+    /// Each sample, and what of its weight they pay.
+    pub(super) fn samples(&self) -> impl Iterator<Item = (usize, u64)> {
+        self.0.iter().copied()
+    }
+}
 
 /// A path of functions on which calls spend more CPU time than others.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -42,16 +58,6 @@ pub struct ExcessPath {
     pub ratio: f64,
 }
 
-/// What calls paid for together.
-pub(super) fn sum<'paid>(calls: impl Iterator<Item = &'paid Paid>) -> Paid {
-    let mut all = Paid::new();
-    for (sample, part) in calls.flatten() {
-        let sum = all.entry(*sample).or_default();
-        *sum = sum.saturating_add(*part);
-    }
-    all
-}
-
 /// Where calls spend more than others, the most first. Of both: what was paid for, and the number of calls.
 pub(super) fn excess(
     recording: &Recording,
@@ -60,11 +66,9 @@ pub(super) fn excess(
     others: (&Paid, usize),
 ) -> Vec<ExcessPath> {
     let of = |paid: &Paid| {
-        let mut samples: Vec<usize> =
-            paid.keys().copied().filter(|index| *index < recording.samples.len()).collect();
-        samples.sort_unstable();
-        let samples =
-            samples.into_iter().map(|index| Sample { weight_ns: paid[&index], ..recording.samples[index] });
+        let samples = paid.samples().filter_map(|(index, weight_ns)| {
+            recording.samples.get(index).map(|sample| Sample { weight_ns, ..*sample })
+        });
         let paid = Recording { samples: samples.collect(), ..without_samples(recording) };
         CallTree::new(&paid, functions, Filter::All, Grouping::None)
     };
@@ -195,8 +199,7 @@ mod tests {
         builder.run(thread, &["main", "rare", "burn", "clock"], 60);
         builder.run(thread, &["main", "rare", "burn"], 30);
         let functions = Functions::new(&builder.recording);
-        let paid =
-            |samples: std::ops::Range<usize>| samples.map(|index| (index, PERIOD_NS)).collect::<Paid>();
+        let paid = |samples: std::ops::Range<usize>| Paid(samples.map(|index| (index, PERIOD_NS)).collect());
         let told = |own: &Paid, others: &Paid| {
             let told = excess(&builder.recording, &functions, (own, 2), (others, 20));
             told.into_iter()
@@ -207,8 +210,8 @@ mod tests {
         assert_eq!(told(&paid(20..120), &paid(0..20)), [rare]);
         let usual = ("main>usual>burn".to_owned(), String::new(), 40.0, 1.0);
         assert_eq!(told(&paid(20..30), &paid(0..20)), [usual]);
-        let alone = told(&paid(30..120), &Paid::new());
+        let alone = told(&paid(30..120), &Paid::default());
         assert_eq!(alone[0].0, "main>rare>burn>clock");
-        assert!(told(&Paid::new(), &Paid::new()).is_empty());
+        assert!(told(&Paid::default(), &Paid::default()).is_empty());
     }
 }

@@ -5,6 +5,7 @@ pub mod call_list;
 pub mod call_tree;
 pub mod calls;
 pub mod completeness;
+mod counted;
 pub mod diff;
 pub mod errors;
 pub mod excess;

@@ -215,6 +215,7 @@ pub(crate) fn call(tool: &str, start_ns: u64, end_ns: u64) -> Call {
         name: Some(tool.into()),
         request_id: None,
         trace_parent: None,
+        session_id: None,
         arguments: None,
         result: None,
         start_ns,

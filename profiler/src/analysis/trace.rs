@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use serde::Serialize;
 
-use super::attribution::{Attribution, CallIndex, Charge, Cost};
+use super::attribution::{Attribution, CallIndex, Charge};
 use super::call_list::{ListedCall, SCHEMA_VERSION};
 use super::functions::Functions;
 use crate::recording::{Recording, StackIndex};
@@ -59,16 +59,15 @@ impl Trace {
         let mut stacks: Vec<TracedStack> = Vec::new();
         let mut known: HashMap<Option<StackIndex>, usize> = HashMap::new();
         let mut samples = Vec::new();
-        for (sample, charge) in recording.samples.iter().zip(&attribution.charges) {
-            let cost = charge.cost(index, sample.weight_ns);
-            if cost == Cost::default() {
-                continue;
-            }
+        attribution.charges(recording, |position, charge| {
+            let sample = &recording.samples[position];
+            let own = charge.parts(sample.weight_ns).find(|(call, _)| *call == index);
+            let Some((_, part_ns @ 1..)) = own else { return };
             let stack = *known.entry(sample.stack).or_insert_with(|| {
                 stacks.push(TracedStack { cpu_ms: 0.0, frames: frames(recording, &functions, sample.stack) });
                 stacks.len() - 1
             });
-            let cpu_ms = cost.total_ns() as f64 / 1e6;
+            let cpu_ms = part_ns as f64 / 1e6;
             stacks[stack].cpu_ms += cpu_ms;
             let thread = recording.threads.get(sample.thread);
             samples.push(TracedSample {
@@ -81,7 +80,7 @@ impl Trace {
                     .map_or(0, |process| process.pid),
                 stack,
             });
-        }
+        });
         let mut order: Vec<usize> = (0..stacks.len()).collect();
         order
             .sort_by(|one, other| stacks[*other].cpu_ms.total_cmp(&stacks[*one].cpu_ms).then(one.cmp(other)));

@@ -1,6 +1,6 @@
 //! Files that commands write: they belong to the user who called sudo, and never replace something else by accident.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -8,14 +8,30 @@ use std::path::{Path, PathBuf};
 use super::Usage;
 use crate::target::Caller;
 
-/// Gives a file that was written to the user who called sudo.
+/// Gives a file or folder that was made to the user who called sudo.
 pub(super) fn give_to_caller(path: &Path) {
+    let is_ours = |metadata: &Metadata| (metadata.is_file() || metadata.is_dir()) && metadata.uid() == 0;
     if let Some(caller) = Caller::from_sudo()
-        && std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_file() && metadata.uid() == 0)
+        && std::fs::symlink_metadata(path).is_ok_and(|metadata| is_ours(&metadata))
     {
         // It stays readable for root in any case.
         let _ = std::os::unix::fs::lchown(path, Some(caller.uid), Some(caller.gid));
     }
+}
+
+/// Makes a folder, with those that it is to be in. One that is there stays as it is.
+pub(super) fn create_folder(path: &Path) -> anyhow::Result<()> {
+    let missing: Vec<&Path> =
+        path.ancestors().take_while(|folder| !folder.as_os_str().is_empty() && !folder.exists()).collect();
+    for folder in missing.into_iter().rev() {
+        std::fs::create_dir(folder)
+            .map_err(|error| anyhow::anyhow!("cannot create {}: {error}", folder.display()))?;
+        give_to_caller(folder);
+    }
+    if !path.is_dir() {
+        anyhow::bail!("{} is no folder: name another one", path.display());
+    }
+    Ok(())
 }
 
 /// Writes a file through `write`.
@@ -104,6 +120,18 @@ mod tests {
         assert!(write(&recording, |out| out.write_all(b"x")).unwrap_err().is::<Usage>());
         assert!(check_writable(&recording).is_err());
         assert!(crate::recording::read(&recording).is_ok());
+    }
+
+    /// Folders are made with those around them; one that is there is no error, and a file is.
+    #[test]
+    fn folders_within_folders() {
+        let folder = tempfile::tempdir().unwrap();
+        let inner = folder.path().join("a/b/c");
+        create_folder(&inner).unwrap();
+        create_folder(&inner).unwrap();
+        std::fs::write(inner.join("file"), "").unwrap();
+        assert!(create_folder(&inner.join("file")).unwrap_err().to_string().contains("is no folder"));
+        assert!(create_folder(&inner.join("file/d")).is_err());
     }
 
     /// Whatever a server is called, its recordings have a plain name in the current folder.

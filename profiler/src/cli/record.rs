@@ -84,8 +84,8 @@ pub(crate) struct SamplingArguments {
     /// Do not look at calls: nothing that the server reads and writes is read, and its system calls cost nothing
     #[arg(long, help_heading = "Recording")]
     pub(crate) no_calls: bool,
-    /// Keep arguments, results and messages of errors, cut to so many bytes each, without what looks secret [default without a number:
-    /// 1024]
+    /// Keep arguments, results and messages of errors, cut to so many bytes each, without what looks secret, and IDs of MCP sessions
+    /// [default without a number: 1024]
     #[arg(long, value_name = "BYTES", conflicts_with = "no_calls", num_args = 0..=1, require_equals = true,
           default_missing_value = "1024", value_parser = clap::value_parser!(u32).range(16..=65536), help_heading = "Recording")]
     pub(crate) capture_arguments: Option<u32>,

@@ -8,6 +8,7 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 use serde::Serialize;
 
+use super::files::create_folder;
 use super::flame_graph;
 use super::record::{Recorder, parse_duration};
 use super::terminal::{Format, note, print, style};
@@ -92,7 +93,7 @@ struct Run {
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let kept = arguments.recording.as_deref();
     if let Some(folder) = &arguments.flame_graphs {
-        std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+        create_folder(folder)?;
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut startups = Vec::new();

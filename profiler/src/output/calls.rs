@@ -89,6 +89,15 @@ pub fn write_tools(mut out: impl Write, calls: &Calls, style: Style) -> io::Resu
     for line in wrap(&text, style.columns()) {
         writeln!(out, "{}", style.paint(Paint::Dim, &line))?;
     }
+    if let Some(crowded) = cpu.crowded_seconds {
+        let text = format!(
+            "For {} of it more than 1,024 calls were in flight: it is split between those that came last, and the others have none of it.",
+            duration(crowded)
+        );
+        for line in wrap(&text, style.columns()) {
+            writeln!(out, "{}", style.paint(Paint::Warning, &line))?;
+        }
+    }
     if calls.incomplete {
         let text =
             "Some of what was said could not be recorded: calls may be missing, and their ends not known.";

@@ -19,6 +19,8 @@ use super::{APPLICATION_ID, Error, LOG_SUFFIX, SAMPLE_ON_CPU, SCHEMA_VERSION, be
 const CALLS_SINCE: i64 = 3;
 /// Version in which IDs of requests, contents, and the time that calls waited before they were read, came.
 const CONTENTS_SINCE: i64 = 4;
+/// Version in which IDs of MCP sessions came.
+const SESSION_IDS_SINCE: i64 = 5;
 
 /// Reads a recording, also one that is still being written.
 ///
@@ -313,7 +315,8 @@ impl Reader<'_> {
                 let request_id = row.get::<_, Option<String>>(21)?.as_deref().and_then(Id::from_json);
                 let (arguments, result) =
                     (row.get::<_, Option<Box<str>>>(22)?, row.get::<_, Option<Box<str>>>(23)?);
-                Ok(Some((process, Call { request_id, arguments, result, ..call })))
+                let session_id = row.get(24)?;
+                Ok(Some((process, Call { request_id, arguments, result, session_id, ..call })))
             })?;
             let calls: Option<Vec<(i64, Call)>> = rows.into_iter().collect();
             match calls {
@@ -321,16 +324,18 @@ impl Reader<'_> {
                 _ => damaged(self.path, "a call of no process, or of an unknown kind"),
             }
         };
-        let mut calls = of(if version < CONTENTS_SINCE {
-            "NULL, NULL, NULL FROM calls"
+        let session_id = if version < SESSION_IDS_SINCE { "NULL" } else { "session_id" };
+        let mut calls = of(&if version < CONTENTS_SINCE {
+            "NULL, NULL, NULL, NULL FROM calls".to_owned()
         } else {
-            "request_id, arguments, result FROM calls LEFT JOIN contents ON call = id"
+            format!("request_id, arguments, result, {session_id} FROM calls LEFT JOIN contents ON call = id")
         })?;
         if meta.end_reason.is_none() && has_in_flight(&self.connection) {
             let cut = |(process, call): (i64, Call)| {
                 (process, Call { end_ns: meta.end_ns.max(call.request_end_ns), ..call })
             };
-            calls.extend(of("request_id, NULL, NULL FROM in_flight")?.into_iter().map(cut));
+            let in_flight = of(&format!("request_id, NULL, NULL, {session_id} FROM in_flight"))?;
+            calls.extend(in_flight.into_iter().map(cut));
             calls.sort_by_key(|(_, call)| call.start_ns);
         }
         let recorded = |(process, call)| RecordedCall { process: index(process), call };
@@ -400,6 +405,7 @@ pub(super) fn call_of(
         name: text_at(4)?,
         request_id: None,
         trace_parent: text_at(5)?,
+        session_id: None,
         arguments: None,
         result: None,
         start_ns,

@@ -85,7 +85,8 @@ CREATE TABLE calls (
     error_code INTEGER,
     error_message INTEGER REFERENCES strings,   -- without --capture-arguments: its shape
     queue_ns INTEGER,               -- from the client's write to the server's read; since version 4
-    request_id TEXT                 -- as JSON: 7, or "7"; since version 4
+    request_id TEXT,                -- as JSON: 7, or "7"; since version 4
+    session_id TEXT                 -- Mcp-Session-Id, only with --capture-arguments; since version 5
 );
 -- What calls were told and what they said, as JSON: only with --capture-arguments. Since version 4.
 CREATE TABLE contents (
@@ -116,7 +117,8 @@ CREATE TABLE in_flight (
     error_code INTEGER,
     error_message INTEGER REFERENCES strings,
     queue_ns INTEGER,
-    request_id TEXT
+    request_id TEXT,
+    session_id TEXT
 );
 -- What was seen of JSON-RPC besides calls: messages, lines that are none, responses to nothing...
 CREATE TABLE messages (name TEXT PRIMARY KEY, count INTEGER NOT NULL) WITHOUT ROWID;

@@ -109,7 +109,7 @@ fn reads_the_first_version() {
     assert!(!recording.meta.has_calls && recording.calls.is_empty());
 }
 
-/// Contents of calls, and IDs of either kind, come back; the version before knew neither, and had calls.
+/// Contents of calls, and IDs of any kind, come back; the versions before did not know them, and had calls.
 #[test]
 fn reads_calls() {
     use crate::wire::Id;
@@ -123,6 +123,7 @@ fn reads_calls() {
     writer.call(1, &call).unwrap();
     call.request_id = Some(Id::Number("7".into()));
     call.arguments = Some(r#"{"a":1}"#.into());
+    call.session_id = Some("s".into());
     writer.call(1, &call).unwrap();
     writer.finish(9, "").unwrap();
     let recording = read(&path).unwrap();
@@ -131,6 +132,15 @@ fn reads_calls() {
     assert_eq!(ids, [Id::Text("7\"".into()), Id::Number("7".into())]);
     assert_eq!((&recording.calls[0].call.arguments, recording.calls[0].call.queue_ns), (&None, Some(3)));
     assert_eq!(recording.calls[1].call.arguments.as_deref(), Some(r#"{"a":1}"#));
+    assert_eq!(
+        recording.calls.iter().filter_map(|own| own.call.session_id.as_deref()).collect::<Vec<_>>(),
+        ["s"]
+    );
+    let older = "ALTER TABLE calls DROP COLUMN session_id; ALTER TABLE in_flight DROP COLUMN session_id; PRAGMA user_version = 4";
+    Connection::open(&path).unwrap().execute_batch(older).unwrap();
+    let recording = read(&path).unwrap();
+    assert_eq!(recording.calls[1].call.arguments.as_deref(), Some(r#"{"a":1}"#));
+    assert!(recording.calls.iter().all(|recorded| recorded.call.session_id.is_none()));
     let older = "DROP TABLE contents; ALTER TABLE calls DROP COLUMN request_id; ALTER TABLE calls DROP COLUMN queue_ns; DELETE FROM meta WHERE key = 'has_calls'; \
                  PRAGMA user_version = 3";
     Connection::open(&path).unwrap().execute_batch(older).unwrap();
@@ -161,7 +171,7 @@ fn leaves_other_files_alone() {
 #[test]
 fn refuses_what_it_cannot_trust() {
     let broken = [
-        "PRAGMA user_version = 5",
+        "PRAGMA user_version = 6",
         "UPDATE samples SET stack = 99",
         "UPDATE samples SET thread = 0",
         "UPDATE samples SET weight_ns = -1",
@@ -185,7 +195,7 @@ fn refuses_what_it_cannot_trust() {
         write(&path).finish(9, "").unwrap();
         Connection::open(&path).unwrap().execute_batch(&format!("PRAGMA foreign_keys = off; {sql}")).unwrap();
         match read(&path) {
-            Err(Error::Newer { found: 5, .. } | Error::Damaged { .. }) => {}
+            Err(Error::Newer { found: 6, .. } | Error::Damaged { .. }) => {}
             other => panic!("{sql}: {other:?}"),
         }
         // A newer recording is still one of ours: it can be replaced.

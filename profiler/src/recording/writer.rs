@@ -315,7 +315,7 @@ impl Writer {
         let message = message.map(|message| self.string(message)).transpose()?;
         self.insert(
             &format!(
-                "INSERT INTO {table} VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+                "INSERT INTO {table} VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
             ),
             params![
                 process,
@@ -339,6 +339,7 @@ impl Writer {
                 message,
                 call.queue_ns.map(|time| time as i64),
                 request_id,
+                call.session_id,
             ],
         )
     }

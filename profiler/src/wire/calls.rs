@@ -10,7 +10,10 @@ use std::collections::VecDeque;
 
 use hashbrown::HashMap;
 
+pub use super::call::{Call, Ended, ResponseTimes, Session, Side};
+use super::gaps::Gaps;
 use super::message::{Id, Kind, Received};
+use super::open::{Open, OpenCalls};
 
 /// Most requests of all sessions that may wait for their responses; the oldest is given up for a new one.
 const MAX_PENDING: usize = 1 << 16;
@@ -21,9 +24,6 @@ const MAX_WAITING: usize = 4096;
 const MAX_CONTENTS: usize = 1024;
 /// Most sessions that may wait for a response with the same ID from elsewhere; the oldest is forgotten.
 const MAX_DETACHED_ALIKE: usize = 64;
-
-/// Peers that share IDs.
-pub type Session = u64;
 
 /// Most requests that may wait when one is looked for that was answered before it was accepted.
 const MAX_LOOKED_AT: usize = 1024;
@@ -37,202 +37,6 @@ pub enum Peer {
     Address(u64),
 }
 
-/// Who sent a message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum Side {
-    /// The client: it calls tools.
-    Client = 1,
-    /// The server: it may ask the client for samples, roots or input.
-    Server = 2,
-}
-
-impl Side {
-    /// The side with this number.
-    pub fn from_number(number: u8) -> Option<Self> {
-        [Self::Client, Self::Server].into_iter().find(|side| *side as u8 == number)
-    }
-
-    fn other(self) -> Self {
-        match self {
-            Self::Client => Self::Server,
-            Self::Server => Self::Client,
-        }
-    }
-}
-
-/// How a call ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Ended {
-    /// With a result.
-    Ok,
-    /// With a JSON-RPC error.
-    Error {
-        /// Its code; absent where it was cut out.
-        code: Option<i64>,
-        /// Its message; the [shape](super::shape) of it where contents are not kept.
-        message: Option<Box<str>>,
-    },
-    /// With a result that says `isError`.
-    ToolError {
-        /// Its first text; the [shape](super::shape) of it where contents are not kept.
-        message: Option<Box<str>>,
-    },
-    /// The caller cancelled it, and no answer came.
-    Cancelled,
-    /// No answer by the end, or before its ID was used again.
-    Unanswered,
-    /// Its stream ended first.
-    CutOff,
-    /// Not known: its answer may have been among what could not be recorded.
-    Lost,
-}
-
-impl Ended {
-    /// Its number in recordings.
-    pub fn number(&self) -> u8 {
-        match self {
-            Self::Ok => 1,
-            Self::Error { .. } => 2,
-            Self::ToolError { .. } => 3,
-            Self::Cancelled => 4,
-            Self::Unanswered => 5,
-            Self::CutOff => 6,
-            Self::Lost => 7,
-        }
-    }
-
-    /// The code and the message of an error, as far as they are known.
-    pub fn error(&self) -> (Option<i64>, Option<&str>) {
-        match self {
-            Self::Error { code, message } => (*code, message.as_deref()),
-            Self::ToolError { message } => (None, message.as_deref()),
-            _ => (None, None),
-        }
-    }
-
-    /// Whether it is an error, of JSON-RPC or of the tool.
-    pub fn is_error(&self) -> bool {
-        matches!(self, Self::Error { .. } | Self::ToolError { .. })
-    }
-
-    /// The end with this number; an error has its code and its message.
-    pub fn from_number(number: u8, code: Option<i64>, message: Option<Box<str>>) -> Option<Self> {
-        Some(match number {
-            1 => Self::Ok,
-            2 => Self::Error { code, message },
-            3 => Self::ToolError { message },
-            4 => Self::Cancelled,
-            5 => Self::Unanswered,
-            6 => Self::CutOff,
-            7 => Self::Lost,
-            _ => return None,
-        })
-    }
-
-    /// The name that reports use.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::Error { .. } => "error",
-            Self::ToolError { .. } => "tool_error",
-            Self::Cancelled => "cancelled",
-            Self::Unanswered => "unanswered",
-            Self::CutOff => "cut_off",
-            Self::Lost => "lost",
-        }
-    }
-}
-
-/// When a response began and ended, and who wrote it.
-#[derive(Clone, Copy, Debug)]
-pub struct ResponseTimes {
-    /// When its first byte was there.
-    pub first_ns: u64,
-    /// When its last byte was there.
-    pub last_ns: u64,
-    /// The thread that wrote that.
-    pub thread: u32,
-}
-
-/// A request and what became of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Call {
-    /// Where it was made.
-    pub session: Session,
-    /// Who asked.
-    pub caller: Side,
-    /// `tools/call`...
-    pub method: Box<str>,
-    /// The tool, prompt or resource.
-    pub name: Option<Box<str>>,
-    /// The ID of its (last) request.
-    pub request_id: Option<Id>,
-    /// The caller's trace (W3C Trace Context).
-    pub trace_parent: Option<Box<str>>,
-    /// Its arguments as JSON, cut and without what looks secret; only where [contents](super::contents) are kept.
-    pub arguments: Option<Box<str>>,
-    /// Its result, the same.
-    pub result: Option<Box<str>>,
-    /// When the request's first byte was there, `CLOCK_MONOTONIC` in nanoseconds.
-    pub start_ns: u64,
-    /// When its last byte was there.
-    pub request_end_ns: u64,
-    /// When the first byte of its response was there.
-    pub response_ns: Option<u64>,
-    /// When the last byte of its response was there, or when it was given up.
-    pub end_ns: u64,
-    /// The thread that read (or, where the server asks, wrote) its request's last byte; zero when that is not known.
-    pub request_thread: u32,
-    /// The same for its response.
-    pub response_thread: u32,
-    /// Length of its requests.
-    pub request_bytes: u64,
-    /// Length of its responses.
-    pub response_bytes: u64,
-    /// Requests that it took: more than one when it was asked for input.
-    pub requests: u32,
-    /// How long its first request waited since its caller began to write it, in nanoseconds; absent where that is not known.
-    pub queue_ns: Option<u64>,
-    /// Time in which it waited for input from its caller, in nanoseconds.
-    pub input_wait_ns: u64,
-    /// How it ended.
-    pub ended: Ended,
-}
-
-fn held_bytes(call: &Call) -> usize {
-    let Call { method, name, trace_parent, arguments, result, request_id, .. } = call;
-    let texts = [Some(method), name.as_ref(), trace_parent.as_ref(), arguments.as_ref(), result.as_ref()];
-    let id = request_id.as_ref().map_or(0, Id::held_bytes);
-    size_of::<Open>() + texts.into_iter().flatten().map(|text| text.len()).sum::<usize>() + id
-}
-
-impl Call {
-    /// Whether it is of one of these tools (prompts, resources), or of one of these methods.
-    pub fn is_of(&self, names: &[String]) -> bool {
-        names.iter().any(|name| self.name.as_deref() == Some(name) || *self.method == **name)
-    }
-}
-
-/// A call that has not ended.
-#[derive(Clone, Debug)]
-struct Open {
-    call: Call,
-    /// The order of arrival.
-    number: u64,
-    is_cancelled: bool,
-    /// When something was lost that may have been its response.
-    lost_ns: Option<u64>,
-    /// When bytes were left out that may have been its response.
-    hidden_ns: Option<u64>,
-    /// For `tasks/result`: the task that it asks for.
-    task: Option<Box<str>>,
-    /// The response comes by another connection.
-    is_detached: bool,
-    /// Whose it is.
-    peer: Option<Peer>,
-}
-
 /// A call between two requests of its own.
 #[derive(Clone, Debug)]
 struct Waiting {
@@ -244,7 +48,7 @@ struct Waiting {
 /// Pairs messages.
 #[derive(Clone, Debug, Default)]
 pub struct Calls {
-    open: HashMap<(Session, Side, Id), Open>,
+    open: OpenCalls,
     /// Sessions with a request of this ID whose response comes elsewhere, the oldest first.
     detached: HashMap<(Side, Id), VecDeque<Session>>,
     /// Whose connections are, as their last requests told.
@@ -253,6 +57,8 @@ pub struct Calls {
     answered_by: HashMap<Peer, Session>,
     for_input: Vec<Waiting>,
     tasks: HashMap<(Session, Box<str>), Call>,
+    gaps: Gaps,
+    /// Orders what happens: requests, and what is known of them.
     next_number: u64,
     ended: Vec<Call>,
     /// Responses to no request that was seen: those from before the start are among them.
@@ -310,7 +116,7 @@ impl Calls {
         // They may have been given up since.
         waiting.retain(|of| {
             key.0 = *of;
-            self.open.get(&key).is_some_and(|open| open.is_detached)
+            self.open.get(&key).is_some_and(|open| open.detached.is_some())
         });
         let waiting = self.detached.get(&(caller, id.clone()))?;
         let mut peer_of = |of: Session| {
@@ -353,36 +159,50 @@ impl Calls {
     /// What `sender` sent in a session until now was lost in part: it may have answered whatever is open there, or, with
     /// no session told, anywhere.
     pub fn lost(&mut self, session: Option<Session>, sender: Side, now_ns: u64) {
-        let may_be_answered = |key: &(Session, Side, Id), open: &Open| {
-            key.1 == sender.other() && (session.is_none_or(|session| session == key.0) || open.is_detached)
-        };
-        for (_, open) in self.open.iter_mut().filter(|(key, open)| may_be_answered(key, open)) {
-            open.lost_ns.get_or_insert(now_ns);
-        }
+        self.gaps.lost(session, sender.other(), (self.next_number, now_ns));
+        self.forget_gaps();
     }
 
     /// Bytes that `sender` sent in a session were left out: not only what stands around them, but whole messages too may
     /// have been among them. Of a call that waits it is known only at its end that this was so.
     pub fn hidden(&mut self, session: Session, sender: Side, now_ns: u64) {
-        for (_, open) in
-            self.open.iter_mut().filter(|((of, caller, _), _)| (*of, *caller) == (session, sender.other()))
-        {
-            open.hidden_ns.get_or_insert(now_ns);
+        self.gaps.hidden(session, sender.other(), (self.next_number, now_ns));
+        self.forget_gaps();
+    }
+
+    /// Forgets the gaps of sessions in which nothing waits, when there are many.
+    fn forget_gaps(&mut self) {
+        if self.gaps.are_many() {
+            self.gaps.retain(|session| self.open.has(session));
         }
+    }
+
+    /// When something was lost that may have been a call's response.
+    fn lost_ns(&self, open: &Open) -> Option<u64> {
+        let Call { session, caller, .. } = open.call;
+        open.lost_ns.or_else(|| self.gaps.lost_ns(session, caller, open.number, open.detached))
     }
 
     /// Whether a request of `caller` with this ID waits in a session.
     pub fn is_open(&self, session: Session, caller: Side, id: &Id) -> bool {
-        self.open.contains_key(&(session, caller, id.clone()))
+        self.open.get(&(session, caller, id.clone())).is_some()
+    }
+
+    /// A request was made in an MCP session of this ID.
+    pub fn in_session(&mut self, session: Session, caller: Side, id: Id, session_id: &str) {
+        if let Some(open) = self.open.get_mut(&(session, caller, id)) {
+            open.call.session_id = Some(session_id.into());
+        }
     }
 
     /// The response to a request comes in another session: the older HTTP transport has a connection for requests and one
     /// for messages to the client, and clients answer servers by requests of their own.
     pub fn detach(&mut self, session: Session, caller: Side, id: Id) {
         match self.open.get_mut(&(session, caller, id.clone())) {
-            Some(open) if !open.is_detached => open.is_detached = true,
+            Some(open) if open.detached.is_none() => open.detached = Some(self.next_number),
             _ => return,
         }
+        self.next_number += 1;
         if self.detached.len() >= 2 * MAX_PENDING {
             // Most of them were given up.
             self.forget_detached();
@@ -397,7 +217,7 @@ impl Calls {
     /// The HTTP response to a request is over, and had no message for it.
     pub fn response_over(&mut self, session: Session, id: Id, ended: Ended, times: ResponseTimes) {
         let key = (session, Side::Client, id);
-        if self.open.get(&key).is_none_or(|open| open.is_detached) {
+        if self.open.get(&key).is_none_or(|open| open.detached.is_some()) {
             return;
         }
         if let Some(open) = self.open.remove(&key) {
@@ -415,20 +235,26 @@ impl Calls {
 
     /// No more messages come in a session.
     pub fn close(&mut self, session: Session, now_ns: u64) {
-        let is_gone = |key: &(Session, Side, Id), open: &mut Open| key.0 == session && !open.is_detached;
-        let gone: Vec<_> = self.open.extract_if(is_gone).map(|(_, open)| open).collect();
+        let gone = self.open.take_of(session, |open| open.detached.is_none());
         self.peers.remove(&session);
         self.answered_by.retain(|_, by| *by != session);
         for open in gone {
             self.give_up(open, now_ns, Ended::CutOff);
         }
+        if self.gaps.has(session) {
+            // Those whose responses come elsewhere still wait.
+            for open in self.open.of_mut(session) {
+                let Call { caller, .. } = open.call;
+                let lost_ns = || self.gaps.lost_ns(session, caller, open.number, open.detached);
+                open.lost_ns = open.lost_ns.or_else(lost_ns);
+            }
+            self.gaps.forget(session);
+        }
     }
 
     /// Nothing more comes at all.
     pub fn finish(&mut self, now_ns: u64) {
-        let mut gone: Vec<_> = self.open.drain().map(|(_, open)| open).collect();
-        gone.sort_by_key(|open| open.number);
-        for open in gone {
+        for open in self.open.take(|_| true) {
             self.give_up(open, now_ns, Ended::Unanswered);
         }
         let tasks = self.tasks.drain().map(|(_, call)| call);
@@ -452,8 +278,8 @@ impl Calls {
 
     /// The calls that wait for their responses and, as far as is known, are still worked on.
     pub fn open(&self) -> impl Iterator<Item = &Call> {
-        let is_open = |open: &&Open| !open.is_cancelled && open.lost_ns.is_none();
-        self.open.values().filter(is_open).map(|open| &open.call)
+        let is_open = |open: &&Open| !open.is_cancelled && self.lost_ns(open).is_none();
+        self.open.iter().map(|(_, open)| open).filter(is_open).map(|open| &open.call)
     }
 
     /// How many requests wait for their responses.
@@ -463,7 +289,10 @@ impl Calls {
 
     /// The memory that calls take which have not ended, in bytes.
     pub fn held_bytes(&self) -> usize {
-        let open = self.open.iter().map(|((_, _, id), open)| id.held_bytes() + held_bytes(&open.call));
+        let open = self
+            .open
+            .iter()
+            .map(|((_, _, id), open)| id.held_bytes() + size_of::<Open>() + open.call.held_bytes());
         let detached = self.detached.iter().map(|((_, id), sessions)| {
             id.held_bytes()
                 + size_of::<(Side, Id, VecDeque<Session>)>()
@@ -471,9 +300,9 @@ impl Calls {
         });
         let peers = self.peers.len() * size_of::<(Session, Peer)>()
             + self.answered_by.len() * size_of::<(Peer, Session)>();
-        let waiting = self.for_input.iter().map(|waiting| held_bytes(&waiting.call));
-        let tasks = self.tasks.iter().map(|((_, task), call)| task.len() + held_bytes(call));
-        open.chain(detached).chain(waiting).chain(tasks).sum::<usize>() + peers
+        let waiting = self.for_input.iter().map(|waiting| waiting.call.held_bytes());
+        let tasks = self.tasks.iter().map(|((_, task), call)| task.len() + call.held_bytes());
+        open.chain(detached).chain(waiting).chain(tasks).sum::<usize>() + self.gaps.held_bytes() + peers
     }
 
     /// Gives up the older half of the calls that have not ended: they take too much memory.
@@ -494,7 +323,7 @@ impl Calls {
     fn forget_detached(&mut self) {
         let open = &self.open;
         self.detached.retain(|(caller, id), sessions| {
-            sessions.retain(|session| open.contains_key(&(*session, *caller, id.clone())));
+            sessions.retain(|session| open.get(&(*session, *caller, id.clone())).is_some());
             !sessions.is_empty()
         });
     }
@@ -531,6 +360,7 @@ impl Calls {
                 name: message.name,
                 request_id: Some(id.clone()),
                 trace_parent: message.trace_parent,
+                session_id: None,
                 arguments,
                 result: None,
                 start_ns: first_ns,
@@ -554,9 +384,8 @@ impl Calls {
             number: self.next_number,
             is_cancelled: false,
             lost_ns: None,
-            hidden_ns: None,
             task,
-            is_detached: false,
+            detached: None,
             peer: self.peers.get(&session).copied(),
         };
         self.next_number += 1;
@@ -617,12 +446,11 @@ impl Calls {
     }
 
     fn give_up_oldest(&mut self, count: usize, now_ns: u64) {
-        let mut numbers: Vec<u64> = self.open.values().map(|open| open.number).collect();
+        let mut numbers: Vec<u64> = self.open.iter().map(|(_, open)| open.number).collect();
         let Some(last) = count.checked_sub(1).filter(|last| *last < numbers.len()) else { return };
         let (_, last, _) = numbers.select_nth_unstable(last);
         let last = *last;
-        let gone: Vec<_> =
-            self.open.extract_if(|_, open| open.number <= last).map(|(_, open)| open).collect();
+        let gone = self.open.take(|open| open.number <= last);
         self.given_up += gone.len() as u64;
         for open in gone {
             self.give_up(open, now_ns, Ended::Unanswered);
@@ -632,9 +460,9 @@ impl Calls {
     fn give_up(&mut self, open: Open, now_ns: u64, ended: Ended) {
         let call = if open.is_cancelled {
             Call { ended: Ended::Cancelled, ..open.call }
-        } else if let Some(end_ns) = open.lost_ns {
+        } else if let Some(end_ns) = self.lost_ns(&open) {
             Call { end_ns, ended: Ended::Lost, ..open.call }
-        } else if let Some(end_ns) = open.hidden_ns {
+        } else if let Some(end_ns) = self.gaps.hidden_ns(open.call.session, open.call.caller, open.number) {
             self.hidden_answers += 1;
             Call { end_ns, ended: Ended::Lost, ..open.call }
         } else {
@@ -755,6 +583,71 @@ mod tests {
         let expected =
             [("b", 3000, Ended::Ok), ("a", 3000, Ended::Lost), ("roots/list", 6000, Ended::Unanswered)];
         assert_eq!(ends(&mut calls), expected.map(|(name, time, ended)| (name.to_owned(), time, ended)));
+    }
+
+    /// Gaps cost the same however many calls wait, and each call ends with the first one behind its start.
+    #[test]
+    fn gaps_cost_no_walk() {
+        let mut calls = Calls::default();
+        let ask = |calls: &mut Calls, session: Session, id: u64, now_ns: u64| {
+            let line = format!("{{\"jsonrpc\":\"2.0\",\"id\":{id},\"method\":\"m\"}}\n");
+            let received = Lines::default().feed(now_ns, Piece::Bytes(line.as_bytes())).remove(0);
+            calls.message(session, Client, received);
+        };
+        for id in 0..50_000 {
+            ask(&mut calls, 1, id, id);
+        }
+        // To look at each call for each gap would be 50 billion steps.
+        for gap in 0..1_000_000 {
+            calls.hidden(1, Server, 100_000 + gap);
+        }
+        ask(&mut calls, 1, 50_000, 2_000_000);
+        ask(&mut calls, 2, 1, 2_000_000);
+        calls.hidden(1, Server, 2_000_001);
+        calls.hidden(1, Client, 2_000_002);
+        ask(&mut calls, 1, 50_001, 2_000_003);
+        calls.finish(3_000_000);
+        let ended = calls.take_ended();
+        let of = |id: usize| (ended[id].end_ns, &ended[id].ended);
+        assert_eq!((of(0), of(49_999)), ((100_000, &Ended::Lost), (100_000, &Ended::Lost)));
+        assert_eq!(of(50_000), (2_000_001, &Ended::Lost));
+        assert_eq!(
+            (of(50_001), of(50_002)),
+            ((3_000_000, &Ended::Unanswered), (3_000_000, &Ended::Unanswered))
+        );
+        // Nor do sessions that come and go take memory for ever, or walk over what waits in others.
+        let mut calls = Calls::default();
+        for id in 0..20_000 {
+            ask(&mut calls, u64::MAX, id, id);
+        }
+        let before = calls.held_bytes();
+        for session in 0..50_000 {
+            ask(&mut calls, session, 1, session);
+            calls.lost(Some(session), Server, session);
+            calls.close(session, session);
+            calls.lost(Some(session), Server, session);
+        }
+        assert!(calls.held_bytes() < before + (4 << 20), "{}", calls.held_bytes());
+        assert!(calls.take_ended().iter().all(|call| call.ended == Ended::Lost));
+    }
+
+    /// An answer that comes by another connection may have been in what was lost of any one since that was known.
+    #[test]
+    fn losses_elsewhere() {
+        for (order, expected) in [(["lose", "detach"], Ended::Unanswered), (["detach", "lose"], Ended::Lost)]
+        {
+            let mut calls = play(&[(Client, r#""id":1,"method":"a""#)]);
+            let id = Id::Number("1".into());
+            for step in order {
+                match step {
+                    "lose" => calls.lost(Some(7), Server, 5000),
+                    _ => calls.detach(1, Client, id.clone()),
+                }
+            }
+            calls.close(1, 6000);
+            calls.finish(9000);
+            assert_eq!(calls.take_ended()[0].ended, expected);
+        }
     }
 
     /// Requests that are never answered do not pile up.

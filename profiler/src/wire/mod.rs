@@ -3,11 +3,14 @@
 //! [`stdio`] and [`http`] know how messages are framed, [`json`] what a message says, [`calls`] which response answers
 //! which request. All of them take bytes as they were read or written, in pieces, and some of them missing.
 
+mod call;
 pub mod calls;
 pub mod contents;
+mod gaps;
 pub mod http;
 pub mod json;
 mod message;
+mod open;
 pub mod queue;
 pub mod shape;
 pub mod sse;

@@ -17,6 +17,8 @@ const MAX_STREAMS: usize = 4096;
 const MAX_SILENT: u64 = 256;
 /// HTTP requests on a connection that wait for their responses; the oldest is forgotten.
 const MAX_EXCHANGES: usize = 256;
+/// Longest ID of a session that is kept, in bytes.
+const MAX_SESSION_ID: usize = 256;
 /// What a stream may hold when those of its process are told to give up what they hold, in bytes.
 const FEW_BYTES: usize = 2048;
 /// Streams of one process whose clients' writes are followed.
@@ -84,13 +86,26 @@ struct Stream {
     position: u64,
     /// What the process is there, as far as its messages tell.
     role: Option<Side>,
+    /// IDs of sessions are kept.
+    has_contents: bool,
     lost_stretches: u64,
     dropped_messages: u64,
-    /// HTTP requests whose responses have not ended, the oldest first: the IDs of what each asks.
-    exchanges: VecDeque<Vec<Id>>,
+    /// HTTP requests whose responses have not ended, the oldest first.
+    exchanges: VecDeque<Exchange>,
     /// Of the HTTP response that is being written: its head, and an error in it that names no request.
     response: Option<Head>,
     error: Option<Ended>,
+}
+
+/// An HTTP request.
+#[derive(Clone, Debug, Default)]
+struct Exchange {
+    /// Its response has no body.
+    is_head: bool,
+    /// Its `Mcp-Session-Id`, where that is kept.
+    session_id: Option<Box<str>>,
+    /// Of what it asks.
+    ids: Vec<Id>,
 }
 
 #[derive(Clone, Debug)]
@@ -135,7 +150,9 @@ impl Streams {
         if !self.streams.contains_key(&stream) {
             let Some(protocol) = Protocol::of(piece, is_written, self.capture) else { return Interest::No };
             self.make_room();
-            self.streams.insert(stream, Stream { last_ns: timestamp_ns, ..Stream::new(protocol) });
+            let has_contents = self.capture.bytes > 0;
+            self.streams
+                .insert(stream, Stream { last_ns: timestamp_ns, has_contents, ..Stream::new(protocol) });
         }
         let Some(state) = self.streams.get_mut(&stream) else { return Interest::No };
         state.last_ns = timestamp_ns;
@@ -160,8 +177,15 @@ impl Streams {
                 }
             }
             Protocol::Http { requests, responses } => {
-                let half = if is_written { responses } else { requests };
-                for mut event in half.feed(timestamp_ns, piece) {
+                let exchanges = &state.exchanges;
+                let answers_head =
+                    |behind: usize| exchanges.get(behind).is_some_and(|exchange| exchange.is_head);
+                let events = if is_written {
+                    responses.feed_answers(timestamp_ns, piece, answers_head)
+                } else {
+                    requests.feed(timestamp_ns, piece)
+                };
+                for mut event in events {
                     if let Event::Message(received) = &mut event {
                         received.queue_ns = queue_ns(queue.as_deref_mut(), received);
                     }
@@ -408,6 +432,7 @@ impl Stream {
             bodies: 0,
             position: 0,
             role: None,
+            has_contents: false,
             lost_stretches: 0,
             dropped_messages: 0,
             exchanges: VecDeque::new(),
@@ -423,11 +448,14 @@ impl Stream {
                 let message = &received.message;
                 match (sender, message.kind, message.id.clone()) {
                     (Side::Client, Kind::Request, Some(id)) => {
-                        self.exchanges.back_mut().into_iter().for_each(|exchange| exchange.push(id.clone()));
+                        self.exchanges
+                            .back_mut()
+                            .into_iter()
+                            .for_each(|exchange| exchange.ids.push(id.clone()));
                     }
                     // No request of this connection waits for it.
                     (Side::Server, Kind::Result | Kind::Error, Some(id))
-                        if self.exchanges.front().is_none_or(Vec::is_empty) =>
+                        if self.exchanges.front().is_none_or(|exchange| exchange.ids.is_empty()) =>
                     {
                         calls.answered_elsewhere(moved.stream, &id);
                     }
@@ -438,12 +466,16 @@ impl Stream {
                     }
                     _ => {}
                 }
-                let asked =
-                    (sender == Side::Server && message.kind == Kind::Request).then(|| message.id.clone());
+                let asked = (message.kind == Kind::Request).then(|| message.id.clone()).flatten();
                 calls.message(moved.stream, sender, Received { thread: moved.thread, ..received });
-                // The client answers by a request of its own.
-                if let Some(id) = asked.flatten() {
+                let Some(id) = asked else { return };
+                if sender == Side::Server {
+                    // The client answers by a request of its own.
                     calls.detach(moved.stream, Side::Server, id);
+                } else if let Some(session_id) =
+                    self.exchanges.back().and_then(|own| own.session_id.as_deref())
+                {
+                    calls.in_session(moved.stream, Side::Client, id, session_id);
                 }
             }
             Event::Head(head) if sender == Side::Client => {
@@ -451,7 +483,9 @@ impl Stream {
                 if self.exchanges.len() >= MAX_EXCHANGES {
                     self.exchanges.pop_front();
                 }
-                self.exchanges.push_back(Vec::new());
+                let is_head = head.verb.as_deref() == Some("HEAD");
+                let session_id = head.session.filter(|id| self.has_contents && id.len() <= MAX_SESSION_ID);
+                self.exchanges.push_back(Exchange { is_head, session_id, ids: Vec::new() });
             }
             Event::Head(head) => self.response = Some(head),
             Event::End { timestamp_ns } => {
@@ -465,7 +499,7 @@ impl Stream {
 
     /// What was asked by the oldest request is answered, or never will be on this connection.
     fn response_over(&mut self, moved: Moved, last_ns: u64, calls: &mut Calls) {
-        let ids = self.exchanges.pop_front().unwrap_or_default();
+        let Exchange { ids, .. } = self.exchanges.pop_front().unwrap_or_default();
         let (response, error) = (self.response.take(), self.error.take());
         let Some(response) = response else { return };
         let times = ResponseTimes { first_ns: response.first_ns, last_ns, thread: moved.thread };
@@ -497,8 +531,10 @@ impl Stream {
             Protocol::Stdio { read, written } => (read.held_bytes(), written.held_bytes()),
             Protocol::Http { requests, responses } => (requests.held_bytes(), responses.held_bytes()),
         };
-        let ids = self.exchanges.iter().flatten();
-        one + other + ids.map(|id| size_of::<Id>() + id.held_bytes()).sum::<usize>()
+        let ids = self.exchanges.iter().flat_map(|exchange| &exchange.ids);
+        let sessions = self.exchanges.iter().filter_map(|exchange| exchange.session_id.as_deref());
+        let ids = ids.map(|id| size_of::<Id>() + id.held_bytes()).sum::<usize>();
+        one + other + ids + sessions.map(str::len).sum::<usize>()
     }
 
     fn silent(&self) -> u64 {
@@ -827,6 +863,39 @@ mod tests {
                 (1, 1, 5, &expected)
             );
             assert_eq!((streams.calls.in_flight(), streams.calls.unexpected), (1, 0));
+        }
+    }
+
+    /// A HEAD request, as of a health check, does not take the next response for its body.
+    #[test]
+    fn head_requests() {
+        let mut streams = Streams::default();
+        let asks = format!("HEAD /mcp HTTP/1.1\r\n\r\n{}", http("POST /mcp HTTP/1.1", ASK));
+        let health = format!(
+            "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+            ANSWER.len()
+        );
+        streams.moved(at(60, false, 1), Piece::Bytes(asks.as_bytes()));
+        streams.moved(at(60, true, 2), Piece::Bytes(health.as_bytes()));
+        streams.moved(at(60, true, 9), Piece::Bytes(http("HTTP/1.1 200 OK", ANSWER).as_bytes()));
+        let calls = streams.calls.take_ended();
+        assert_eq!(
+            calls.iter().map(|call| (call.end_ns, &call.ended)).collect::<Vec<_>>(),
+            [(9, &Ended::Ok)]
+        );
+        assert_eq!(streams.counts().unreadable_http, 0);
+    }
+
+    /// The ID of a session is kept with the calls in it, where contents are and when it is no longer than one should be.
+    #[test]
+    fn session_ids() {
+        let long = "x".repeat(MAX_SESSION_ID + 1);
+        for (bytes, id, expected) in [(100, "s-1", Some("s-1")), (100, &long, None), (0, "s-1", None)] {
+            let mut streams = Streams::new(Capture { bytes });
+            let ask = http(&format!("POST /mcp HTTP/1.1\r\nMcp-Session-Id: {id}"), ASK);
+            streams.moved(at(50, false, 1), Piece::Bytes(ask.as_bytes()));
+            streams.moved(at(50, true, 5), Piece::Bytes(http("HTTP/1.1 200 OK", ANSWER).as_bytes()));
+            assert_eq!(streams.calls.take_ended()[0].session_id.as_deref(), expected);
         }
     }
 

@@ -10,10 +10,10 @@ use std::collections::{BTreeMap, HashMap};
 
 use serde::Serialize;
 
-use super::attribution::{Attribution, CallIndex, Charge, parts};
+use super::attribution::{Attribution, CallIndex, Charge};
 use super::call_list::Selection;
 use super::calls::{duration_ns, is_incomplete, scaled_period_ns};
-use super::excess::{ExcessPath, Paid, excess, sum};
+use super::excess::{ExcessPath, Paid, excess};
 use super::functions::Functions;
 use super::{call_list, seconds};
 use crate::recording::Recording;
@@ -38,6 +38,8 @@ const LEAST_SHARE: f64 = 0.1;
 const LEAST_CPU_SHARE: f64 = 0.02;
 /// Calls that are named as examples.
 const MAX_EXAMPLES: usize = 5;
+/// Tools whose stacks are told: names are the client's, who may make up new ones each time.
+const MAX_WITH_STACKS: usize = 32;
 /// A message of at least this length more...
 const LARGER_BYTES: f64 = 4096.0;
 
@@ -90,7 +92,7 @@ pub struct SlowTool {
     pub notes: Vec<String>,
     /// Why the findings may be wrong, in words.
     pub doubts: Vec<String>,
-    /// Where the slow ones spent more CPU time than all others; absent where they did not.
+    /// Where the slow ones spent more CPU time than all others; absent where they did not, and behind the first 32 tools where they did.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub stacks: Vec<ExcessPath>,
     /// Each slow call, the slowest first; only where that was asked for.
@@ -232,15 +234,16 @@ impl SlowResponses {
             if calls.len() < LEAST_CALLS {
                 *too_few_calls.entry(tool.unwrap_or(method).to_owned()).or_default() += calls.len() as u64;
             } else {
-                tools.push(view.tool(method, tool, &calls, question));
+                tools.push((view.tool(method, tool, &calls, question), calls));
             }
         }
         let longer =
             |tool: &SlowTool| (tool.slow.duration_ms - tool.typical.duration_ms) * tool.slow.calls as f64;
-        tools.sort_by(|one, other| {
+        tools.sort_by(|(one, _), (other, _)| {
             let is_told = |tool: &SlowTool| !tool.findings.is_empty();
             is_told(other).cmp(&is_told(one)).then(longer(other).total_cmp(&longer(one)))
         });
+        let tools = view.with_details(tools, question.with_requests);
         Self {
             schema_version: SCHEMA_VERSION,
             percentile: question.percentile,
@@ -272,48 +275,46 @@ struct Sums {
 
 struct View<'a> {
     recording: &'a Recording,
-    functions: Functions,
+    attribution: &'a Attribution,
     turns: Vec<Turn>,
-    /// For each call, the samples that it pays for, and how much.
-    paid: HashMap<CallIndex, Paid>,
+    /// CPU time of each call, in nanoseconds, and the number of samples that are of it.
+    on_cpu: Vec<(u64, u64)>,
     period_ns: u64,
 }
 
 impl<'a> View<'a> {
-    fn new(recording: &'a Recording, attribution: &Attribution) -> Self {
+    fn new(recording: &'a Recording, attribution: &'a Attribution) -> Self {
         let turns = turns(recording, attribution);
-        let mut paid: HashMap<CallIndex, Paid> = HashMap::new();
-        for (index, (sample, charge)) in recording.samples.iter().zip(&attribution.charges).enumerate() {
-            let mut pays = |call: CallIndex, part: u64| {
-                paid.entry(call).or_default().insert(index, part);
-            };
-            match charge {
-                Charge::Background => {}
-                Charge::Exact(call) => pays(*call, sample.weight_ns),
-                Charge::Shared(calls) => {
-                    let has_turn = |call: &&CallIndex| {
-                        let own_ns = recording.calls[**call].call.start_ns + turns[**call].queued_ns;
-                        sample.timestamp_ns >= own_ns
-                    };
-                    let with_turn: Vec<CallIndex> = calls.iter().filter(has_turn).copied().collect();
-                    let payers = if with_turn.is_empty() { calls } else { with_turn.as_slice() };
-                    payers
-                        .iter()
-                        .zip(parts(sample.weight_ns, payers.len()))
-                        .for_each(|(call, part)| pays(*call, part));
-                }
+        let on_cpu = vec![(0, 0); recording.calls.len()];
+        let mut this = Self { recording, attribution, turns, on_cpu, period_ns: scaled_period_ns(recording) };
+        let mut on_cpu = std::mem::take(&mut this.on_cpu);
+        this.payments(|_, call, part_ns| {
+            let (sum_ns, samples) = &mut on_cpu[call];
+            (*sum_ns, *samples) = (sum_ns.saturating_add(part_ns), *samples + 1);
+        });
+        Self { on_cpu, ..this }
+    }
+
+    /// Tells for each sample which calls pay how much of it, in nanoseconds: of those that were in flight, the ones that had their turn.
+    fn payments(&self, mut visit: impl FnMut(usize, CallIndex, u64)) {
+        let mut with_turn: Vec<CallIndex> = Vec::new();
+        self.attribution.charges(self.recording, |index, charge| {
+            let sample = &self.recording.samples[index];
+            with_turn.clear();
+            if let Charge::Shared(calls) = charge {
+                let has_turn = |call: &CallIndex| {
+                    let own_ns = self.call(*call).start_ns + self.turns[*call].queued_ns;
+                    sample.timestamp_ns >= own_ns
+                };
+                with_turn.extend(calls.iter().copied().filter(has_turn));
             }
-        }
-        let period_ns = scaled_period_ns(recording);
-        Self { recording, functions: Functions::new(recording), turns, paid, period_ns }
+            let charge = if with_turn.is_empty() { charge } else { Charge::Shared(&with_turn) };
+            charge.parts(sample.weight_ns).for_each(|(call, part_ns)| visit(index, call, part_ns));
+        });
     }
 
     fn call(&self, index: CallIndex) -> &'a Call {
         &self.recording.calls[index].call
-    }
-
-    fn paid_ns(&self, index: CallIndex) -> u64 {
-        self.paid.get(&index).map_or(0, |paid| paid.values().fold(0, |sum, part| sum.saturating_add(*part)))
     }
 
     /// The calls of a tool, the slowest first.
@@ -332,8 +333,6 @@ impl<'a> View<'a> {
             && slow_sums.mean(slow_sums.duration) >= LEAST_RATIO * typical_sums.mean(typical_sums.duration);
         let findings =
             if is_slower { self.findings(slow, slow_sums, typical_sums, is_sampled) } else { Vec::new() };
-        let has_more_cpu = findings.iter().any(|finding| finding.cause == Cause::OnCpu);
-        let stacks = if has_more_cpu { self.stacks(slow, &calls[count..]) } else { Vec::new() };
         let mut doubts = Vec::new();
         if is_slower && calls.len() < FEW_CALLS {
             doubts.push(format!("only {} calls: the slowest may be slow by chance", calls.len()));
@@ -355,13 +354,57 @@ impl<'a> View<'a> {
             notes: if is_slower { self.notes(calls, slow, slow_sums, typical_sums) } else { Vec::new() },
             findings,
             doubts,
-            stacks,
-            requests: if question.with_requests {
-                slow.iter().map(|index| self.request(*index)).collect()
-            } else {
-                Vec::new()
-            },
+            stacks: Vec::new(),
+            requests: Vec::new(),
         }
+    }
+
+    /// Adds what needs the samples of calls to tools, of which each comes with its calls, the slowest first.
+    fn with_details(&self, mut tools: Vec<(SlowTool, Vec<CallIndex>)>, with_requests: bool) -> Vec<SlowTool> {
+        // Of each tool with stacks what its slow calls paid, and what all others did.
+        let mut paid: Vec<Paid> = Vec::new();
+        let mut set_of: HashMap<CallIndex, usize> = HashMap::new();
+        let mut paid_alone: HashMap<CallIndex, Paid> = HashMap::new();
+        let has_stacks = |tool: &SlowTool| tool.findings.iter().any(|finding| finding.cause == Cause::OnCpu);
+        for (tool, calls) in &tools {
+            let (slow, others) = calls.split_at(tool.slow.calls as usize);
+            if has_stacks(tool) && paid.len() < 2 * MAX_WITH_STACKS {
+                for calls in [slow, others] {
+                    set_of.extend(calls.iter().map(|call| (*call, paid.len())));
+                    paid.push(Paid::default());
+                }
+            }
+            if with_requests {
+                let of_interest =
+                    slow.iter().copied().chain(slow.iter().filter_map(|call| self.turns[*call].behind));
+                paid_alone.extend(of_interest.map(|call| (call, Paid::default())));
+            }
+        }
+        if !paid.is_empty() || !paid_alone.is_empty() {
+            self.payments(|sample, call, part_ns| {
+                if let Some(set) = set_of.get(&call) {
+                    paid[*set].add(sample, part_ns);
+                }
+                if let Some(paid) = paid_alone.get_mut(&call) {
+                    paid.add(sample, part_ns);
+                }
+            });
+        }
+        let functions = Functions::new(self.recording);
+        let with_stacks = tools.iter_mut().filter(|(tool, _)| has_stacks(tool));
+        for ((tool, calls), paid) in with_stacks.zip(paid.chunks(2)) {
+            let count = tool.slow.calls as usize;
+            tool.stacks =
+                excess(self.recording, &functions, (&paid[0], count), (&paid[1], calls.len() - count));
+        }
+        let told = tools.into_iter().map(|(mut tool, calls)| {
+            if with_requests {
+                let slow = calls[..tool.slow.calls as usize].iter();
+                tool.requests = slow.map(|call| self.request(*call, &paid_alone)).collect();
+            }
+            tool
+        });
+        told.collect()
     }
 
     fn sums(&self, calls: &[CallIndex]) -> Sums {
@@ -375,8 +418,9 @@ impl<'a> View<'a> {
             sums.queued += queued as f64;
             sums.first_response += response_ns.saturating_sub(call.start_ns) as f64;
             // One sample stands for many calls that are shorter than it.
-            sums.on_cpu += self.paid_ns(*index).min((duration - queued).max(self.period_ns)) as f64;
-            sums.samples += self.paid.get(index).map_or(0, HashMap::len) as f64;
+            let (on_cpu_ns, samples) = self.on_cpu[*index];
+            sums.on_cpu += on_cpu_ns.min((duration - queued).max(self.period_ns)) as f64;
+            sums.samples += samples as f64;
             if turn.behind.is_none() {
                 sums.receiving += call.request_end_ns.saturating_sub(call.start_ns) as f64;
             }
@@ -490,12 +534,7 @@ impl<'a> View<'a> {
         notes
     }
 
-    fn stacks(&self, slow: &[CallIndex], others: &[CallIndex]) -> Vec<ExcessPath> {
-        let of = |calls: &[CallIndex]| sum(calls.iter().filter_map(|index| self.paid.get(index)));
-        excess(self.recording, &self.functions, (&of(slow), slow.len()), (&of(others), others.len()))
-    }
-
-    fn request(&self, index: CallIndex) -> SlowRequest {
+    fn request(&self, index: CallIndex, paid: &HashMap<CallIndex, Paid>) -> SlowRequest {
         let (call, turn) = (self.call(index), self.turns[index]);
         let start = call.start_ns;
         let turn_ns = start + turn.queued_ns;
@@ -509,11 +548,11 @@ impl<'a> View<'a> {
             // Which samples of the server these are is known by who paid for them.
             let is_queued = what == "queued";
             let payers = if is_queued { turn.behind } else { Some(index) };
-            let paid = payers.and_then(|call| self.paid.get(&call)).into_iter().flatten();
-            let within = |(sample, _): &(&usize, &u64)| {
-                (from..to).contains(&self.recording.samples[**sample].timestamp_ns)
+            let paid = payers.and_then(|call| paid.get(&call)).into_iter().flat_map(Paid::samples);
+            let within = |(sample, _): &(usize, u64)| {
+                (from..to).contains(&self.recording.samples[*sample].timestamp_ns)
             };
-            let on_cpu_ns = paid.filter(within).fold(0, |sum: u64, (_, part)| sum.saturating_add(*part));
+            let on_cpu_ns = paid.filter(within).fold(0, |sum: u64, (_, part)| sum.saturating_add(part));
             timeline.push(Stretch {
                 what,
                 from_ms: (from - start) as f64 / 1e6,

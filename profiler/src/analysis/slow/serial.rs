@@ -8,7 +8,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use super::is_answered;
-use crate::analysis::attribution::{Attribution, CallIndex, Charge};
+use crate::analysis::attribution::{Attribution, CallIndex};
 use crate::analysis::calls::duration_ns;
 use crate::recording::{ProcessIndex, Recording};
 use crate::wire::calls::{Call, Side};
@@ -153,16 +153,13 @@ struct Busy(HashMap<ProcessIndex, Vec<(u64, u64)>>);
 impl Busy {
     fn new(recording: &Recording, attribution: &Attribution) -> Self {
         let mut processes: HashMap<ProcessIndex, Vec<(u64, u64)>> = HashMap::new();
-        for (sample, charge) in recording.samples.iter().zip(&attribution.charges) {
-            let call = match charge {
-                Charge::Exact(call) => *call,
-                Charge::Shared(calls) => calls[0],
-                Charge::Background => continue,
-            };
+        attribution.charges(recording, |sample, charge| {
+            let sample = &recording.samples[sample];
+            let Some((call, _)) = charge.parts(sample.weight_ns).next() else { return };
             let sums = processes.entry(recording.calls[call].process).or_default();
             let before = sums.last().map_or(0, |(_, sum)| *sum);
             sums.push((sample.timestamp_ns, before.saturating_add(sample.weight_ns)));
-        }
+        });
         Self(processes)
     }
 

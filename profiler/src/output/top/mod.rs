@@ -346,6 +346,7 @@ pub(crate) mod tests {
             ended,
             calls_per_second: 512.3,
             cpu_ratio: 0.723,
+            sampled_cpu_ratio: Some(0.7),
             background_cpu_ratio: 0.051,
             rss_bytes: (!ended).then_some(109_000_000),
         };

@@ -3,13 +3,14 @@
 //! Heads are parsed by `httparse`. Bodies end by their length, by their last chunk, or with the connection
 //! (RFC 9112, section 6). After bytes whose meaning nobody knows, it goes on at the next head that a system call starts with.
 
+mod body;
+
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
+use self::body::Body;
 use super::calls::Peer;
 use super::contents::Capture;
-use super::json::{Outcome, Scanner};
-use super::sse::Events;
-use super::{Message, Piece, Received};
+use super::{Piece, Received};
 
 /// Longest head that is waited for, in bytes.
 const MAX_HEAD: usize = 32 << 10;
@@ -101,19 +102,6 @@ enum State {
     LostChunk,
 }
 
-#[derive(Clone, Debug)]
-enum Body {
-    /// Also when and where it began.
-    Json {
-        scanner: Box<Scanner>,
-        first: Option<(u64, u64)>,
-        bytes: u64,
-        cut: u64,
-    },
-    Events(Box<Events>),
-    Other,
-}
-
 impl Half {
     /// A direction that may be joined anywhere, of whose messages so much of arguments and results is kept.
     pub fn new(direction: Direction, capture: Capture) -> Self {
@@ -148,6 +136,17 @@ impl Half {
 
     /// Takes what was read or written next, with its time on `CLOCK_MONOTONIC` in nanoseconds.
     pub fn feed(&mut self, timestamp_ns: u64, piece: Piece<'_>) -> Vec<Event> {
+        self.feed_answers(timestamp_ns, piece, |_| false)
+    }
+
+    /// The same of responses: `answers_head` tells of the response behind so many that end in this piece whether it answers a `HEAD`
+    /// request. Such a one has the length of a body, and no body (RFC 9112, section 6.3).
+    pub fn feed_answers(
+        &mut self,
+        timestamp_ns: u64,
+        piece: Piece<'_>,
+        answers_head: impl Fn(usize) -> bool,
+    ) -> Vec<Event> {
         let mut out = Vec::new();
         match piece {
             Piece::Bytes(bytes) => {
@@ -157,7 +156,7 @@ impl Half {
                 } else if self.state == State::LostChunk && starts_chunk(bytes) {
                     self.state = State::Size;
                 }
-                self.bytes(bytes, timestamp_ns, &mut out);
+                self.bytes(bytes, timestamp_ns, &answers_head, &mut out);
             }
             Piece::Gap(missing) => {
                 self.gap(missing, timestamp_ns, &mut out);
@@ -186,12 +185,7 @@ impl Half {
 
     /// The memory that a head or a body takes while it is read, in bytes.
     pub(crate) fn held_bytes(&self) -> usize {
-        let body = match &self.body {
-            Body::Json { scanner, .. } => scanner.held_bytes(),
-            Body::Events(events) => events.held_bytes(),
-            Body::Other => 0,
-        };
-        self.head.capacity() + body
+        self.head.capacity() + self.body.held_bytes()
     }
 
     /// The connection is closed.
@@ -203,11 +197,23 @@ impl Half {
         out
     }
 
-    fn bytes(&mut self, mut bytes: &[u8], now_ns: u64, out: &mut Vec<Event>) {
+    fn bytes(
+        &mut self,
+        mut bytes: &[u8],
+        now_ns: u64,
+        answers_head: impl Fn(usize) -> bool,
+        out: &mut Vec<Event>,
+    ) {
+        let (mut ended, mut counted) = (0, 0);
         while !bytes.is_empty() {
             let rest = match self.state {
                 State::Lost | State::LostChunk => &[],
-                State::Head => self.head(bytes, now_ns, out),
+                State::Head => {
+                    let is_end = |event: &&Event| matches!(event, Event::End { .. });
+                    ended += out[counted..].iter().filter(is_end).count();
+                    counted = out.len();
+                    self.head(bytes, now_ns, answers_head(ended), out)
+                }
                 State::Length(left) | State::InChunk(left) => {
                     let length = bytes.len().min(usize::try_from(left).unwrap_or(usize::MAX));
                     let (part, rest) = bytes.split_at(length);
@@ -268,17 +274,26 @@ impl Half {
         out.push(Event::End { timestamp_ns: now_ns });
     }
 
-    fn head<'bytes>(&mut self, bytes: &'bytes [u8], now_ns: u64, out: &mut Vec<Event>) -> &'bytes [u8] {
+    fn head<'bytes>(
+        &mut self,
+        bytes: &'bytes [u8],
+        now_ns: u64,
+        answers_head: bool,
+        out: &mut Vec<Event>,
+    ) -> &'bytes [u8] {
         self.first_ns.get_or_insert(now_ns);
         let before = self.head.len();
         let room = MAX_HEAD - before;
         self.head.extend_from_slice(&bytes[..bytes.len().min(room)]);
         let head = std::mem::take(&mut self.head);
         match parse(self.direction, &head) {
-            Ok(Some((mut parsed, framing, length))) => {
+            Ok(Some((mut parsed, mut framing, length))) => {
                 parsed.first_ns = self.first_ns.unwrap_or(now_ns);
                 // An interim response is followed by the real one.
                 let is_interim = parsed.status.is_some_and(|status| (100..200).contains(&status));
+                if answers_head && !is_interim {
+                    framing = State::Length(0);
+                }
                 self.body = Body::of(&parsed, self.capture);
                 self.state = framing;
                 if !is_interim {
@@ -339,69 +354,6 @@ impl Half {
     }
 }
 
-impl Body {
-    fn events(capture: Capture) -> Self {
-        Self::Events(Box::new(Events::new(capture)))
-    }
-
-    fn of(head: &Head, capture: Capture) -> Self {
-        if head.is_event_stream {
-            Self::events(capture)
-        } else if head.is_json {
-            Self::Json { scanner: Box::new(Scanner::new(capture)), first: None, bytes: 0, cut: 0 }
-        } else {
-            Self::Other
-        }
-    }
-
-    fn feed(&mut self, piece: Piece<'_>, now_ns: u64, position: u64, out: &mut Vec<Event>) {
-        match self {
-            Self::Json { scanner, first, bytes, .. } => {
-                first.get_or_insert((now_ns, position));
-                match piece {
-                    Piece::Bytes(part) => {
-                        *bytes += part.len() as u64;
-                        scanner.feed(part);
-                    }
-                    Piece::Gap(missing) => {
-                        *bytes = bytes.saturating_add(missing);
-                        scanner.gap();
-                    }
-                }
-            }
-            Self::Events(events) => {
-                events.feed(piece, now_ns, |messages, first_ns, length| {
-                    push(messages, (first_ns, None), now_ns, length, out);
-                });
-            }
-            Self::Other => {}
-        }
-    }
-
-    fn end(&mut self, now_ns: u64, out: &mut Vec<Event>) {
-        if let Self::Json { scanner, first, bytes, cut } = self {
-            let had_gap = scanner.has_gap();
-            match scanner.finish() {
-                Outcome::Messages(messages) => {
-                    let first = first.map_or((now_ns, None), |(first_ns, offset)| (first_ns, Some(offset)));
-                    push(messages, first, now_ns, *bytes, out);
-                }
-                Outcome::NotRpc => *cut += u64::from(had_gap),
-                Outcome::Empty => {}
-            }
-        }
-    }
-
-    /// Messages of it that were cut, and can't be told.
-    fn cut(&self) -> u64 {
-        match self {
-            Self::Json { cut, .. } => *cut,
-            Self::Events(events) => events.cut,
-            Self::Other => 0,
-        }
-    }
-}
-
 /// Whether bytes look like a chunk: a line with its size.
 pub(super) fn starts_chunk(bytes: &[u8]) -> bool {
     let line = bytes.iter().position(|byte| *byte == b'\r').filter(|end| (1..=16).contains(end));
@@ -414,20 +366,6 @@ fn hash(text: &str) -> u64 {
     let mut hasher = DefaultHasher::new();
     text.hash(&mut hasher);
     hasher.finish()
-}
-
-/// The length counts once, on the first message.
-fn push(
-    messages: Vec<Message>,
-    (first_ns, offset): (u64, Option<u64>),
-    last_ns: u64,
-    mut bytes: u64,
-    out: &mut Vec<Event>,
-) {
-    out.extend(messages.into_iter().map(|message| {
-        let bytes = std::mem::take(&mut bytes);
-        Event::Message(Received { message, first_ns, last_ns, thread: 0, offset, queue_ns: None, bytes })
-    }));
 }
 
 /// A head, how its body is framed, and its length; `None` while it is not whole.
@@ -495,7 +433,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::wire::Id;
+    use crate::wire::{Id, Message};
 
     const REQUESTS: &str = "POST /mcp?x=1 HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nMcp-Name: echo\r\n\
         Content-Length: 41\r\n\r\n{\"jsonrpc\":\"2.0\",\"id\":1,\n\"method\":\"ping\"}GET /mcp HTTP/1.1\r\n\
@@ -579,6 +517,27 @@ mod tests {
                 let (first, second) = text.as_bytes().split_at(cut);
                 assert_eq!(all(direction, &[first, second]), expected, "cut at {cut}");
             }
+        }
+    }
+
+    /// The response to a HEAD request has no body, whatever its head says; what follows is the next response. Wherever it is cut.
+    #[test]
+    fn answers_to_head_have_no_body() {
+        let text = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n\
+            HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 36\r\n\r\n\
+            HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n\
+            HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 36\r\n\r\n{\"jsonrpc\":\"2.0\",\"id\":7,\"result\":{}}";
+        let is_end = |event: &&Event| matches!(event, Event::End { .. });
+        for cut in 7..text.len() {
+            let (mut half, mut events) = (Half::new(Direction::Responses, Capture::default()), Vec::new());
+            for piece in [&text[..cut], &text[cut..]] {
+                let ended = events.iter().filter(is_end).count();
+                // The second and the third request were HEAD.
+                let answers_head = |behind: usize| (1..3).contains(&(ended + behind));
+                events.extend(half.feed_answers(5, Piece::Bytes(piece.as_bytes()), answers_head));
+            }
+            assert_eq!((events.iter().filter(is_end).count(), half.unreadable), (4, 0), "cut at {cut}");
+            assert_eq!(message(&events[events.len() - 2]).id, Some(Id::Number("7".into())), "cut at {cut}");
         }
     }
 

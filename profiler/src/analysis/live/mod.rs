@@ -1,6 +1,6 @@
 //! What goes on now: a recording that still grows, over a sliding window.
 //!
-//! The recording is looked at in increments. Each is attributed by itself, by the rules of [`super::attribution`]: at its
+//! The recording is looked at in increments. Each is attributed by itself, by the rules of [`crate::analysis::attribution`]: at its
 //! end all calls are known that were in flight in it, ended or not. So a look costs what a second brings, however long the
 //! window is. Of the increments in the window sums are made; only durations and samples are kept one by one.
 
@@ -9,9 +9,10 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::attribution::{Attribution, Charge, Cost, parts};
-use super::calls::{Latency, duration_ns, is_incomplete};
-use super::{ratio, seconds};
+use crate::analysis::attribution::{Attribution, Charge, Cost};
+use crate::analysis::calls::{Latency, duration_ns, is_incomplete};
+use crate::analysis::counted::{Counted, Counters};
+use crate::analysis::{milliseconds, ratio, seconds};
 use crate::recording::{GaugeKind, Recording, Sample};
 use crate::wire::calls::{Call, Ended, Side};
 
@@ -55,6 +56,7 @@ pub struct Window {
     servers: Vec<String>,
     length_ns: u64,
     buckets: VecDeque<Bucket>,
+    counters: Counters,
     latest: Latest,
 }
 
@@ -82,6 +84,7 @@ struct Bucket {
     end_ns: u64,
     tools: HashMap<ToolKey, ToolSums>,
     background_ns: HashMap<ServerIndex, u64>,
+    counted: HashMap<ServerIndex, Counted>,
     samples: u64,
     /// Each sample with its owner's part of its weight.
     charged: Vec<(Owner, Sample)>,
@@ -133,9 +136,12 @@ pub struct ServerRow {
     pub ended: bool,
     /// Calls that it answered, a second.
     pub calls_per_second: f64,
-    /// CPU time by time: 1 is one CPU.
+    /// CPU time by time: 1 is one CPU. As the kernel counted it, where it was read and there are samples enough to split it by.
     pub cpu_ratio: f64,
-    /// The part of that while no call was in flight.
+    /// The same as it was sampled; absent if nothing was scaled to the kernel's count.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sampled_cpu_ratio: Option<f64>,
+    /// The part of it while no call was in flight.
     pub background_cpu_ratio: f64,
     /// Resident memory of its processes.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -183,7 +189,8 @@ pub struct ToolRow {
 impl Window {
     /// An empty window of so many nanoseconds on these servers.
     pub fn new(servers: Vec<String>, length_ns: u64) -> Self {
-        Self { servers, length_ns, buckets: VecDeque::new(), latest: Latest::default() }
+        let (buckets, counters, latest) = (VecDeque::new(), Counters::default(), Latest::default());
+        Self { servers, length_ns, buckets, counters, latest }
     }
 
     /// Another length, in nanoseconds. What is not there any more does not come back.
@@ -205,6 +212,7 @@ impl Window {
             start_ns: meta.start_ns,
             end_ns: meta.end_ns,
             samples: recording.samples.len() as u64,
+            counted: self.counters.increment(recording, server_of, self.servers.len()),
             ..Bucket::default()
         };
         for ((key, recorded), cost) in keys.iter().zip(&recording.calls).zip(&attribution.costs).take(ended) {
@@ -221,11 +229,12 @@ impl Window {
             bucket.sums(key).cost.add(*cost);
             *self.latest.in_flight.entry(key.clone()).or_default() += 1;
         }
-        for (sample, charge) in recording.samples.iter().zip(&attribution.charges) {
+        attribution.charges(recording, |sample, charge| {
+            let sample = &recording.samples[sample];
             let thread = recording.threads.get(sample.thread);
             let server = thread.and_then(|thread| server_of.get(thread.process)).copied();
             bucket.charge(sample, charge, &keys, server.unwrap_or(self.servers.len()));
-        }
+        });
         self.latest.unix_ms = meta.started_unix_ms;
         self.latest.note(recording, server_of, self.servers.len());
         self.latest.elapsed_ns =
@@ -272,14 +281,16 @@ impl Window {
         for (index, row) in servers.iter_mut().chain([&mut strangers]).enumerate() {
             let background = self.buckets.iter().filter_map(|bucket| bucket.background_ns.get(&index));
             let background_ns: u64 = background.sum();
+            let factor = self.factor(index);
             let own = tools.iter().filter(|(key, _)| key.server == index);
             let (calls, cpu_ns) = own.fold((0, background_ns), |(calls, cpu_ns), (key, sums)| {
                 let answered = if key.asked_by_server { 0 } else { sums.ended };
                 (calls + answered, cpu_ns.saturating_add(sums.cost.total_ns()))
             });
             row.calls_per_second = if window_ns > 0 { calls as f64 / window_seconds } else { 0.0 };
-            row.cpu_ratio = by_time(cpu_ns);
-            row.background_cpu_ratio = by_time(background_ns);
+            row.sampled_cpu_ratio = factor.map(|_| by_time(cpu_ns));
+            row.cpu_ratio = by_time(scaled(cpu_ns, factor));
+            row.background_cpu_ratio = by_time(scaled(background_ns, factor));
             if let Some(latest) = latest.servers.get(index) {
                 (row.rss_bytes, row.ended) = (latest.rss_bytes, latest.has_ended);
             }
@@ -316,7 +327,7 @@ impl Window {
 
     fn tool(&self, key: &ToolKey, sums: ToolSums, window_ns: u64) -> ToolRow {
         let latency_ms = Latency::new(sums.durations_ns);
-        let cpu_ms = sums.cost.total_ns() as f64 / 1e6;
+        let cpu_ns = scaled(sums.cost.total_ns(), self.factor(key.server));
         let fits = latency_ms.is_none_or(|latency| latency.mean * 1e6 <= window_ns as f64);
         ToolRow {
             server: self.servers.get(key.server).map_or("[unknown]", String::as_str).to_owned(),
@@ -328,8 +339,8 @@ impl Window {
             in_flight: self.latest.in_flight.get(key).copied().unwrap_or(0),
             errors: sums.errors,
             latency_ms,
-            cpu_ratio: ratio(sums.cost.total_ns(), window_ns),
-            cpu_ms_per_call: (sums.ended > 0 && fits).then(|| cpu_ms / sums.ended as f64),
+            cpu_ratio: ratio(cpu_ns, window_ns),
+            cpu_ms_per_call: (sums.ended > 0 && fits).then(|| milliseconds(cpu_ns) / sums.ended as f64),
             exact_ratio: (sums.cost.total_ns() > 0).then(|| ratio(sums.cost.exact_ns, sums.cost.total_ns())),
             key: key.clone(),
         }
@@ -337,9 +348,24 @@ impl Window {
 
     /// The samples of an owner, each with that owner's part of its weight, and the nanoseconds that they are of.
     pub fn samples_of(&self, owner: &Owner) -> Vec<Sample> {
+        let (Owner::Tool(ToolKey { server, .. }) | Owner::Background(server)) = owner;
+        let factor = self.factor(*server);
         let charged = self.buckets.iter().flat_map(|bucket| &bucket.charged);
-        charged.filter(|(other, _)| other == owner).map(|(_, sample)| *sample).collect()
+        let own = charged.filter(|(other, _)| other == owner);
+        own.map(|(_, sample)| Sample { weight_ns: scaled(sample.weight_ns, factor), ..*sample }).collect()
     }
+
+    /// What the sampled time of a server is multiplied with to be what the kernel counted in the window.
+    fn factor(&self, server: ServerIndex) -> Option<f64> {
+        let mut all = Counted::default();
+        self.buckets.iter().filter_map(|bucket| bucket.counted.get(&server)).for_each(|own| all.add(*own));
+        all.factor()
+    }
+}
+
+/// Sampled nanoseconds as the kernel counted them.
+fn scaled(sampled_ns: u64, factor: Option<f64>) -> u64 {
+    factor.map_or(sampled_ns, |factor| (sampled_ns as f64 * factor).round() as u64)
 }
 
 impl ToolSums {
@@ -359,18 +385,18 @@ impl Bucket {
         self.tools.get_mut(key).expect("put there just now")
     }
 
-    fn charge(&mut self, sample: &Sample, charge: &Charge, keys: &[ToolKey], server: ServerIndex) {
+    fn charge(&mut self, sample: &Sample, charge: Charge<'_>, keys: &[ToolKey], server: ServerIndex) {
         let mut push = |owner: Owner, weight_ns| self.charged.push((owner, Sample { weight_ns, ..*sample }));
         match charge {
             Charge::Background => {
                 *self.background_ns.entry(server).or_default() += sample.weight_ns;
                 push(Owner::Background(server), sample.weight_ns);
             }
-            Charge::Exact(call) => push(Owner::Tool(keys[*call].clone()), sample.weight_ns),
-            Charge::Shared(calls) => {
+            Charge::Exact(call) => push(Owner::Tool(keys[call].clone()), sample.weight_ns),
+            Charge::Shared(_) => {
                 let mut weights: HashMap<&ToolKey, u64> = HashMap::new();
-                for (call, part_ns) in calls.iter().zip(parts(sample.weight_ns, calls.len())) {
-                    *weights.entry(&keys[*call]).or_default() += part_ns;
+                for (call, part_ns) in charge.parts(sample.weight_ns) {
+                    *weights.entry(&keys[call]).or_default() += part_ns;
                 }
                 weights.into_iter().for_each(|(key, weight_ns)| push(Owner::Tool(key.clone()), weight_ns));
             }
@@ -435,140 +461,4 @@ impl<'increment> Keys<'increment> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::analysis::testing::Builder;
-
-    const MS: u64 = 1_000_000;
-    const SECOND: u64 = 1_000_000_000;
-
-    /// A second of a recording, from second `number` on, without a call.
-    fn second(number: u64) -> Builder {
-        let mut builder = Builder::new();
-        builder.recording.meta.start_ns = number * SECOND;
-        builder.recording.meta.end_ns = (number + 1) * SECOND;
-        builder.thread(0, 100, "main");
-        builder
-    }
-
-    fn window(length_seconds: u64) -> Window {
-        Window::new(vec!["everything".into()], length_seconds * SECOND)
-    }
-
-    /// Rates, percentiles, errors and CPU time are those of the window; what is older has no part in them.
-    #[test]
-    fn the_window_slides() {
-        let mut window = window(2);
-        for number in 1..=4 {
-            let mut builder = second(number);
-            for call in 0..10 * number {
-                let start = number * SECOND + call * 10 * MS;
-                builder.call(0, "echo", start, start + number * MS);
-            }
-            builder.recording.calls[0].call.ended = Ended::ToolError { message: None };
-            builder.sample_at(number * SECOND + MS / 2, 0, 10 * MS);
-            builder.sample_at(number * SECOND + 999 * MS, 0, 30 * MS);
-            window.push(&builder.recording, 0, &[0]);
-        }
-        let snapshot = window.snapshot();
-        assert_eq!((snapshot.window_seconds, snapshot.elapsed_seconds, snapshot.samples), (2.0, 4.0, 4));
-        let [echo] = &snapshot.tools[..] else { panic!("{snapshot:?}") };
-        assert_eq!((echo.calls, echo.calls_per_second, echo.errors, echo.in_flight), (70, 35.0, 2, 0));
-        let latency = echo.latency_ms.unwrap();
-        assert_eq!((latency.p50, latency.p99), (4.0, 4.0));
-        assert_eq!(
-            (echo.cpu_ratio, echo.cpu_ms_per_call, echo.exact_ratio),
-            (0.01, Some(20.0 / 70.0), Some(1.0))
-        );
-        let [server] = &snapshot.servers[..] else { panic!("{snapshot:?}") };
-        assert_eq!(
-            (server.calls_per_second, server.cpu_ratio, server.background_cpu_ratio),
-            (35.0, 0.04, 0.03)
-        );
-        assert_eq!(window.samples_of(&Owner::Tool(echo.key.clone())).len(), 2);
-        assert_eq!(window.samples_of(&Owner::Background(0)).len(), 2);
-        window.set_length(SECOND);
-        assert_eq!(window.snapshot().tools[0].calls, 40);
-    }
-
-    /// A call that goes on is in flight, is charged, and has no latency; its CPU time a call is not known before the window has
-    /// a whole one.
-    #[test]
-    fn calls_in_flight_are_charged() {
-        let mut window = window(2);
-        for number in 1..=5 {
-            let mut builder = second(number);
-            builder.sample_at(number * SECOND + 500 * MS, 0, 800 * MS);
-            if number < 5 {
-                builder.call(0, "burn", SECOND, (number + 1) * SECOND);
-            } else {
-                builder.call(0, "burn", SECOND, number * SECOND + 900 * MS);
-            }
-            window.push(&builder.recording, usize::from(number < 5), &[0]);
-            let snapshot = window.snapshot();
-            let [burn] = &snapshot.tools[..] else { panic!("{snapshot:?}") };
-            assert_eq!((burn.cpu_ratio, burn.cpu_ms_per_call), (0.8, None), "{number}");
-            let expected = if number < 5 { (1, 0, false) } else { (0, 1, true) };
-            assert_eq!((burn.in_flight, burn.calls, burn.latency_ms.is_some()), expected);
-        }
-    }
-
-    /// Time that calls of two tools share is split between their owners, and the sum stays what it was.
-    #[test]
-    fn shared_samples_are_split() {
-        let mut window = window(1);
-        let mut builder = second(1);
-        for tool in ["a", "a", "b"] {
-            builder.call(0, tool, SECOND, SECOND + 100 * MS);
-        }
-        builder.sample_at(SECOND + MS, 0, 9 * MS);
-        window.push(&builder.recording, 0, &[0]);
-        let snapshot = window.snapshot();
-        let cpu: Vec<_> = snapshot.tools.iter().map(|tool| (tool.tool.as_deref(), tool.cpu_ratio)).collect();
-        assert_eq!(cpu, [(Some("a"), 0.006), (Some("b"), 0.003)]);
-        assert_eq!(snapshot.tools[0].exact_ratio, Some(0.0));
-        let weights = window.samples_of(&Owner::Tool(snapshot.tools[1].key.clone()));
-        assert_eq!(weights.iter().map(|sample| sample.weight_ns).collect::<Vec<_>>(), [3 * MS]);
-    }
-
-    /// Servers are told apart, what belongs to none is shown as such, and one whose processes are gone has ended.
-    #[test]
-    fn servers() {
-        let mut window = Window::new(vec!["one".into(), "two".into()], SECOND);
-        let mut builder = second(1);
-        let two = builder.process(200, "two", "python", None);
-        let stranger = builder.process(300, "sh", "native", None);
-        builder.recording.processes[0].exit_ns = Some(2 * SECOND);
-        builder.thread(stranger, 300, "sh");
-        builder.call(0, "echo", SECOND, SECOND + MS);
-        builder.call(two, "echo", SECOND, SECOND + MS);
-        builder.sample_at(SECOND + 5 * MS, 1, MS);
-        window.push(&builder.recording, 0, &[0, 1, 2]);
-        let snapshot = window.snapshot();
-        let servers: Vec<_> = snapshot.servers.iter().map(|row| (row.server.as_str(), row.ended)).collect();
-        assert_eq!(servers, [("one", true), ("two", false), ("[unknown]", false)]);
-        let tools: Vec<_> = snapshot.tools.iter().map(|row| row.server.as_str()).collect();
-        assert_eq!(tools, ["one", "two"]);
-    }
-
-    /// A client that makes up names costs rows to a limit, and no call.
-    #[test]
-    fn made_up_names_are_bounded() {
-        let mut window = window(1);
-        let mut builder = second(1);
-        for number in 0..2000 {
-            builder.call(0, &format!("tool-{number}"), SECOND, SECOND + MS);
-        }
-        window.push(&builder.recording, 0, &[0]);
-        let snapshot = window.snapshot();
-        assert_eq!(snapshot.tools.len(), MAX_TOOLS + 1);
-        assert_eq!(snapshot.tools.iter().map(|tool| tool.calls).sum::<u64>(), 2000);
-    }
-
-    /// Nothing is nothing: no division by an empty window.
-    #[test]
-    fn an_empty_window() {
-        let snapshot = window(10).snapshot();
-        assert_eq!((snapshot.time, snapshot.window_seconds, snapshot.tools.len()), (None, 0.0, 0));
-    }
-}
+mod tests;
