@@ -33,14 +33,17 @@ fn milliseconds(call: &Value, name: &str) -> Result<f64> {
 }
 
 /// A server that is busy, with more requests than it can take: each waits since its client wrote it, as the client itself
-/// knows. `send` writes a message, `receive` waits for an answer.
+/// knows. `send` writes a message, `receive` waits for an answer; `prepare` is run before, while it records, and says how many
+/// calls it makes.
 fn requests_wait(
     pid: u32,
+    prepare: impl FnOnce() -> Result<u64>,
     mut send: impl FnMut(&Value) -> Result<()>,
     mut receive: impl FnMut() -> Result<()>,
 ) -> Result<()> {
     let profiler = Profiler::new()?;
     let running = profiler.recording(pid, 99)?;
+    let before = prepare()?;
     let echo = |id: u64| tool_call(&json!(id), "echo", &json!({"text": "x"}));
     for id in 0..CALLS_BEFORE {
         send(&echo(id))?;
@@ -62,6 +65,7 @@ fn requests_wait(
     (0..4).try_for_each(|_| receive())?;
     let report = end(&profiler, running)?;
     let calls = profiler.calls(&["--in-order"])?;
+    ensure!(calls.len() as u64 >= before + CALLS_BEFORE + 4, "{} calls", calls.len());
     let last = calls.len().checked_sub(4).context("too few calls")?;
     let ours: Vec<f64> = calls[last..]
         .iter()
@@ -117,7 +121,7 @@ fn queue_of_a_pipe() -> Result<()> {
     let stdin = server.child().stdin.take().context("stdin is a pipe")?;
     let stdout = server.child().stdout.take().context("stdout is a pipe")?;
     let (send, receive) = lines(stdin, stdout);
-    requests_wait(server.pid(), send, receive)
+    requests_wait(server.pid(), || Ok(0), send, receive)
 }
 
 /// Clients in Node connect their servers by Unix sockets, whose ends have an inode each.
@@ -134,7 +138,7 @@ fn queue_of_a_unix_socket() -> Result<()> {
     )?;
     drop(command);
     let (send, receive) = lines(own.try_clone()?, own);
-    requests_wait(server.pid(), send, receive)
+    requests_wait(server.pid(), || Ok(0), send, receive)
 }
 
 /// A server that tells its port on standard output.
@@ -160,8 +164,51 @@ fn queue_of_a_connection() -> Result<()> {
     let client = std::cell::RefCell::new(HttpClient::connect(server.port)?);
     requests_wait(
         server.process.pid(),
+        || Ok(0),
         |message| client.borrow_mut().send(message),
         || client.borrow_mut().response().map(drop),
+    )
+}
+
+/// A server that closes each connection by itself tells nobody, thousands of times: the next one's client is still found.
+#[test]
+fn queue_after_many_connections() -> Result<()> {
+    const CONNECTIONS: u64 = 5000;
+    const MORE_CALLS: u64 = 80;
+    let server = Server::start(Command::new(python_program()?).arg(script("mcp_http.py")))?;
+    let client = std::cell::OnceCell::new();
+    let one = |id: u64| -> Result<()> {
+        let body = tool_call(&json!(id), "echo", &json!({"text": "x"})).to_string();
+        let length = body.len();
+        let mut stream = std::net::TcpStream::connect(("127.0.0.1", server.port))?;
+        let head = format!(
+            "POST /mcp HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nConnection: close\r\n\
+             Content-Length: {length}\r\n\r\n"
+        );
+        stream.write_all(format!("{head}{body}").as_bytes())?;
+        let mut response = String::new();
+        stream.read_to_string(&mut response)?;
+        ensure!(response.starts_with("HTTP/1.1 200"), "{response}");
+        Ok(())
+    };
+    let prepare = || {
+        (0..CONNECTIONS).try_for_each(one)?;
+        let connected = HttpClient::connect(server.port)?;
+        let connected = client.get_or_init(|| std::cell::RefCell::new(connected));
+        // It is found once the others are forgotten, which takes seconds on a busy machine.
+        for id in 0..MORE_CALLS {
+            connected.borrow_mut().send(&tool_call(&json!(id), "echo", &json!({"text": "x"})))?;
+            connected.borrow_mut().response()?;
+            std::thread::sleep(BETWEEN);
+        }
+        Ok(CONNECTIONS + MORE_CALLS)
+    };
+    let connected = || client.get().context("prepared");
+    requests_wait(
+        server.process.pid(),
+        prepare,
+        |message| connected()?.borrow_mut().send(message),
+        || connected()?.borrow_mut().response().map(drop),
     )
 }
 
@@ -181,8 +228,6 @@ fn calls_over_tls(mut command: Command) -> Result<()> {
     let profiler = Profiler::new()?;
     let server = Server::start(command.args(certificate(&profiler)?))?;
     let running = profiler.recording(server.process.pid(), 99)?;
-    // Probes come to libraries a little after the recording has begun, by a thread of their own.
-    std::thread::sleep(Duration::from_secs(1));
     let mut client = Command::new(python_program()?);
     client.arg(script("https_client.py")).args([server.port.to_string(), CALLS.to_string()]);
     ensure!(client.status()?.success(), "the client failed");
@@ -277,6 +322,39 @@ for line in iter(lambda: os.read(0, 65536), b''):
     let tools: Vec<Value> =
         profiler.calls(&["--in-order"])?.iter().map(|call| call["tool"].clone()).collect();
     assert_eq!(tools, ["plain", "splice", "plain"], "{calls:#}");
+    Ok(())
+}
+
+/// A server that writes several answers at once, longer together than what is usually taken whole: once that was seen, all of them are
+/// read.
+#[test]
+fn answers_in_one_write() -> Result<()> {
+    const ROUNDS: usize = 6;
+    let source = "
+import json, os, sys
+for first in iter(sys.stdin.readline, ''):
+    asked = [json.loads(line) for line in [first] + [sys.stdin.readline() for _ in range(3)]]
+    answer = lambda message: {'result': {'text': 'x' * 20000}, 'jsonrpc': '2.0', 'id': message['id']}
+    answers = b''.join(json.dumps(answer(message)).encode() + b'\\n' for message in asked)
+    while answers:
+        answers = answers[os.write(1, answers):]
+";
+    let mut server = Process::start(python(source)?.stdin(Stdio::piped()).stdout(Stdio::piped()))?;
+    let stdin = server.child().stdin.take().context("stdin is a pipe")?;
+    let stdout = server.child().stdout.take().context("stdout is a pipe")?;
+    let (mut send, mut receive) = lines(stdin, stdout);
+    let profiler = Profiler::new()?;
+    let running = profiler.recording(server.pid(), 99)?;
+    for round in 0..ROUNDS {
+        (0..4).try_for_each(|id| send(&tool_call(&json!(4 * round + id), "joined", &json!({}))))?;
+        (0..4).try_for_each(|_| receive())?;
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    let report = end(&profiler, running)?;
+    let outcomes: Vec<Value> =
+        profiler.calls(&["--in-order"])?.iter().map(|call| call["outcome"].clone()).collect();
+    assert_eq!(outcomes.len(), 4 * ROUNDS, "{:#}", report.json["calls"]);
+    assert!(outcomes[4 * (ROUNDS - 1)..].iter().all(|outcome| outcome == "ok"), "{outcomes:?}");
     Ok(())
 }
 

@@ -15,16 +15,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use aya::maps::{HashMap as BpfHashMap, Map, MapData, MapError};
-use profiler_common::{ClientStream, MAX_CLIENT_STREAMS};
+use profiler_common::ClientStream;
 
+use super::read_streams::{Read, ReadStreams};
 use super::session::now_ns;
 use super::sockets::Sockets;
 use crate::target::Process;
 use crate::target::process::all_pids;
 use crate::wire::queue::Look;
 
-/// Streams whose clients may wait to be looked for.
-const MAX_NEW: usize = 256;
 /// Ancestors of a server that may be its client.
 const MAX_ANCESTORS: usize = 32;
 /// The most of a table of sockets that is read, in bytes: a hundred thousand.
@@ -33,17 +32,12 @@ const TABLE_LIMIT: u64 = 16 << 20;
 const REST: u32 = 20;
 const LONGEST_REST: Duration = Duration::from_secs(5);
 const SHORTEST_REST: Duration = Duration::from_millis(40);
-/// How often it is checked what is known of a stream.
+/// How often it is checked what is known of a stream, and which streams are over.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
-
-/// A stream that a watched process reads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Read {
-    pub(super) stream: u64,
-    pub(super) pid: u32,
-    pub(super) descriptor: u32,
-    pub(super) is_socket: bool,
-}
+/// Looks in a row during which a stream was not read; from then on it is looked at no more often than that.
+const MAX_IDLE_LOOKS: u32 = 50;
+/// Looks in a row that may fail before a client is taken to be gone.
+const MAX_FAILED_LOOKS: u32 = 3;
 
 /// A client's end, and how to tell what waits in the stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,63 +55,90 @@ struct Client {
     inode: u64,
     pids: Vec<u32>,
     next_look: Instant,
+    failed_looks: u32,
+    /// Looks since the stream was read, and when that was.
+    idle_looks: u32,
+    last_ns: u64,
+}
+
+/// Whether the kernel half sees who writes.
+#[derive(Debug, Default)]
+pub(super) struct ClientProbe {
+    /// Set when the first client is known: only then is it to.
+    pub(super) is_wanted: AtomicBool,
+    /// It can't.
+    pub(super) is_refused: AtomicBool,
 }
 
 /// The clients that are known.
 pub(super) struct Clients {
-    clients: BpfHashMap<MapData, u32, u32>,
-    streams: BpfHashMap<MapData, u64, ClientStream>,
-    seen: HashSet<u64>,
-    new: Vec<Read>,
+    kernel: Told,
+    read: ReadStreams,
     known: HashMap<u64, Client>,
     sockets: Sockets,
-    /// Set when the first one is known: only then is the kernel half to see who writes.
-    is_wanted: Arc<AtomicBool>,
+    probe: Arc<ClientProbe>,
+    next_check: Instant,
     next_search: Instant,
     next_looks: Instant,
 }
 
 impl Clients {
-    pub(super) fn new(clients: Map, streams: Map, is_wanted: Arc<AtomicBool>) -> Result<Self, MapError> {
+    pub(super) fn new(clients: Map, streams: Map, probe: Arc<ClientProbe>) -> Result<Self, MapError> {
         Ok(Self {
-            clients: BpfHashMap::try_from(clients)?,
-            streams: BpfHashMap::try_from(streams)?,
-            seen: HashSet::new(),
-            new: Vec::new(),
+            kernel: Told {
+                clients: BpfHashMap::try_from(clients)?,
+                streams: BpfHashMap::try_from(streams)?,
+                stream_counts: HashMap::new(),
+            },
+            read: ReadStreams::default(),
             known: HashMap::new(),
             sockets: Sockets::default(),
-            is_wanted,
+            probe,
+            next_check: Instant::now() + CHECK_INTERVAL,
             next_search: Instant::now(),
             next_looks: Instant::now(),
         })
     }
 
-    /// A watched process reads from a stream that is taken.
-    pub(super) fn read(&mut self, read: Read) {
-        if self.new.len() < MAX_NEW && self.seen.len() < 16 * MAX_NEW && self.seen.insert(read.stream) {
-            self.new.push(read);
-        }
+    /// Whether it can't be seen when clients write, though some are known.
+    pub(super) fn are_unseen(&self) -> bool {
+        self.probe.is_refused.load(Ordering::Relaxed)
+    }
+
+    /// A watched process has read from a stream that is taken.
+    pub(super) fn read(&mut self, read: Read, timestamp_ns: u64) {
+        self.read.read(read, timestamp_ns);
     }
 
     /// A stream has ended.
     pub(super) fn closed(&mut self, stream: u64) {
-        self.seen.remove(&stream);
-        self.new.retain(|read| read.stream != stream);
-        let Some(gone) = self.known.remove(&stream) else { return };
-        // The kernel half goes on without them: no harm but cost.
-        let _ = self.streams.remove(&gone.inode);
-        for pid in gone.pids {
-            if !self.known.values().any(|client| client.pids.contains(&pid)) {
-                let _ = self.clients.remove(&pid);
-            }
+        self.read.forget(stream);
+        self.leave(stream);
+    }
+
+    /// A process has ended, and with it what it alone read.
+    pub(super) fn process_ended(&mut self, pid: u32) {
+        self.read.of_process(pid).into_iter().for_each(|stream| self.closed(stream));
+    }
+
+    /// Follows a client no longer. It is looked for again by and by, while its stream is read.
+    pub(super) fn leave(&mut self, stream: u64) {
+        if let Some(gone) = self.known.remove(&stream) {
+            self.kernel.take_back(gone.inode, &gone.pids);
         }
     }
 
     /// Looks for the clients of new streams, and at what waits in the streams of known ones. To be called often.
-    pub(super) fn turn(&mut self, is_certain: impl Fn(&Read) -> bool) -> Turn {
+    /// `is_certain`: whether it is known which write is which read; `None` when nobody asks for that any more.
+    pub(super) fn turn(&mut self, is_certain: impl Fn(&Read) -> Option<bool>) -> Turn {
         let mut turn = Turn::default();
         let begin = Instant::now();
-        if !self.new.is_empty() && begin >= self.next_search {
+        if begin >= self.next_check {
+            turn.left = self.forget_old(now_ns(), &is_certain);
+            self.next_check = rest(begin).max(begin + CHECK_INTERVAL);
+        }
+        let begin = Instant::now();
+        if self.read.has_new() && begin >= self.next_search {
             turn.followed = self.search();
             self.next_search = rest(begin);
         }
@@ -125,25 +146,50 @@ impl Clients {
         if self.known.is_empty() || begin < self.next_looks {
             return turn;
         }
+        let mut dead = Vec::new();
         for client in self.known.values_mut() {
             if begin < client.next_look {
                 continue;
             }
-            let Some(look) = client.look(&self.sockets) else { continue };
-            if is_certain(&client.read) {
+            let Some(look) = client.look(&self.sockets) else {
+                client.failed_looks += 1;
+                dead.extend((client.failed_looks >= MAX_FAILED_LOOKS).then_some(client.read));
+                continue;
+            };
+            client.failed_looks = 0;
+            let last_ns = self.read.last_ns(client.read.stream);
+            client.idle_looks = if last_ns == client.last_ns { client.idle_looks + 1 } else { 0 };
+            client.last_ns = last_ns;
+            if client.idle_looks > MAX_IDLE_LOOKS || is_certain(&client.read) == Some(true) {
                 client.next_look = begin + CHECK_INTERVAL;
             }
             turn.looks.push((client.read, look));
         }
+        dead.iter().for_each(|read| self.leave(read.stream));
+        turn.left.extend(dead);
         self.next_looks = rest(begin);
         turn
+    }
+
+    /// Forgets streams that are over, and leaves clients that nobody asks for. Returns those that were left.
+    fn forget_old(&mut self, now_ns: u64, is_certain: impl Fn(&Read) -> Option<bool>) -> Vec<Read> {
+        let known = &self.known;
+        let mut old = self.read.forget_old(now_ns, |stream| known.contains_key(&stream), Read::is_open);
+        for client in known.values().filter(|client| is_certain(&client.read).is_none()) {
+            self.read.forget(client.read.stream);
+            old.push(client.read);
+        }
+        old.retain(|read| self.known.contains_key(&read.stream));
+        old.iter().for_each(|read| self.leave(read.stream));
+        old
     }
 
     /// Clients of new streams, as far as they are on this host.
     fn search(&mut self) -> Vec<Read> {
         let mut tables = Tables::default();
         let mut ends: HashMap<u64, (Read, End)> = HashMap::new();
-        for read in self.new.drain(..) {
+        // Short connections are over by now.
+        for read in self.read.take_new(now_ns()).into_iter().filter(Read::is_open) {
             let end = if read.is_socket {
                 let unix = self.sockets.unix_peer(read.stream).map(|peer| (peer, End::Unix));
                 unix.or_else(|| {
@@ -173,15 +219,11 @@ impl Clients {
         let mut followed = Vec::new();
         for (inode, pids) in holders {
             let Some((read, end)) = ends.get(&inode).copied() else { continue };
-            if self.known.len() >= MAX_CLIENT_STREAMS as usize {
-                break;
-            }
-            let told =
-                self.streams.insert(inode, ClientStream { stream: read.stream, written: 0 }, 0).is_ok()
-                    && pids.iter().all(|pid| self.clients.insert(*pid, 1, 0).is_ok());
-            if told {
-                self.is_wanted.store(true, Ordering::Relaxed);
-                let client = Client { read, end, inode, pids, next_look: Instant::now() };
+            // One that is found anew has another count.
+            self.leave(read.stream);
+            if self.kernel.tell(inode, read.stream, &pids) {
+                self.probe.is_wanted.store(true, Ordering::Relaxed);
+                let client = Client::new(read, end, inode, pids);
                 self.known.insert(read.stream, client);
                 followed.push(read);
             }
@@ -190,7 +232,44 @@ impl Clients {
     }
 }
 
-/// When something may be done again that took from `begin` until now.
+/// What the kernel half is told.
+struct Told {
+    clients: BpfHashMap<MapData, u32, u32>,
+    streams: BpfHashMap<MapData, u64, ClientStream>,
+    /// How many streams each client has.
+    stream_counts: HashMap<u32, usize>,
+}
+
+impl Told {
+    /// Whose writes to the end with this inode are to be told. All or nothing: false when there is no room.
+    fn tell(&mut self, inode: u64, stream: u64, pids: &[u32]) -> bool {
+        let mut is_told = self.streams.insert(inode, ClientStream { stream, written: 0 }, 0).is_ok();
+        for pid in pids {
+            *self.stream_counts.entry(*pid).or_default() += 1;
+            is_told = is_told && self.clients.insert(*pid, 1, 0).is_ok();
+        }
+        if !is_told {
+            self.take_back(inode, pids);
+        }
+        is_told
+    }
+
+    /// What could not be taken back goes on to be told: no harm but cost.
+    fn take_back(&mut self, inode: u64, pids: &[u32]) {
+        let _ = self.streams.remove(&inode);
+        for pid in pids {
+            let Some(count) = self.stream_counts.get_mut(pid) else { continue };
+            *count -= 1;
+            if *count == 0 {
+                self.stream_counts.remove(pid);
+                let _ = self.clients.remove(pid);
+            }
+        }
+    }
+}
+
+/// When something may be done again that took from `begin` until now. Not by its CPU time: where this thread gets little of
+/// that, messages come first.
 fn rest(begin: Instant) -> Instant {
     Instant::now() + (begin.elapsed() * REST).clamp(SHORTEST_REST, LONGEST_REST)
 }
@@ -209,6 +288,8 @@ fn ancestors(pid: u32) -> Vec<u32> {
 pub(super) struct Turn {
     /// Streams whose clients are known from now on.
     pub(super) followed: Vec<Read>,
+    /// Streams whose clients are known no longer.
+    pub(super) left: Vec<Read>,
     /// What waits in streams.
     pub(super) looks: Vec<(Read, Look)>,
 }
@@ -238,6 +319,11 @@ fn can_write(pid: u32, descriptor: i32) -> bool {
 }
 
 impl Client {
+    fn new(read: Read, end: End, inode: u64, pids: Vec<u32>) -> Self {
+        let next_look = Instant::now();
+        Self { read, end, inode, pids, next_look, failed_looks: 0, idle_looks: 0, last_ns: 0 }
+    }
+
     fn look(&self, sockets: &Sockets) -> Option<Look> {
         let Read { stream, pid, descriptor, .. } = self.read;
         let pipe = if self.end == End::Pipe { Some(open_pipe(pid, descriptor, stream)?) } else { None };
@@ -362,6 +448,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::capture::kernel::OBJECT;
 
     /// A connection is found from either end, also between IPv4 and IPv6.
     #[test]
@@ -398,6 +485,76 @@ mod tests {
         assert!(open_pipe(std::process::id(), descriptor, inode + 1).is_none());
         assert!(can_write(std::process::id(), writer.as_raw_fd()));
         assert!(!can_write(std::process::id(), reader.as_raw_fd()));
+    }
+
+    /// Clients whose maps have so much room for processes.
+    fn clients(processes: u32) -> Clients {
+        let mut object = aya::EbpfLoader::new().map_max_entries("CLIENTS", processes).load(OBJECT).unwrap();
+        let [clients, streams] = ["CLIENTS", "CLIENT_STREAMS"].map(|name| object.take_map(name).unwrap());
+        Clients::new(clients, streams, Arc::default()).unwrap()
+    }
+
+    fn pipe() -> (Read, std::io::PipeReader, std::io::PipeWriter) {
+        let (reader, writer) = std::io::pipe().unwrap();
+        let descriptor = reader.as_raw_fd().cast_unsigned();
+        let stream = std::fs::metadata(format!("/proc/self/fd/{descriptor}")).unwrap().ino();
+        (Read { stream, pid: std::process::id(), descriptor, is_socket: false }, reader, writer)
+    }
+
+    /// After thousands of streams that their reader closed by itself, the next one's client is still found, and the kernel
+    /// half keeps none of the others (needs root).
+    #[test]
+    fn streams_that_end_in_silence_make_room() {
+        let mut clients = clients(64);
+        let begin_ns = now_ns();
+        for second in 0..50 {
+            let now_ns = begin_ns + second * 1_000_000_000;
+            clients.forget_old(now_ns, |_| Some(false));
+            let pipes: Vec<_> = (0..100).map(|_| pipe()).collect();
+            pipes.iter().for_each(|(read, ..)| clients.read(*read, now_ns));
+            assert_eq!(clients.search().len(), pipes.len(), "after {} streams", 100 * second);
+        }
+        assert!(clients.known.len() <= 200, "{}", clients.known.len());
+        assert_eq!(clients.kernel.streams.keys().count(), clients.known.len());
+        let me = std::process::id();
+        assert!(clients.kernel.clients.keys().any(|pid| pid.unwrap() == me));
+        clients.process_ended(me);
+        assert_eq!(
+            (clients.kernel.streams.keys().count(), clients.kernel.clients.keys().count()),
+            (0, 0),
+            "nothing is left behind"
+        );
+    }
+
+    /// A client whose queue is not kept any more is left, and is found again when its stream is read (needs root).
+    #[test]
+    fn clients_that_nobody_asks_for_are_left() {
+        let mut clients = clients(64);
+        let (read, _reader, _writer) = pipe();
+        clients.read(read, now_ns());
+        assert_eq!(clients.search(), [read]);
+        assert_eq!(clients.forget_old(now_ns(), |_| None), [read]);
+        assert_eq!(clients.kernel.clients.keys().count(), 0);
+        clients.read(read, now_ns());
+        assert_eq!(clients.search(), [read]);
+    }
+
+    /// Where there is no room for all clients of a stream, none of them stays (needs root).
+    #[test]
+    fn clients_are_told_whole_or_not_at_all() {
+        let mut clients = clients(2);
+        let kernel = &mut clients.kernel;
+        assert!(kernel.tell(1, 10, &[100]));
+        assert!(!kernel.tell(2, 20, &[100, 200, 300]));
+        let of = |kernel: &Told| {
+            let streams: Vec<u64> = kernel.streams.keys().map(Result::unwrap).collect();
+            let clients: Vec<u32> = kernel.clients.keys().map(Result::unwrap).collect();
+            (streams, clients)
+        };
+        assert_eq!(of(kernel), (vec![1], vec![100]));
+        assert!(kernel.tell(2, 20, &[100, 200]));
+        kernel.take_back(1, &[100]);
+        assert_eq!(kernel.clients.keys().count(), 2, "the first one still has a stream");
     }
 
     proptest! {

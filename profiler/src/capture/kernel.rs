@@ -4,15 +4,15 @@ use aya::maps::{HashMap, MapData, PerCpuArray, RingBuf};
 use aya::programs::{BtfTracePoint, PerfEvent, RawTracePoint, UProbe};
 use aya::{Ebpf, EbpfLoader};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 use profiler_common::Failure;
 
-use super::clients::Clients;
+use super::clients::{ClientProbe, Clients};
 use super::code::Code;
 use super::cpu::Sampling;
 use super::python::Pythons;
-use super::tls::Starter;
+use super::tls::{Attaching, Starter};
 use super::v8::V8Frames;
 use super::wire::Wire;
 use super::{Error, offsets};
@@ -50,8 +50,7 @@ pub(super) struct Kernel {
     code: Option<Code>,
     pythons: Option<Pythons>,
     wire: Option<Wire>,
-    /// Set by whoever knows the clients of watched processes: from then on it is to be seen when they write.
-    wants_clients: Arc<AtomicBool>,
+    client_probe: Arc<ClientProbe>,
     has_clients: bool,
 }
 
@@ -89,10 +88,10 @@ impl Kernel {
         let v8 = V8Frames::new(take_map(&mut ebpf, "V8_PROCESSES")?)?;
         let code = Code::new([mappings?, changes?, tables?], &targets, v8)?;
         let pythons = Some(Pythons::new(take_map(&mut ebpf, "PYTHON_LAYOUTS")?)?);
-        let wants_clients = Arc::<AtomicBool>::default();
+        let client_probe = Arc::<ClientProbe>::default();
         let [clients, client_streams] =
             [take_map(&mut ebpf, "CLIENTS")?, take_map(&mut ebpf, "CLIENT_STREAMS")?];
-        let clients = Clients::new(clients, client_streams, Arc::clone(&wants_clients))?;
+        let clients = Clients::new(clients, client_streams, Arc::clone(&client_probe))?;
         let wire = Some(Wire::new(take_map(&mut ebpf, "STREAMS")?, clients)?);
         let targets = HashMap::try_from(targets)?;
         let failures = PerCpuArray::try_from(take_map(&mut ebpf, "FAILURES")?)?;
@@ -107,7 +106,7 @@ impl Kernel {
             code,
             pythons,
             wire,
-            wants_clients,
+            client_probe,
             has_clients: false,
         })
     }
@@ -166,18 +165,18 @@ impl Kernel {
 
     /// Sees from now on when clients write, if any is known: this costs every system call of the host a little.
     pub(super) fn see_clients(&mut self) {
-        if !self.has_clients && self.wants_clients.load(Ordering::Relaxed) {
+        if !self.has_clients && self.client_probe.is_wanted.load(Ordering::Relaxed) {
             self.has_clients = true;
-            if let Ok(program) = program::<BtfTracePoint>(&mut self.ebpf, CLIENTS.0) {
-                // Without it, the time that calls waited is not known.
-                let _ = program.attach();
-            }
+            let program = program::<BtfTracePoint>(&mut self.ebpf, CLIENTS.0);
+            let is_attached = program.is_ok_and(|program| program.attach().is_ok());
+            // Without it, the time that calls waited is not known.
+            self.client_probe.is_refused.store(!is_attached, Ordering::Relaxed);
         }
     }
 
     /// Loads what attaches to TLS libraries, and starts who does it. Where this kernel, or what we may do, does not allow it,
     /// encrypted streams are counted.
-    pub(super) fn start_tls(&mut self, starter: Starter) -> Result<(), Error> {
+    pub(super) fn start_tls(&mut self, starter: Starter) -> Result<Attaching, Error> {
         for name in TLS {
             program::<UProbe>(&mut self.ebpf, name)?.load()?;
         }
@@ -268,5 +267,19 @@ mod tests {
     #[test]
     fn kernel_accepts_the_committed_object() {
         assert_eq!(try_load(OBJECT).unwrap(), LIFECYCLE.len() + TLS.len() + 3);
+    }
+
+    /// Where it can't be seen when clients write, it is said (needs root).
+    #[test]
+    fn refused_probes_are_told() {
+        let mut kernel = Kernel::load(1 << 16, true).unwrap();
+        let wire = kernel.take_wire().unwrap();
+        let told = |wire: &Wire| wire.counts().find(|(name, _)| *name == "clients_unseen").unwrap().1;
+        kernel.see_clients();
+        assert_eq!(told(&wire), 0, "nobody wants it yet");
+        kernel.client_probe.is_wanted.store(true, Ordering::Relaxed);
+        // It was not verified, so it can't be attached.
+        kernel.see_clients();
+        assert_eq!(told(&wire), 1);
     }
 }

@@ -14,6 +14,7 @@ mod kernel;
 mod mappings;
 mod offsets;
 mod python;
+mod read_streams;
 mod records;
 mod session;
 mod sockets;

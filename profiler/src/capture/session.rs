@@ -35,6 +35,8 @@ const WAITING_BYTES: u64 = 16 << 20;
 /// An event may be in a ring this long after its timestamp was taken. Later ones wait for the next batch, so that
 /// no mapping overtakes a sample.
 const SETTLE_NS: u64 = 25_000_000;
+/// How long a start waits until TLS libraries are attached to.
+const TLS_LIMIT: Duration = Duration::from_secs(2);
 /// How often names are looked up and the recording is committed.
 const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
 /// How often what is older than is to be kept is left out.
@@ -119,6 +121,7 @@ pub struct Session {
     start_ns: u64,
     last_losses: Instant,
     output: PathBuf,
+    is_tls_late: bool,
 }
 
 /// Why the rings are drained.
@@ -222,17 +225,19 @@ impl Session {
             start_ns: now_ns(),
             last_losses: Instant::now(),
             output: options.output.clone(),
+            is_tls_late: false,
         };
         // While the recorder loads the unwind tables of what is mapped by now, for the first sample to find.
         session.kernel.load_probes(options.is_reading_calls)?;
-        if options.is_reading_calls {
-            // What is encrypted stays so, and is counted.
-            let _ = session.kernel.start_tls(tls_starter);
-        }
+        // Without it, what is encrypted stays so, and is counted.
+        let attaching =
+            options.is_reading_calls.then(|| session.kernel.start_tls(tls_starter)).and_then(Result::ok);
         match ready.recv() {
             Ok(yielding) => session.yielding = yielding,
             Err(_) => return Err(session.recorder_error()),
         }
+        // By now the recorder has said which libraries there are.
+        session.is_tls_late = attaching.is_some_and(|attaching| !attaching.wait(TLS_LIMIT));
         session.begin(&sampling, options.is_reading_calls)?;
         Ok(session)
     }
@@ -296,6 +301,12 @@ impl Session {
     /// How far the recording is.
     pub fn progress(&self) -> Progress {
         self.progress.lock().map(|progress| progress.clone()).unwrap_or_default()
+    }
+
+    /// Whether TLS libraries of processes that run were still being attached to when it began: first calls over TLS may be
+    /// missing.
+    pub fn is_tls_late(&self) -> bool {
+        self.is_tls_late
     }
 
     /// Since when it samples.
@@ -604,6 +615,12 @@ fn drop_capabilities() {
     let is_kept = |capability: &Capability| {
         KEPT.contains(capability) || (is_broad && *capability == Capability::CAP_SYS_ADMIN)
     };
+    keep_capabilities(is_kept);
+}
+
+/// Gives up all other capabilities of this thread.
+pub(super) fn keep_capabilities(is_kept: impl Fn(&Capability) -> bool) {
+    let Ok(permitted) = caps::read(None, CapSet::Permitted) else { return };
     let kept: caps::CapsHashSet = permitted.into_iter().filter(is_kept).collect();
     // Giving up a capability is always permitted; an old kernel that does not know one keeps what it has.
     let _ = caps::set(None, CapSet::Effective, &kept);

@@ -2,9 +2,10 @@
 
 use aya::maps::{HashMap as BpfHashMap, Map, MapData, MapError};
 use hashbrown::{HashMap, HashSet};
-use profiler_common::{ClientWriteEvent, StreamRule, StreamVerdict, WireEvent, WireFlag};
+use profiler_common::{ClientWriteEvent, MAX_WIRE_BYTES, StreamRule, StreamVerdict, WireEvent, WireFlag};
 
-use super::clients::{Clients, Read};
+use super::clients::Clients;
+use super::read_streams::Read;
 use crate::wire::Piece;
 use crate::wire::calls::Call;
 use crate::wire::contents::Capture;
@@ -13,8 +14,14 @@ use crate::wire::streams::{Counts, Interest, Moved, Streams};
 
 /// What messages may take that are half read, and calls that have not ended, of all processes together, in bytes.
 const MAX_HELD_BYTES: usize = 32 << 20;
+/// System calls up to this length are taken whole on streams where longer ones were of several messages: as many parts as the kernel
+/// half makes of one (`MAX_PARTS` of `profiler-ebpf/src/wire/transfer.rs`).
+const MANY_WHOLE_BYTES: u32 = 16 * MAX_WIRE_BYTES as u32;
 /// Calls of a process that may have ended before they are written.
 const MAX_ENDED: usize = 4096;
+
+/// Changes what is there and makes nothing new (`include/uapi/linux/bpf.h`).
+const BPF_EXIST: u64 = 2;
 
 /// The streams of all watched processes.
 pub(super) struct Wire {
@@ -94,12 +101,13 @@ impl Wire {
         if event.flags & WireFlag::Plain as u32 != 0 {
             streams.has_plain = true;
         } else if !moved.is_written {
-            self.clients.read(Read {
+            let read = Read {
                 stream: event.stream,
                 pid: event.header.pid,
                 descriptor: event.descriptor,
                 is_socket: event.flags & WireFlag::Socket as u32 != 0,
-            });
+            };
+            self.clients.read(read, moved.timestamp_ns);
         }
         // Parts of a call follow each other.
         let start = match self.last {
@@ -117,6 +125,24 @@ impl Wire {
             if !matches!(piece, Piece::Gap(0) | Piece::Bytes(&[])) {
                 interest = streams.moved(moved, piece);
             }
+        }
+        // Where a call was cut that is not one message alone, there may be others in its middle.
+        let is_several = || {
+            let behind_line = bytes.iter().position(|byte| *byte == b'\n').map(|place| place + 1);
+            behind_line.is_some_and(|place| event.offset as usize + place < event.total as usize)
+                || (moved.is_written && is_last && streams.calls.in_flight() > 0)
+        };
+        // Parts of what is taken whole are full, but for the last.
+        let is_cut = before + behind > 0 || (!is_last && event.length < MAX_WIRE_BYTES as u32);
+        if is_cut
+            && event.total <= MANY_WHOLE_BYTES
+            && streams.has_lines(event.stream)
+            && is_several()
+            && let Ok(rule) = self.rules.get(&event.stream, 0)
+        {
+            let rule = StreamRule { whole_bytes: MANY_WHOLE_BYTES, ..rule };
+            // Without it, it goes on to be cut.
+            let _ = self.rules.insert(event.stream, rule, BPF_EXIST);
         }
         if interest == Interest::No {
             let rule = StreamRule { verdict: StreamVerdict::Ignored as u32, ..StreamRule::default() };
@@ -138,12 +164,18 @@ impl Wire {
     pub(super) fn settle(&mut self, settled_ns: u64) {
         self.give_up(settled_ns);
         let processes = &self.processes;
-        let turn = self.clients.turn(|read| {
-            processes.get(&read.pid).is_some_and(|streams| streams.is_client_certain(read.stream))
-        });
+        let turn = self
+            .clients
+            .turn(|read| processes.get(&read.pid).and_then(|streams| streams.is_client_certain(read.stream)));
+        for Read { stream, pid, .. } in turn.left {
+            self.readers.remove(&stream);
+            self.processes.get_mut(&pid).into_iter().for_each(|streams| streams.leave_client(stream));
+        }
         for Read { stream, pid, .. } in turn.followed {
             if self.processes.get_mut(&pid).is_some_and(|streams| streams.follow_client(stream)) {
                 self.readers.insert(stream, pid);
+            } else {
+                self.clients.leave(stream);
             }
         }
         for (Read { stream, pid, .. }, look) in turn.looks {
@@ -212,9 +244,17 @@ impl Wire {
             }
             *reader != pid
         });
+        self.clients.process_ended(pid);
         self.held.remove(&pid);
         self.active.remove(&pid);
         let Some(mut streams) = self.processes.remove(&pid) else { return Vec::new() };
+        // What was lost last in a stream was not told of yet.
+        let known: Vec<u64> = streams.known().collect();
+        for stream in known {
+            if let Ok(rule) = self.rules.get(&stream, 0) {
+                lost_at_end(stream, &rule, now_ns).for_each(|moved| streams.lost(moved, true));
+            }
+        }
         if streams.counts().messages > 0 {
             self.io_urings.remove(&pid);
         }
@@ -225,14 +265,10 @@ impl Wire {
 
     /// Nothing more comes at all.
     pub(super) fn finish(&mut self, now_ns: u64) {
-        // What was lost last in its stream was not told of yet.
+        // As above, also of streams that nobody knows yet.
         let lost: Vec<(u64, StreamRule)> = self.rules.iter().filter_map(Result::ok).collect();
         for (stream, rule) in lost {
-            for (is_written, lost) in [(false, rule.lost_read), (true, rule.lost_written)] {
-                let moved = Moved { stream, is_written, timestamp_ns: now_ns, thread: 0 };
-                if lost == 0 {
-                    continue;
-                }
+            for moved in lost_at_end(stream, &rule, now_ns) {
                 // A pipe may be of several processes. A stream of which nothing else is known may be of any.
                 let is_known = self.processes.values().any(|streams| streams.knows(stream));
                 let concerned =
@@ -251,6 +287,92 @@ impl Wire {
         let is_silent =
             |pid: &&u32| self.processes.get(*pid).is_none_or(|streams| streams.counts().messages == 0);
         counts.io_uring_processes = self.io_urings.iter().filter(is_silent).count() as u64;
-        counts.named().into_iter()
+        counts.named().into_iter().chain([("clients_unseen", u64::from(self.clients.are_unseen()))])
+    }
+}
+
+/// What was lost of a stream, and nobody was told yet.
+fn lost_at_end(stream: u64, rule: &StreamRule, now_ns: u64) -> impl Iterator<Item = Moved> + use<> {
+    let lost = [(false, rule.lost_read), (true, rule.lost_written)];
+    lost.into_iter().filter(|(_, lost)| *lost != 0).map(move |(is_written, _)| Moved {
+        stream,
+        is_written,
+        timestamp_ns: now_ns,
+        thread: 0,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use aya::EbpfLoader;
+    use profiler_common::{EventHeader, EventKind};
+
+    use super::*;
+    use crate::capture::kernel::OBJECT;
+    use crate::wire::calls::Ended;
+
+    fn wire() -> Wire {
+        let mut object = EbpfLoader::new().load(OBJECT).unwrap();
+        let [rules, clients, streams] =
+            ["STREAMS", "CLIENTS", "CLIENT_STREAMS"].map(|name| object.take_map(name).unwrap());
+        Wire::new(rules, Clients::new(clients, streams, Arc::default()).unwrap()).unwrap()
+    }
+
+    /// The first part of a write of `total` bytes, of which these come.
+    fn written(pid: u32, stream: u64, total: u32, bytes: &[u8]) -> WireEvent {
+        let is_whole = total as usize == bytes.len();
+        WireEvent {
+            header: EventHeader { kind: EventKind::Wire as u32, pid, timestamp_ns: 10 },
+            stream,
+            tid: pid,
+            total,
+            offset: 0,
+            length: bytes.len() as u32,
+            flags: WireFlag::Written as u32 | (u32::from(is_whole) * WireFlag::Last as u32),
+            descriptor: 1,
+        }
+    }
+
+    const ASK: &[u8] =
+        b"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"tools/call\",\"params\":{\"name\":\"echo\"}}\n";
+
+    /// Where a long write is more than one message, such writes are taken whole from then on (needs root).
+    #[test]
+    fn several_messages_in_one_write() {
+        let verdict = StreamVerdict::Captured as u32;
+        let before = StreamRule { verdict, whole_bytes: 16384, ..StreamRule::default() };
+        let cases: [(u32, &[u8], u32); 3] = [
+            (40_000, b"{\"a\":1}\n{\"b\":", MANY_WHOLE_BYTES),
+            (40_000, b"{\"a\":1", 16384),
+            (MANY_WHOLE_BYTES + 1, b"{\"a\":1}\n{\"b\":", 16384),
+        ];
+        for (total, head, expected) in cases {
+            let mut wire = wire();
+            wire.rules.insert(21, before, 0).unwrap();
+            wire.take(&written(7, 21, total, head), head);
+            let tail = b":2}\n";
+            let (offset, flags) = (total - 4, WireFlag::Written as u32 | WireFlag::Last as u32);
+            wire.take(&WireEvent { offset, flags, ..written(7, 21, total, tail) }, tail);
+            assert_eq!(wire.rules.get(&21, 0).unwrap().whole_bytes, expected, "{total}");
+        }
+    }
+
+    /// What was lost just before a process ended may have been its answer (needs root).
+    #[test]
+    fn losses_before_the_end_of_a_process() {
+        for (lost_written, expected) in [(0, Ended::Unanswered), (1, Ended::Lost)] {
+            let mut wire = wire();
+            let read = WireEvent { flags: WireFlag::Last as u32, ..written(7, 20, ASK.len() as u32, ASK) };
+            wire.take(&read, ASK);
+            let log = b"{\"jsonrpc\":\"2.0\",\"method\":\"notifications/message\"}\n";
+            wire.take(&written(7, 21, log.len() as u32, log), log);
+            let verdict = StreamVerdict::Captured as u32;
+            let rule = StreamRule { verdict, lost_written, ..StreamRule::default() };
+            wire.rules.insert(21, rule, 0).unwrap();
+            let ended: Vec<Ended> = wire.process_ended(7, 50).into_iter().map(|call| call.ended).collect();
+            assert_eq!(ended, [expected]);
+        }
     }
 }

@@ -239,6 +239,11 @@ impl Recorder {
             options.frequency_hz,
             options.output.display()
         ));
+        if recorder.session.is_tls_late() {
+            note(
+                "warning: the server's TLS library is not attached to yet: first calls over TLS may be missing",
+            );
+        }
         Ok(Self { shows_progress: true, ..recorder })
     }
 

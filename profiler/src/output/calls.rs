@@ -117,7 +117,7 @@ fn write_notes(mut out: impl Write, calls: &Calls, style: Style) -> io::Result<(
 
 /// What else was seen on the streams, and should not be there.
 fn notes(messages: &BTreeMap<String, u64>) -> Vec<String> {
-    const NOTES: [(&str, &str, &str, &str); 11] = [
+    const NOTES: [(&str, &str, &str, &str); 13] = [
         (
             "lost_stretches",
             "stretch",
@@ -158,6 +158,18 @@ fn notes(messages: &BTreeMap<String, u64>) -> Vec<String> {
             "process has",
             "processes have",
             "an io_uring: what is read and written by it is not seen.",
+        ),
+        (
+            "tls_unattached",
+            "TLS library",
+            "TLS libraries",
+            "in processes that the kernel let nobody attach to: calls over TLS may be missing.",
+        ),
+        (
+            "clients_unseen",
+            "probe",
+            "probes",
+            "of clients' writes that the kernel refused: how long requests waited is not known.",
         ),
     ];
     let note = |(name, one, many, text): &(&str, &str, &str, &str)| {

@@ -21,8 +21,10 @@ const MAX_EXCHANGES: usize = 256;
 const MAX_SESSION_ID: usize = 256;
 /// What a stream may hold when those of its process are told to give up what they hold, in bytes.
 const FEW_BYTES: usize = 2048;
-/// Streams of one process whose clients' writes are followed.
+/// Streams of one process whose clients' writes are followed; one that was silent for longer than this makes room, in
+/// nanoseconds.
 const MAX_QUEUES: usize = 128;
+const SILENCE_NS: u64 = 1_000_000_000;
 /// All stdio streams of a process are one session: requests come by one pipe and responses go by another.
 const STDIO: Session = 0;
 
@@ -240,14 +242,35 @@ impl Streams {
         self.streams.contains_key(&stream)
     }
 
+    /// Whether a stream has a message a line.
+    pub fn has_lines(&self, stream: u64) -> bool {
+        self.streams.get(&stream).is_some_and(|state| matches!(state.protocol, Protocol::Stdio { .. }))
+    }
+
+    /// The streams that are followed.
+    pub fn known(&self) -> impl Iterator<Item = u64> {
+        self.streams.keys().copied()
+    }
+
     /// Follows from now on what a client writes to a stream, which is told by [`client_wrote`](Self::client_wrote) and
-    /// [`looked`](Self::looked). False when there are too many.
+    /// [`looked`](Self::looked). False when there are too many that are in use.
     pub fn follow_client(&mut self, stream: u64) -> bool {
-        let Some(state) = self.streams.get(&stream).filter(|_| self.queues.len() < MAX_QUEUES) else {
-            return false;
-        };
-        self.queues.insert(stream, Queue::new(state.position));
+        let Some(state) = self.streams.get(&stream) else { return false };
+        let queue = Queue::new(state.position);
+        let before_ns = state.last_ns.saturating_sub(SILENCE_NS);
+        if self.queues.len() >= MAX_QUEUES {
+            let last_ns = |stream: &u64| self.streams.get(stream).map_or(0, |state| state.last_ns);
+            let oldest = self.queues.keys().map(|stream| (last_ns(stream), *stream)).min();
+            let Some((_, oldest)) = oldest.filter(|(last_ns, _)| *last_ns < before_ns) else { return false };
+            self.queues.remove(&oldest);
+        }
+        self.queues.insert(stream, queue);
         true
+    }
+
+    /// Follows a client no longer.
+    pub fn leave_client(&mut self, stream: u64) {
+        self.queues.remove(&stream);
     }
 
     /// A client wrote to a stream.
@@ -265,9 +288,9 @@ impl Streams {
         self.queues.values_mut().for_each(|queue| queue.settle(settled_ns));
     }
 
-    /// Whether it is known which write of a client is which read.
-    pub fn is_client_certain(&self, stream: u64) -> bool {
-        self.queues.get(&stream).is_some_and(Queue::is_certain)
+    /// Whether it is known which write of a client is which read; `None` when the client is not followed, or not any more.
+    pub fn is_client_certain(&self, stream: u64) -> Option<bool> {
+        self.queues.get(&stream).map(Queue::is_certain)
     }
 
     /// Nobody knows what was moved before the next piece. `is_start`: that one is the start of what a system call moved.
@@ -711,6 +734,25 @@ mod tests {
         let interests: Vec<Interest> =
             (0..20).map(|time| streams.moved(at(10, true, time), Piece::Bytes(part.as_bytes()))).collect();
         assert!(interests.contains(&Interest::No));
+    }
+
+    /// However many connections end without a word, the next one's client is followed; those in use are not given up.
+    #[test]
+    fn silent_clients_make_room() {
+        let mut streams = Streams::default();
+        for stream in 0..3_000 {
+            streams.moved(at(stream, false, stream * SILENCE_NS), Piece::Bytes(ASK.as_bytes()));
+            assert!(streams.follow_client(stream), "{stream}");
+        }
+        assert_eq!((streams.queues.len(), streams.is_client_certain(2_999)), (MAX_QUEUES, Some(false)));
+        let now_ns = 3_000 * SILENCE_NS;
+        let room = (3_000..4_000).filter(|stream| {
+            streams.moved(at(*stream, false, now_ns), Piece::Bytes(ASK.as_bytes()));
+            streams.follow_client(*stream)
+        });
+        assert_eq!(room.count(), MAX_QUEUES - 1, "the youngest is no older than a second");
+        streams.leave_client(2_999);
+        assert!(streams.follow_client(3_999));
     }
 
     /// Each HTTP connection has its own IDs; what the process asks others as a client is not its own.

@@ -439,7 +439,8 @@ impl Timeline {
         let open = self.wire.open_calls();
         let open = open.filter_map(|(pid, call)| Some((self.processes.get(&pid)?.id, call)));
         self.writer.in_flight(open.take(MAX_IN_FLIGHT))?;
-        self.wire.counts().try_for_each(|(name, count)| self.writer.messages(name, count))
+        let tls = [("tls_unattached", self.tls.unattached())];
+        self.wire.counts().chain(tls).try_for_each(|(name, count)| self.writer.messages(name, count))
     }
 
     /// Makes the batch durable, with all losses so far.
