@@ -5,6 +5,7 @@ mod program {
     mod calls;
     mod commands;
     mod diagnose;
+    mod documents;
     mod dotnet;
     mod failures;
     mod formats;

@@ -201,6 +201,67 @@ fn outcomes() -> Result<()> {
     Ok(())
 }
 
+/// Calls that take several requests, and requests that come together: a call that is asked for input and comes again under another
+/// ID is one, and of a batch each is.
+#[test]
+fn input_and_batches() -> Result<()> {
+    const ROUNDS: u64 = 10;
+    let mut client = by_hand()?;
+    let recorded = while_recording(client.pid(), 99, || {
+        for round in 0..ROUNDS {
+            // Two that are asked for input at the same time are told apart by their state.
+            let ask = |id: String, text: &str| tool_call(&json!(id), "ask", &json!({"text": text}));
+            let mut states = Vec::new();
+            for text in ["short", "long"] {
+                client.send(&ask(format!("{text}-{round}"), text))?;
+                let answer = client.receive()?;
+                ensure!(answer["result"]["resultType"] == "input_required", "{answer}");
+                states.push((text, answer["result"]["requestState"].clone()));
+            }
+            for (text, state) in states.into_iter().rev() {
+                let mut again = ask(format!("{text}-{round}-again"), text);
+                again["params"]["requestState"] = state;
+                again["params"]["inputResponses"] = json!({"name": {"value": "x".repeat(text.len() * 100)}});
+                client.send(&again)?;
+                let answer = client.receive()?;
+                ensure!(answer["result"]["content"][0]["text"] == text, "{answer}");
+            }
+            let batch: Vec<Value> = (0..4)
+                .map(|number| {
+                    let (tool, arguments) = if number % 2 == 0 {
+                        ("echo", json!({"text": "together"}))
+                    } else {
+                        ("burn", json!({"milliseconds": 1}))
+                    };
+                    tool_call(&json!(100 * round + number), tool, &arguments)
+                })
+                .collect();
+            client.send(&json!(batch))?;
+            let answers = client.receive()?;
+            ensure!(answers.as_array().is_some_and(|answers| answers.len() == 4), "{answers}");
+        }
+        Ok(())
+    })?;
+    let report = &recorded.report;
+    for (name, count) in [("ask", 2 * ROUNDS), ("echo", 2 * ROUNDS), ("burn", 2 * ROUNDS)] {
+        assert_whole(report, name, count, 0)?;
+    }
+    assert_eq!(report.json["calls"]["total"], 6 * ROUNDS, "{:#}", report.json["calls"]);
+    // Both requests of a call count, and which two they are: one that is longer belongs to the longer text.
+    let asked = listed(&recorded, &["--tool", "ask", "--in-order"])?;
+    let (mut short, mut long): (Vec<u64>, Vec<u64>) = (Vec::new(), Vec::new());
+    for call in &asked {
+        let bytes = call["request_bytes"].as_u64().context("request_bytes")?;
+        let id = call["attributes"]["jsonrpc.request.id"].as_str().context("an ID")?;
+        ensure!(id.ends_with("-again"), "{call:#}");
+        if id.starts_with("short") { &mut short } else { &mut long }.push(bytes);
+    }
+    assert_eq!((short.len() as u64, long.len() as u64), (ROUNDS, ROUNDS));
+    assert!(short.iter().all(|bytes| (600..1000).contains(bytes)), "{short:?}");
+    assert!(long.iter().all(|bytes| (500..900).contains(bytes)), "{long:?}");
+    Ok(())
+}
+
 /// A session that has long begun: calls are seen from the next message on.
 #[test]
 fn attached_in_the_middle() -> Result<()> {

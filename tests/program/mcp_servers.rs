@@ -4,12 +4,14 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Value, json};
 use tests::{
-    Client, HttpClient, HttpServer, cron, everything, everything_over_http, fastmcp_over_http, filesystem,
-    outcome_of, python_git, python_time, rmcp, rmcp_over_http, tool_call, toolbox, with_metadata,
+    Client, EventStream, HttpClient, HttpServer, SseClient, cron, everything, everything_over_http,
+    everything_over_sse, fastmcp_over_http, filesystem, outcome_of, python_git, python_time, rmcp,
+    rmcp_over_http, tool_call, toolbox, with_metadata,
 };
 
 use super::calls::{Recorded, assert_nothing_lost, assert_parts_add_up, listed, while_recording};
@@ -58,7 +60,10 @@ fn assert_seen<T>(recorded: &Recorded<T>, expected: &Tally) -> Result<()> {
     assert_eq!(seen, *expected, "{messages:#}");
     let calls = &recorded.report.json["calls"];
     let count = |is_wanted: fn(&str) -> bool| -> u64 {
-        expected.iter().filter(|((_, outcome), _)| is_wanted(outcome)).map(|(_, count)| count).sum()
+        // What servers ask of clients is listed, and is in no total.
+        let wanted =
+            expected.iter().filter(|((name, outcome), _)| name != "roots/list" && is_wanted(outcome));
+        wanted.map(|(_, count)| count).sum()
     };
     assert_eq!(calls["total"], count(|_| true), "{calls:#}");
     assert_eq!(calls["errors"], count(|outcome| outcome.contains("error")), "{calls:#}");
@@ -143,11 +148,203 @@ fn server_everything_over_stdio() -> Result<()> {
     assert_seen(&recorded, &recorded.done)
 }
 
+/// What takes long: a call that tells its progress is one call however often it does, one that is cancelled ends as such, and one that
+/// becomes a task ends when its result is there.
+#[test]
+fn progress_cancellation_and_tasks() -> Result<()> {
+    const LONG: &str = "trigger-long-running-operation";
+    let mut client = Client::start(&mut everything()?)?;
+    // All that the server says at its start has been said.
+    client.call("echo", &json!({"message": "hello"}))?;
+    let recorded = while_recording(client.pid(), 99, || {
+        let mut expected = Tally::new();
+        let mut expect = |name: &str, outcome: &str, count| {
+            expected.insert((name.to_owned(), outcome.to_owned()), count);
+        };
+        let operation = |id: &str, seconds: f64| {
+            let mut call = tool_call(&json!(id), LONG, &json!({"duration": seconds, "steps": 3}));
+            call["params"]["_meta"] = json!({"progressToken": id});
+            call
+        };
+        for id in ["a", "b"] {
+            client.send(&operation(id, 0.3))?;
+            let answer = client.receive()?;
+            ensure!(answer["id"] == id && answer["result"]["content"].is_array(), "{answer}");
+        }
+        expect(LONG, "ok", 2);
+        client.send(&operation("c", 1000.0))?;
+        let cancelled = json!({"requestId": "c", "reason": "nobody waits"});
+        client.send(&json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": cancelled}))?;
+        expect(LONG, "cancelled", 1);
+
+        let mut task = tool_call(&json!("d"), "simulate-research-query", &json!({"topic": "time"}));
+        task["params"]["task"] = json!({"ttl": 300_000});
+        client.send(&task)?;
+        let answer = client.receive()?;
+        let task =
+            answer["result"]["task"]["taskId"].as_str().with_context(|| answer.to_string())?.to_owned();
+        expect("simulate-research-query", "ok", 1);
+        let mut looks = 0;
+        loop {
+            let parameters = json!({"taskId": task});
+            client
+                .send(&json!({"jsonrpc": "2.0", "id": looks, "method": "tasks/get", "params": parameters}))?;
+            looks += 1;
+            let answer = client.receive()?;
+            match answer["result"]["status"].as_str().with_context(|| answer.to_string())? {
+                "working" => std::thread::sleep(Duration::from_millis(200)),
+                "completed" => break,
+                _ => bail!("{answer}"),
+            }
+        }
+        expect("tasks/get", "ok", looks);
+        let parameters = json!({"taskId": task});
+        client.send(&json!({"jsonrpc": "2.0", "id": "e", "method": "tasks/result", "params": parameters}))?;
+        let answer = client.receive()?;
+        ensure!(answer["result"]["content"].is_array(), "{answer}");
+        expect("tasks/result", "ok", 1);
+        Ok(expected)
+    })?;
+    assert_seen(&recorded, &recorded.done)?;
+    let messages = &recorded.report.json["calls"]["messages"];
+    // Three steps of two calls, and five states of the task; a cancellation counts with its call.
+    assert_eq!(messages["notifications"], 11, "{messages:#}");
+    for call in listed(&recorded, &["--outcome", "ok"])? {
+        // By the server's own timers.
+        let least_ms = match call["tool"].as_str() {
+            Some(LONG) => 300.0,
+            Some(_) => 4000.0,
+            None => 0.0,
+        };
+        let duration_ms = call["duration_ms"].as_f64().context("duration_ms")?;
+        assert!(duration_ms >= least_ms - 3.0, "{call:#}");
+    }
+    Ok(())
+}
+
 /// Node over HTTP.
 #[test]
 fn server_everything_over_http() -> Result<()> {
     let server = everything_over_http()?;
     over_http(&server, HttpClient::connect(server.port())?, &everything_plans(), false)
+}
+
+/// Node over the older HTTP transport: requests come by one connection, answers go by another. The clients were there before the
+/// profiler, and one comes while it records; both use the same IDs.
+#[test]
+fn server_everything_over_sse() -> Result<()> {
+    let server = everything_over_sse()?;
+    let mut earlier = SseClient::connect(server.port())?;
+    let plans = everything_plans();
+    let recorded = while_recording(server.pid(), 99, || {
+        let one_after_the_other = |client: &mut SseClient| -> Result<Vec<Vec<Value>>> {
+            let mut call = |plan: &Plan, id: u64| {
+                client.send(&tool_call(&json!(id), plan.tool, &plan.arguments))?;
+                client.receive()
+            };
+            plans.iter().map(|plan| (0..plan.count).map(|id| call(plan, id)).collect()).collect()
+        };
+        let mut expected = tally(&plans, &one_after_the_other(&mut earlier)?)?;
+        let mut later = SseClient::connect(server.port())?;
+        for (key, count) in tally(&plans, &one_after_the_other(&mut later)?)? {
+            *expected.entry(key).or_default() += count;
+        }
+        expected.insert(("initialize".to_owned(), "ok".to_owned()), 1);
+        // Calls with the same ID, the shorter one within the longer one.
+        let (long, short) = (json!({"duration": LONG_SECONDS, "steps": 1}), json!({"message": "within"}));
+        for id in 1000..1000 + WITHIN {
+            let calls = [("trigger-long-running-operation", &long), ("echo", &short)];
+            for (client, (tool, arguments)) in [&mut earlier, &mut later].into_iter().zip(calls) {
+                client.send(&tool_call(&json!(id), tool, arguments))?;
+            }
+            for client in [&mut later, &mut earlier] {
+                ensure!(client.receive()?["id"] == id);
+            }
+        }
+        *expected.entry(("echo".to_owned(), "ok".to_owned())).or_default() += WITHIN;
+        expected.insert(("trigger-long-running-operation".to_owned(), "ok".to_owned()), WITHIN);
+        Ok(expected)
+    })?;
+    assert_seen(&recorded, &recorded.done)?;
+    let durations_ms = |tool: &str| -> Result<Vec<f64>> {
+        let calls = listed(&recorded, &["--tool", tool, "--in-order"])?;
+        calls.iter().map(|call| call["duration_ms"].as_f64().context("duration_ms")).collect()
+    };
+    let (long, echo) = (durations_ms("trigger-long-running-operation")?, durations_ms("echo")?);
+    for (long_ms, short_ms) in long.iter().zip(&echo[echo.len() - WITHIN as usize..]) {
+        // The server's own timer, and the order in which the answers came.
+        assert!(*long_ms >= LONG_SECONDS * 1e3 - 1.0, "{long:?}");
+        assert!(short_ms < long_ms, "{long:?}, {echo:?}");
+    }
+    Ok(())
+}
+
+/// How long the server takes, and how often.
+const LONG_SECONDS: f64 = 0.4;
+const WITHIN: u64 = 5;
+
+/// Node over HTTP, with a client that listens to the server while it calls tools: what the server says and asks there belongs to no
+/// call of the client, and what it asks is answered by a request of the client's own.
+#[test]
+fn server_everything_over_http_with_a_listener() -> Result<()> {
+    let server = everything_over_http()?;
+    // Before the recording begins, and while it goes on.
+    for is_before in [true, false] {
+        let connect =
+            || HttpClient::connect_listening(server.port(), &json!({"roots": {"listChanged": true}}));
+        let mut connected = if is_before { Some(connect()?) } else { None };
+        let asked = |listener: &mut EventStream, method: &str| -> Result<Value> {
+            loop {
+                let message = listener.message()?;
+                if message["method"] == method {
+                    return Ok(message);
+                }
+            }
+        };
+        if let Some((client, listener)) = &mut connected {
+            let request = asked(listener, "roots/list")?;
+            client.post(&roots(&request))?;
+            asked(listener, "notifications/message")?;
+        }
+        let recorded = while_recording(server.pid(), 99, || {
+            let mut expected = Tally::new();
+            let (mut client, mut listener) = match connected.take() {
+                Some(connected) => connected,
+                None => {
+                    let (mut client, mut listener) = connect()?;
+                    let request = asked(&mut listener, "roots/list")?;
+                    client.post(&roots(&request))?;
+                    asked(&mut listener, "notifications/message")?;
+                    expected.insert(("initialize".to_owned(), "ok".to_owned()), 1);
+                    expected.insert(("roots/list".to_owned(), "ok".to_owned()), 1);
+                    (client, listener)
+                }
+            };
+            for id in 0..20 {
+                client.post(&json!({"jsonrpc": "2.0", "method": "notifications/roots/list_changed"}))?;
+                // While that is asked, a call is made that has the ID of another request.
+                let request = asked(&mut listener, "roots/list")?;
+                let call = tool_call(&json!(id), "echo", &json!({"message": "hello"}));
+                let answer = client.post(&call)?.context("an answer")?;
+                ensure!(answer["id"] == id && answer["result"]["content"].is_array(), "{answer}");
+                client.post(&roots(&request))?;
+                asked(&mut listener, "notifications/message")?;
+            }
+            expected.insert(("echo".to_owned(), "ok".to_owned()), 20);
+            *expected.entry(("roots/list".to_owned(), "ok".to_owned())).or_default() += 20;
+            Ok(expected)
+        })?;
+        assert_seen(&recorded, &recorded.done)?;
+        let tools = recorded.report.json["calls"]["tools"].as_array().context("no calls")?;
+        let is_right = |tool: &&Value| (tool["method"] == "roots/list") == (tool["asked_by_server"] == true);
+        assert!(tools.iter().all(|tool| is_right(&tool)), "{tools:#?}");
+    }
+    Ok(())
+}
+
+/// The answer of a client that has no roots.
+fn roots(request: &Value) -> Value {
+    json!({"jsonrpc": "2.0", "id": request["id"], "result": {"roots": []}})
 }
 
 /// Node, whose answers are of 2 MB, in many system calls.

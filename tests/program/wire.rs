@@ -492,3 +492,121 @@ time.sleep(1000)
     assert_eq!((&echo["count"], echo.get("unfinished")), (&json!(100), None), "{echo:#}");
     Ok(())
 }
+
+/// What a server may be sent, or may say itself, each on a stream of its own. Prints nothing; ends by itself.
+const HOSTILE_SERVER: &str = r#"
+import os, socket, sys, threading, time
+
+while not os.path.exists(sys.argv[1] + '.begin'):
+    time.sleep(0.05)
+
+moved = 0
+
+def through(ends, data):
+    global moved
+    one, other = ends
+    view = memoryview(data)
+    while view:
+        written = os.write(one, view[:1 << 16])
+        os.read(other, 1 << 16)
+        view = view[written:]
+        # No faster than it can be taken: what is lost then is another test's.
+        if (moved + written) >> 18 > moved >> 18:
+            time.sleep(0.01)
+        moved += written
+
+def pipe():
+    source, sink = os.pipe()
+    return sink, source
+
+def call(number, tool=b'hostile', more=b''):
+    return b'{"jsonrpc":"2.0","id":%d,"method":"tools/call","params":{"name":"%s"%s}}\n' % (number, tool, more)
+
+# 200 MB in one message, which is never answered.
+stream = pipe()
+through(stream, call(1, more=b',"arguments":{"x":"')[:-3])
+for _ in range(200):
+    through(stream, b'a' * 1_000_000)
+through(stream, b'"}}}\n')
+# Nested without end.
+stream = pipe()
+through(stream, b'{"jsonrpc":"2.0","id":2,"method":"tools/call","params":{"name":"hostile","arguments":')
+for _ in range(50):
+    through(stream, b'{"a":[' * 20_000)
+# The same ID again and again.
+stream = pipe()
+for _ in range(100):
+    through(stream, call(3))
+unanswered = stream
+# No text.
+for number in range(4, 14):
+    through(stream, call(number, b'\xff\xfe\x80' * 20))
+# Events without end, and one that has none.
+one, other = socket.socketpair()
+one, other = one.detach(), other.detach()
+through((other, one), b'POST /mcp HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s' % (len(call(1)), call(1)))
+through((one, other), b'HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n')
+for _ in range(2000):
+    through((one, other), b'event: message\ndata: {"jsonrpc":"2.0","method":"notifications/x"}\n\n' * 10)
+through((one, other), b'data: {"jsonrpc":"2.0","id":1,"result":{"content":[{"text":"')
+for _ in range(20):
+    through((one, other), b'b' * 1_000_000)
+# Requests that nobody answers.
+for start in range(100, 3_000, 100):
+    through(unanswered, b''.join(call(number) for number in range(start, start + 100)))
+    if start % 1000 == 0:
+        time.sleep(0.05)
+open(sys.argv[1], 'w').close()
+time.sleep(1000)
+"#;
+
+/// A server that is sent, and says, whatever does harm, while another one is called all the time: the calls of that one are seen as
+/// they were, memory is bounded, and what was cut or given up is counted and told.
+#[test]
+fn hostile_server_beside_another() -> Result<()> {
+    let profiler = Profiler::new()?;
+    let done = profiler.path("done");
+    let mut command = Command::new("sh");
+    command.args(["-c", "\"$0\" -c \"$1\" \"$2\" & exec \"$0\" \"$3\""]).arg(python_program()?);
+    command.arg(HOSTILE_SERVER).arg(&done).arg(script("mcp_server.py"));
+    let mut client = tests::Client::start(&mut command)?;
+    let running = profiler.recording(client.pid(), 99)?;
+    std::fs::write(profiler.path("done.begin"), "")?;
+    let mut calls = 0;
+    let end_of_patience = Instant::now() + Duration::from_secs(90);
+    while !done.exists() {
+        ensure!(Instant::now() < end_of_patience, "the hostile server does not come to its end");
+        client.call_often(10, 2, "echo", |_| json!({"text": "beside"}))?;
+        client.call_often(1, 1, "fail", |_| json!({"code": -32000}))?;
+        calls += 1;
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let peak_kib = running.peak_kib()?;
+    let report = end(&profiler, running)?;
+    println!("{peak_kib} KiB at most, {calls} rounds of calls: {:#}", report.json["calls"]["messages"]);
+    // 64 MiB, and the file of a program with debug information.
+    assert!(peak_kib < 128 << 10, "{peak_kib} KiB");
+    let all = &report.json["calls"];
+    let of = |tool: &str| {
+        let tools = all["tools"].as_array().context("no tools")?;
+        tools.iter().find(|entry| entry["tool"] == tool).with_context(|| format!("no {tool} in {all:#}"))
+    };
+    for (tool, count, errors) in [("echo", 10 * calls, 0), ("fail", calls, calls)] {
+        let tool = of(tool)?;
+        assert_eq!((&tool["count"], &tool["errors"]), (&json!(count), &json!(errors)), "{tool:#}");
+        assert_eq!(tool.get("unfinished"), None, "{tool:#}");
+    }
+    // The one with 200 MB, those with one ID, and the others.
+    let hostile = of("hostile")?;
+    assert!(hostile["unfinished"]["unanswered"].as_u64() >= Some(2_900), "{hostile:#}");
+    assert!(hostile["request_bytes"].as_u64() > Some(200_000_000), "{hostile:#}");
+    let messages = &all["messages"];
+    assert_eq!(messages["repeated_ids"], 99, "{messages:#}");
+    assert!(messages["cut_messages"].as_u64() > Some(0), "{messages:#}");
+    assert!(messages["notifications"].as_u64() >= Some(20_000), "{messages:#}");
+    let text = profiler.succeed(&["report", "recording.mcpprof"])?.stdout;
+    for told in ["99 requests with the ID of one that still waited", "too long to be taken whole"] {
+        assert!(text.split_whitespace().collect::<Vec<_>>().join(" ").contains(told), "{text}");
+    }
+    Ok(())
+}

@@ -96,7 +96,7 @@ impl Client {
         Ok(answers)
     }
 
-    /// The next message that answers something.
+    /// The next message that answers something, or several of them.
     pub fn receive(&mut self) -> Result<Value> {
         loop {
             let mut line = Vec::new();
@@ -107,7 +107,7 @@ impl Client {
             let Ok(message) = serde_json::from_slice::<Value>(&line) else { continue };
             if message.get("method").is_some() {
                 self.decline(&message)?;
-            } else if message.get("id").is_some() {
+            } else if message.get("id").is_some() || message.is_array() {
                 return Ok(message);
             }
         }

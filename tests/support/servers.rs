@@ -125,9 +125,18 @@ impl HttpServer {
 
 /// server-everything over HTTP, ready for connections.
 pub fn everything_over_http() -> Result<HttpServer> {
+    everything_over("streamableHttp")
+}
+
+/// server-everything over HTTP as revision 2024-11-05 has it, ready for connections.
+pub fn everything_over_sse() -> Result<HttpServer> {
+    everything_over("sse")
+}
+
+fn everything_over(transport: &str) -> Result<HttpServer> {
     over_http(|port| {
         let mut command = everything()?;
-        command.arg("streamableHttp").env("PORT", port.to_string());
+        command.arg(transport).env("PORT", port.to_string());
         Ok(command)
     })
 }

@@ -64,7 +64,7 @@ def run(tool, arguments):
             return mixed(arguments["milliseconds"])
         case "large":
             return large(arguments["size"])
-        case "echo":
+        case "echo" | "ask":
             return arguments["text"]
         case "hostile":
             hostile(arguments["size"])
@@ -83,6 +83,12 @@ def answer(message):
         tool = message["params"]["name"]
         if tool == "silent":
             return
+        if tool == "ask" and "inputResponses" not in message["params"]:
+            # As revision 2026-07-28 has it: the client comes again, under another ID, with this state.
+            state = json.dumps(message["params"]["arguments"])
+            result = {"resultType": "input_required", "requestState": state, "inputRequests": {"name": {}}}
+            write({"result": result, "jsonrpc": "2.0", "id": message["id"]})
+            return
         text = run(tool, message["params"].get("arguments", {}))
         result = {"content": [{"type": "text", "text": text}]}
     except Failure as failure:
@@ -100,10 +106,21 @@ def initialized(message):
     write({"jsonrpc": "2.0", "id": message["id"], "result": result})
 
 
+def answer_batch(batch):
+    """As revision 2025-03-26 has it. The last is answered first."""
+    answers = []
+    for message in reversed(batch):
+        result = {"content": [{"type": "text", "text": run(message["params"]["name"], message["params"]["arguments"])}]}
+        answers.append({"jsonrpc": "2.0", "id": message["id"], "result": result})
+    write(json.dumps(answers))
+
+
 def main():
     for line in sys.stdin:
         message = json.loads(line)
-        if message.get("method") == "initialize":
+        if isinstance(message, list):
+            answer_batch(message)
+        elif message.get("method") == "initialize":
             initialized(message)
         elif message.get("method") == "tools/call":
             if message["params"].get("name") in ("sleep", "mixed"):

@@ -151,7 +151,12 @@ fn moved(registers: Registers, result: i64, buffers: Buffers, is_write: bool, cu
         | u32::from(is_socket) * WireFlag::Socket as u32
         | u32::from(is_ended) * WireFlag::Ended as u32;
     let total = if is_ended { 0 } else { result as u64 };
-    match streams::judge(stream, rule, scratch.transfer.buffer) {
+    let start = streams::Start {
+        buffer: scratch.transfer.buffer,
+        length: scratch.transfer.first_length,
+        is_written: is_write,
+    };
+    match streams::judge(stream, rule, start) {
         Judgement::Take(rule) => {
             scratch.event = event(current, stream, descriptor as u32, flags);
             transfer::send(scratch, rule, total);

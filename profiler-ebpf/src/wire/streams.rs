@@ -46,10 +46,19 @@ pub(super) fn is_ignored(rule: Option<*mut StreamRule>, is_ended: bool) -> bool 
     verdict == StreamVerdict::Ignored as u32 || (is_ended && verdict != StreamVerdict::Captured as u32)
 }
 
+/// Where what was moved starts.
+#[derive(Clone, Copy)]
+pub(super) struct Start {
+    pub(super) buffer: u64,
+    /// How much of it lies in this buffer, where there are several; else zero.
+    pub(super) length: u64,
+    pub(super) is_written: bool,
+}
+
 /// Decides by the start of what was moved, where nothing is decided yet.
 #[inline(always)]
-pub(super) fn judge(stream: u64, rule: Option<*mut StreamRule>, buffer: u64) -> Judgement {
-    let Some(rule) = rule else { return first_look(stream, buffer) };
+pub(super) fn judge(stream: u64, rule: Option<*mut StreamRule>, start: Start) -> Judgement {
+    let Some(rule) = rule else { return first_look(stream, start) };
     // SAFETY: a live entry; calls on one stream that race may look at it once more or once less.
     let known = unsafe { &mut *rule };
     if known.verdict == StreamVerdict::Captured as u32 {
@@ -60,7 +69,7 @@ pub(super) fn judge(stream: u64, rule: Option<*mut StreamRule>, buffer: u64) -> 
     if known.looked_at > OFTEN_LOOKED_AT && known.looked_at % LOOK_RARELY != 0 {
         return Judgement::Leave;
     }
-    match look(buffer) {
+    match look(start) {
         Look::Message => {
             known.verdict = StreamVerdict::Captured as u32;
             Judgement::Take(rule)
@@ -74,8 +83,8 @@ pub(super) fn judge(stream: u64, rule: Option<*mut StreamRule>, buffer: u64) -> 
 }
 
 #[inline(always)]
-fn first_look(stream: u64, buffer: u64) -> Judgement {
-    let look = look(buffer);
+fn first_look(stream: u64, start: Start) -> Judgement {
+    let look = look(start);
     let verdict = match look {
         Look::Message => StreamVerdict::Captured,
         Look::Encrypted => StreamVerdict::Ignored,
@@ -131,9 +140,10 @@ enum Look {
     Other,
 }
 
-/// The start of JSON, of an HTTP request or an HTTP response, or of a TLS record. User space looks closer.
+/// The start of JSON, of an HTTP request or an HTTP response, of a chunk of the latter, or of a TLS record. User space looks
+/// closer.
 #[inline(always)]
-fn look(buffer: u64) -> Look {
+fn look(Start { buffer, length, is_written }: Start) -> Look {
     // SAFETY: the helper checks the address. A buffer may be shorter: what is behind it does no harm.
     let start = match unsafe { read_user(buffer as *const u32) } {
         Ok(start) => start.to_le_bytes(),
@@ -143,6 +153,21 @@ fn look(buffer: u64) -> Look {
     if is_http || matches!(start[0], b'{' | b'[') {
         return Look::Message;
     }
+    // Connections on which servers send events may be older than the profiler, and nothing else starts on them.
+    if is_written && is_chunk_size(start, length) {
+        return Look::Message;
+    }
     // A record of a handshake or of data, with the version that all have that are in use (RFC 8446, section 5.1).
     if matches!(start[0], 22 | 23) && start[1] == 3 && start[2] <= 3 { Look::Encrypted } else { Look::Other }
+}
+
+/// Up to four hexadecimal digits, which end with their line or with their buffer (RFC 9112, section 7.1).
+#[inline(always)]
+fn is_chunk_size(start: [u8; 4], length: u64) -> bool {
+    let is_digit = |byte: u8| byte.is_ascii_hexdigit();
+    let ends = |at: usize| start[at] == b'\r' || length == at as u64;
+    is_digit(start[0])
+        && (ends(1)
+            || is_digit(start[1])
+                && (ends(2) || is_digit(start[2]) && (ends(3) || is_digit(start[3]) && length == 4)))
 }

@@ -97,7 +97,8 @@ pub(crate) fn returned(context: &RetProbeContext) {
     if streams::is_ignored(rule, false) {
         return;
     }
-    let Judgement::Take(rule) = streams::judge(stream, rule, call.buffer) else { return };
+    let start = streams::Start { buffer: call.buffer, length: 0, is_written: call.is_write != 0 };
+    let Judgement::Take(rule) = streams::judge(stream, rule, start) else { return };
     let Some(slot) = take_slot() else {
         count(Failure::TlsUnread);
         // SAFETY: a live entry.

@@ -31,6 +31,8 @@ pub(super) struct Transfer {
     vector_count: u64,
     /// The single buffer, or the first one.
     pub(super) buffer: u64,
+    /// The length of the first one, where there are several; else zero.
+    pub(super) first_length: u64,
     /// Bytes that were moved.
     total: u64,
     whole_bytes: u64,
@@ -66,6 +68,7 @@ impl Transfer {
         match buffers {
             Buffers::Plain => {
                 (self.buffer, self.vectors, self.vector_count) = (address, 0, 1);
+                self.first_length = 0;
                 return true;
             }
             Buffers::Vectors => {}
@@ -80,9 +83,12 @@ impl Transfer {
         }
         // The first one, for a look at the start.
         // SAFETY: the helper checks the address.
-        match unsafe { read_user(vectors as *const u64) } {
-            Ok(first) => self.buffer = first,
+        match unsafe { read_user(vectors as *const [u64; 2]) } {
+            Ok(first) => [self.buffer, self.first_length] = first,
             Err(_) => return false,
+        }
+        if vector_count == 1 {
+            self.first_length = 0;
         }
         (self.vectors, self.vector_count) = if vector_count == 1 { (0, 1) } else { (vectors, vector_count) };
         true

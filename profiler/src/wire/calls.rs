@@ -25,6 +25,18 @@ const MAX_CONTENTS: usize = 1024;
 /// Most sessions that may wait for a response with the same ID from elsewhere; the oldest is forgotten.
 const MAX_DETACHED_ALIKE: usize = 64;
 
+/// Most requests that may wait when one is looked for that was answered before it was accepted.
+const MAX_LOOKED_AT: usize = 1024;
+
+/// Whose a connection over HTTP is: clients have several, and use the same IDs. Hashed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Peer {
+    /// By the ID of a session.
+    Session(u64),
+    /// In the older transport: by the address that a client was given for its messages.
+    Address(u64),
+}
+
 /// A call between two requests of its own.
 #[derive(Clone, Debug)]
 struct Waiting {
@@ -39,6 +51,10 @@ pub struct Calls {
     open: OpenCalls,
     /// Sessions with a request of this ID whose response comes elsewhere, the oldest first.
     detached: HashMap<(Side, Id), VecDeque<Session>>,
+    /// Whose connections are, as their last requests told.
+    peers: HashMap<Session, Peer>,
+    /// By which connection a peer was answered that had sent its request by another one.
+    answered_by: HashMap<Peer, Session>,
     for_input: Vec<Waiting>,
     tasks: HashMap<(Session, Box<str>), Call>,
     gaps: Gaps,
@@ -77,17 +93,67 @@ impl Calls {
         }
     }
 
-    /// The oldest detached request that a response may answer.
-    fn detached(&mut self, caller: Side, id: &Id) -> Option<Session> {
-        let sessions = self.detached.get_mut(&(caller, id.clone()))?;
-        while let Some(session) = sessions.pop_front() {
-            // It may have been given up since.
-            if self.open.get(&(session, caller, id.clone())).is_some_and(|open| open.detached.is_some()) {
-                return Some(session);
+    /// A request told whose a connection is.
+    pub fn belongs(&mut self, session: Session, peer: Option<Peer>) {
+        match peer {
+            Some(peer) => _ = self.peers.insert(session, peer),
+            None => _ = self.peers.remove(&session),
+        }
+    }
+
+    /// Whether what comes by a connection that nothing was asked on is certainly a peer's.
+    fn is_of_peer(&self, session: Session, peer: Option<Peer>) -> bool {
+        peer.is_some_and(|peer| {
+            self.peers.get(&session) == Some(&peer) || self.answered_by.get(&peer) == Some(&session)
+        })
+    }
+
+    /// The detached request that a response in a session may answer: its own peer's; else, where nothing tells whose the session
+    /// is, the oldest one of a peer that is not answered elsewhere, or of any.
+    fn detached(&mut self, session: Session, caller: Side, id: &Id) -> Option<Session> {
+        let waiting = self.detached.get_mut(&(caller, id.clone()))?;
+        let mut key = (session, caller, id.clone());
+        // They may have been given up since.
+        waiting.retain(|of| {
+            key.0 = *of;
+            self.open.get(&key).is_some_and(|open| open.detached.is_some())
+        });
+        let waiting = self.detached.get(&(caller, id.clone()))?;
+        let mut peer_of = |of: Session| {
+            key.0 = of;
+            self.open.get(&key).and_then(|open| open.peer)
+        };
+        let rank = |peer: Option<Peer>| {
+            let is_told = self.peers.contains_key(&session);
+            match peer {
+                _ if self.is_of_peer(session, peer) => Some(0),
+                None => Some(1),
+                Some(_) if is_told => None,
+                Some(peer) => Some(if self.answered_by.contains_key(&peer) { 2 } else { 1 }),
+            }
+        };
+        let ranked = waiting.iter().enumerate().filter_map(|(at, of)| Some((rank(peer_of(*of))?, at)));
+        let chosen = ranked.min().map(|(_, at)| waiting[at]);
+        let peer = chosen.and_then(peer_of);
+        if waiting.is_empty() || (chosen.is_some() && waiting.len() == 1) {
+            self.detached.remove(&(caller, id.clone()));
+            if let Some(peer) = peer.filter(|_| self.answered_by.len() < MAX_WAITING) {
+                self.answered_by.insert(peer, session);
             }
         }
-        self.detached.remove(&(caller, id.clone()));
-        None
+        chosen
+    }
+
+    /// A client is answered by a connection on which it did not ask. Some servers do so before they accept its request.
+    pub fn answered_elsewhere(&mut self, session: Session, id: &Id) {
+        if self.open.len() > MAX_LOOKED_AT || self.is_open(session, Side::Client, id) {
+            return;
+        }
+        let early = self.open.iter().filter(|((_, caller, of), open)| {
+            *caller == Side::Client && of == id && matches!(open.peer, Some(Peer::Address(_)))
+        });
+        let early: Vec<Session> = early.map(|((of, ..), _)| *of).collect();
+        early.into_iter().for_each(|of| self.detach(of, Side::Client, id.clone()));
     }
 
     /// What `sender` sent in a session until now was lost in part: it may have answered whatever is open there, or, with
@@ -170,6 +236,8 @@ impl Calls {
     /// No more messages come in a session.
     pub fn close(&mut self, session: Session, now_ns: u64) {
         let gone = self.open.take_of(session, |open| open.detached.is_none());
+        self.peers.remove(&session);
+        self.answered_by.retain(|_, by| *by != session);
         for open in gone {
             self.give_up(open, now_ns, Ended::CutOff);
         }
@@ -230,9 +298,11 @@ impl Calls {
                 + size_of::<(Side, Id, VecDeque<Session>)>()
                 + sessions.len() * size_of::<Session>()
         });
+        let peers = self.peers.len() * size_of::<(Session, Peer)>()
+            + self.answered_by.len() * size_of::<(Peer, Session)>();
         let waiting = self.for_input.iter().map(|waiting| waiting.call.held_bytes());
         let tasks = self.tasks.iter().map(|((_, task), call)| task.len() + call.held_bytes());
-        open.chain(detached).chain(waiting).chain(tasks).sum::<usize>() + self.gaps.held_bytes()
+        open.chain(detached).chain(waiting).chain(tasks).sum::<usize>() + self.gaps.held_bytes() + peers
     }
 
     /// Gives up the older half of the calls that have not ended: they take too much memory.
@@ -309,8 +379,15 @@ impl Calls {
         };
         self.make_room(last_ns);
         let task = (&*call.method == "tasks/result").then_some(message.task).flatten();
-        let open =
-            Open { call, number: self.next_number, is_cancelled: false, lost_ns: None, task, detached: None };
+        let open = Open {
+            call,
+            number: self.next_number,
+            is_cancelled: false,
+            lost_ns: None,
+            task,
+            detached: None,
+            peer: self.peers.get(&session).copied(),
+        };
         self.next_number += 1;
         if let Some(earlier) = self.open.insert((session, caller, id), open) {
             self.repeated_ids += 1;
@@ -324,7 +401,7 @@ impl Calls {
             let key = (session, caller, id);
             self.open.remove(&key).or_else(|| {
                 let (_, caller, id) = key;
-                let session = self.detached(caller, &id)?;
+                let session = self.detached(session, caller, &id)?;
                 self.open.remove(&(session, caller, id))
             })
         });

@@ -3,6 +3,7 @@
 use hashbrown::HashMap;
 
 use super::call::{Call, Session, Side};
+use super::calls::Peer;
 use super::message::Id;
 
 /// Sessions without calls that are kept for their next ones: stdio servers have one.
@@ -24,6 +25,8 @@ pub(super) struct Open {
     pub(super) task: Option<Box<str>>,
     /// The response comes by another connection: the order in which that was known.
     pub(super) detached: Option<u64>,
+    /// Whose it is.
+    pub(super) peer: Option<Peer>,
 }
 
 /// All of them.

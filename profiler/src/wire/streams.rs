@@ -6,7 +6,7 @@ use hashbrown::HashMap;
 
 use super::calls::{Calls, Ended, ResponseTimes, Session, Side};
 use super::contents::Capture;
-use super::http::{Direction, Event, Half, Head};
+use super::http::{Direction, Event, Half, Head, starts_chunk};
 use super::queue::{ClientWrite, Look, Queue};
 use super::stdio::Lines;
 use super::{Id, Kind, Message, Piece, Received};
@@ -351,6 +351,7 @@ impl Streams {
 
     fn drop_stream(&mut self, stream: u64) {
         self.queues.remove(&stream);
+        self.calls.belongs(stream, None);
         if let Some(state) = self.streams.remove(&stream) {
             self.ended.add(state.counts());
         }
@@ -382,6 +383,11 @@ impl Protocol {
             }),
             // The process is a client there: whom it asks counts the calls.
             (true, _, true) | (_, true, false) => None,
+            // A connection for messages to a client may have lived for days.
+            (false, false, true) if starts_chunk(bytes) => Some(Self::Http {
+                requests: Box::new(Half::new(Direction::Requests, capture)),
+                responses: Box::new(Half::within_events(capture)),
+            }),
             (false, false, _) => Some(Self::stdio(capture)),
         }
     }
@@ -470,6 +476,12 @@ impl Stream {
                             .into_iter()
                             .for_each(|exchange| exchange.ids.push(id.clone()));
                     }
+                    // No request of this connection waits for it.
+                    (Side::Server, Kind::Result | Kind::Error, Some(id))
+                        if self.exchanges.front().is_none_or(|exchange| exchange.ids.is_empty()) =>
+                    {
+                        calls.answered_elsewhere(moved.stream, &id);
+                    }
                     (Side::Server, Kind::Error, None) => {
                         let (code, message) = (message.error_code, message.error_message.clone());
                         self.error = Some(Ended::Error { code, message });
@@ -490,6 +502,7 @@ impl Stream {
                 }
             }
             Event::Head(head) if sender == Side::Client => {
+                calls.belongs(moved.stream, head.peer);
                 if self.exchanges.len() >= MAX_EXCHANGES {
                     self.exchanges.pop_front();
                 }
@@ -757,6 +770,85 @@ mod tests {
         let times: Vec<u64> =
             streams.calls.take_ended().iter().map(|call| call.end_ns - call.start_ns).collect();
         assert_eq!(times, [100, 100]);
+    }
+
+    const STREAM: &[u8] =
+        b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n";
+
+    fn chunk(id: u64) -> String {
+        let event = format!("event: message\ndata: {}\n\n", ANSWER.replace(":1,", &format!(":{id},")));
+        format!("{:x}\r\n{event}\r\n", event.len())
+    }
+
+    /// What happens between a server and clients of the older transport, who have the same IDs: each is told by the query of the address
+    /// that it sends its messages to, and by which connection it is answered is learned where it is certain.
+    struct Clients(Streams, u64);
+
+    impl Clients {
+        fn moved(&mut self, stream: u64, is_written: bool, text: &str) {
+            self.1 += 1;
+            self.0.moved(at(stream, is_written, self.1), Piece::Bytes(text.as_bytes()));
+        }
+
+        fn asks(&mut self, stream: u64, client: &str, id: u64, tool: &str) {
+            let head = format!("POST /message?sessionId={client} HTTP/1.1");
+            let ask = ASK.replace(":1,", &format!(":{id},")).replace("echo", tool);
+            self.moved(stream, false, &http(&head, &ask));
+        }
+
+        fn accepted(&mut self, stream: u64) {
+            self.moved(stream, true, "HTTP/1.1 202 Accepted\r\nContent-Length: 8\r\n\r\nAccepted");
+        }
+
+        fn ended(&mut self) -> Vec<(String, u64)> {
+            let calls = self.0.calls.take_ended();
+            assert!(calls.iter().all(|call| call.ended == Ended::Ok), "{calls:?}");
+            calls
+                .iter()
+                .map(|call| (call.name.clone().unwrap().into(), call.end_ns - call.start_ns))
+                .collect()
+        }
+    }
+
+    /// The connections for answers are older than the profiler, and the clients' IDs are the same.
+    #[test]
+    fn clients_of_the_older_transport_are_told_apart() {
+        let mut clients = Clients(Streams::default(), 0);
+        for (post, answers, client) in [(50, 60, "a"), (51, 61, "b")] {
+            clients.asks(post, client, 7, client);
+            clients.accepted(post);
+            clients.moved(answers, true, &chunk(7));
+            assert_eq!(clients.ended(), [(client.to_owned(), 2)]);
+        }
+        for id in 8..20 {
+            clients.asks(50, "a", id, "slow");
+            clients.asks(51, "b", id, "quick");
+            clients.accepted(50);
+            clients.accepted(51);
+            clients.moved(61, true, &chunk(id));
+            clients.moved(60, true, &chunk(id));
+            assert_eq!(clients.ended(), [("quick".to_owned(), 3), ("slow".to_owned(), 5)]);
+        }
+        assert_eq!((clients.0.calls.in_flight(), clients.0.counts().unmatched_responses), (0, 0));
+    }
+
+    /// Servers whose answer comes before they say that they accept the request (Java's SDK does so) are understood.
+    #[test]
+    fn answers_come_before_requests_are_accepted() {
+        let mut clients = Clients(Streams::default(), 0);
+        clients.0.moved(at(60, true, 0), Piece::Bytes(STREAM));
+        for id in 1..5 {
+            clients.asks(50, "a", id, "echo");
+            clients.moved(60, true, &chunk(id));
+            clients.moved(50, true, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+            assert_eq!(clients.ended(), [("echo".to_owned(), 1)]);
+        }
+        // An answer by the newer transport belongs to the connection of its request.
+        clients.moved(70, false, &http("POST /mcp HTTP/1.1\r\nMcp-Session-Id: c", ASK));
+        clients.moved(60, true, &chunk(1));
+        assert_eq!((clients.ended(), clients.0.counts().unmatched_responses), (vec![], 1));
+        clients.moved(70, true, &http("HTTP/1.1 200 OK", ANSWER));
+        assert_eq!(clients.ended(), [("echo".to_owned(), 2)]);
     }
 
     proptest! {

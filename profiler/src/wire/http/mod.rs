@@ -5,7 +5,10 @@
 
 mod body;
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+
 use self::body::Body;
+use super::calls::Peer;
 use super::contents::Capture;
 use super::{Piece, Received};
 
@@ -50,6 +53,8 @@ pub struct Head {
     pub path: Option<Box<str>>,
     /// Status of a response.
     pub status: Option<u16>,
+    /// Whose request it is.
+    pub peer: Option<Peer>,
     /// `Mcp-Session-Id`.
     pub session: Option<Box<str>>,
     /// `Mcp-Method`: the request's own method, also where its body can't be read.
@@ -111,6 +116,12 @@ impl Half {
             unreadable: 0,
             cut: 0,
         }
+    }
+
+    /// Responses that are joined within a stream of events, at the start of a chunk.
+    pub fn within_events(capture: Capture) -> Self {
+        let body = Body::events(capture);
+        Self { state: State::LostChunk, body, ..Self::new(Direction::Responses, capture) }
     }
 
     /// Whether bytes look like the start of HTTP in this direction.
@@ -344,11 +355,17 @@ impl Half {
 }
 
 /// Whether bytes look like a chunk: a line with its size.
-fn starts_chunk(bytes: &[u8]) -> bool {
+pub(super) fn starts_chunk(bytes: &[u8]) -> bool {
     let line = bytes.iter().position(|byte| *byte == b'\r').filter(|end| (1..=16).contains(end));
     line.is_some_and(|end| {
         bytes[..end].iter().all(u8::is_ascii_hexdigit) && bytes.get(end + 1).is_none_or(|byte| *byte == b'\n')
     })
+}
+
+fn hash(text: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// A head, how its body is framed, and its length; `None` while it is not whole.
@@ -360,7 +377,14 @@ fn parse(direction: Direction, bytes: &[u8]) -> Result<Option<(Head, State, usiz
             let mut request = httparse::Request::new(&mut fields);
             let status = request.parse(bytes).map_err(|_| ())?;
             head.verb = request.method.map(Into::into);
-            head.path = request.path.and_then(|path| path.split('?').next()).map(Into::into);
+            let (path, query) = request.path.map_or((None, None), |path| match path.split_once('?') {
+                Some((path, query)) => (Some(path), Some(query)),
+                None => (Some(path), None),
+            });
+            head.path = path.map(Into::into);
+            // `?sessionId=` of the TypeScript, Java and C# SDKs, `?session_id=` of Python's, `?sessionid=` of Go's.
+            let query = query.filter(|query| query.to_ascii_lowercase().contains("session"));
+            head.peer = query.map(|query| Peer::Address(hash(query)));
             status
         }
         Direction::Responses => {
@@ -390,6 +414,7 @@ fn parse(direction: Direction, bytes: &[u8]) -> Result<Option<(Head, State, usiz
             is_encoded = !value.eq_ignore_ascii_case("identity");
         } else if is("mcp-session-id") {
             head.session = Some(value.into());
+            head.peer = Some(Peer::Session(hash(value)));
         } else if is("mcp-method") {
             head.mcp_method = Some(value.into());
         } else if is("mcp-name") {
