@@ -16,7 +16,7 @@ pub(crate) static MESSAGES: RingBuf = RingBuf::with_byte_size(8 << 20, 0);
 
 /// When clients wrote: apart, as they run on other CPUs than the servers that answer them, and a ring's end is contended.
 #[map]
-pub(crate) static CLIENT_EVENTS: RingBuf = RingBuf::with_byte_size(4 << 20, 0);
+pub(crate) static CLIENT_EVENTS: RingBuf = RingBuf::with_byte_size(512 << 10, 0);
 
 #[map]
 static FAILURES: PerCpuArray<u64> = PerCpuArray::with_max_entries(Failure::ALL.len() as u32, 0);
