@@ -118,7 +118,7 @@ pub enum TaskSource {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum InstanceValues {
-    /// In a dictionary, which is not read (until 3.10).
+    /// Not read.
     None = 0,
     /// Where a pointer 32 bytes before the object leads (3.11).
     Pointer = 1,
@@ -126,6 +126,8 @@ pub enum InstanceValues {
     Tagged = 2,
     /// 8 bytes behind the end of an object without slots (3.13).
     Inline = 3,
+    /// In a dictionary (until 3.10).
+    Dictionary = 4,
 }
 
 /// Which of the chained frames the C function that evaluates them started with.
