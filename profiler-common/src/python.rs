@@ -156,6 +156,8 @@ impl PythonLayout {
     pub const LAST_OWNER: u64 = 4;
     /// `co_flags` of a coroutine: `CO_COROUTINE` or `CO_ITERABLE_COROUTINE`.
     pub const COROUTINE_FLAGS: u64 = 0x180;
+    /// `co_flags` of whatever can be suspended: `CO_GENERATOR`, `CO_ASYNC_GENERATOR` and the two above.
+    pub const GENERATOR_FLAGS: u64 = 0x3a0;
     /// An instruction that is not within its code, or that can't be told.
     pub const NO_INSTRUCTION: u32 = u32::MAX;
 }

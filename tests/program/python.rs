@@ -203,6 +203,33 @@ fn tasks_stand_on_who_waits_for_them() -> Result<()> {
     Ok(())
 }
 
+/// Coroutines and generators into which an exception is thrown stand on whoever throws it; where that can't be told (3.9), the stack
+/// does not count as complete.
+#[test]
+fn exceptions_are_thrown_by_somebody() -> Result<()> {
+    for python in Python::all()? {
+        let (_, recorded) = record(&mut python.workload("python_throwing")?, 3, FREQUENCY)?;
+        let weight = |is_wanted: &dyn Fn(&[Frame]) -> bool| -> u64 {
+            recorded.stacks.iter().filter(|(stack, _)| is_wanted(stack)).map(|(_, weight)| weight).sum()
+        };
+        let all = weight(&|_| true);
+        for name in ["inner", "cleanup", "generator", "asynchronous"] {
+            assert!(weight(&|stack| has(stack, name) && has(stack, "burn")) > 0, "{python:?}: {name}");
+        }
+        let missing = weight(&|stack| has(stack, "burn") && !has(stack, "<module>"));
+        let stacks = &recorded.report.json["stacks"];
+        let unread = stacks["incomplete"]["python_frames_unreadable"].as_u64().unwrap_or(0);
+        let share = unread as f64 / recorded.report.samples() as f64;
+        assert!(
+            share >= 0.95 * (missing as f64 / all as f64),
+            "{python:?}: {missing} of {all}, and {stacks}"
+        );
+        let is_3_9 = python.program().ends_with("python3.9");
+        assert!(is_3_9 || missing as f64 <= 0.005 * all as f64, "{python:?}: {missing} of {all}");
+    }
+    Ok(())
+}
+
 /// Where the search for those who wait for a task is given up, that is counted.
 #[test]
 fn searches_that_are_given_up_are_counted() -> Result<()> {
