@@ -1,8 +1,8 @@
 //! Which file the code at an address comes from. User space keeps this current from the kernel's own records.
 
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::LpmTrie;
 use aya_ebpf::maps::lpm_trie::Key;
+use aya_ebpf::maps::{Array, LpmTrie};
 use profiler_common::{CodeMapping, MAPPING_KEY_BITS, mapping_key};
 
 use super::Walker;
@@ -16,23 +16,55 @@ const BPF_F_NO_PREALLOC: u32 = 1;
 static CODE_MAPPINGS: LpmTrie<[u8; 12], CodeMapping> =
     LpmTrie::with_max_entries(MAX_BLOCKS, BPF_F_NO_PREALLOC);
 
+/// How often the mappings of any process have changed: user space counts, behind each change.
+#[map]
+static CODE_CHANGES: Array<u32> = Array::with_max_entries(1, 0);
+
+const RECENT_BITS: u32 = 6;
+const RECENT: usize = 1 << RECENT_BITS;
+const PAGE_BITS: u32 = 12;
+
+/// Mappings that were found before, by the page that was looked for. Samples of a server have most of their return addresses in
+/// common, and a search in the trie costs as much as all else that a step does.
+#[repr(C)]
+pub(super) struct Recent {
+    /// The process whose mappings these are, and how often mappings had changed.
+    of: u64,
+    mappings: [CodeMapping; RECENT],
+}
+
+/// Starts a walk: forgets what may be out of date.
+#[inline(always)]
+pub(super) fn begin(walker: &mut Walker) {
+    walker.mapping.end = 0;
+    let changes = CODE_CHANGES.get(0).copied().unwrap_or(0);
+    let of = walker.owner << 32 | u64::from(changes);
+    if walker.recent.of != of {
+        walker.recent.of = of;
+        for mapping in &mut walker.recent.mappings {
+            mapping.end = 0;
+        }
+    }
+}
+
 /// Sets the walker's mapping to that of its address; false when there is none.
 #[inline(always)]
 pub(super) fn find(walker: &mut Walker) -> bool {
     let address = walker.instruction_pointer - walker.is_return;
-    if address >= walker.mapping.start && address < walker.mapping.end {
+    let has = |mapping: &CodeMapping| address >= mapping.start && address < mapping.end;
+    if has(&walker.mapping) {
         return true;
     }
-    core::mem::swap(&mut walker.mapping, &mut walker.other_mapping);
-    if address >= walker.mapping.start && address < walker.mapping.end {
-        return true;
-    }
-    let key = Key::new(MAPPING_KEY_BITS, mapping_key(walker.owner as u32, address));
-    match CODE_MAPPINGS.get(key) {
-        Some(mapping) => {
-            walker.mapping = *mapping;
-            true
+    // The multiplier of Fibonacci hashing.
+    let slot = (address >> PAGE_BITS).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - RECENT_BITS);
+    let recent = &mut walker.recent.mappings[slot as usize & (RECENT - 1)];
+    if !has(recent) {
+        let key = Key::new(MAPPING_KEY_BITS, mapping_key(walker.owner as u32, address));
+        match CODE_MAPPINGS.get(key) {
+            Some(mapping) => *recent = *mapping,
+            None => return false,
         }
-        None => false,
     }
+    walker.mapping = *recent;
+    true
 }

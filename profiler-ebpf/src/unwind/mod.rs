@@ -50,8 +50,7 @@ pub(crate) struct Walker {
     end: u64,
     /// The mapping of the last frame: callers are often in the same file.
     mapping: CodeMapping,
-    /// The one before that: callers take turns, such as a script's function and a builtin.
-    other_mapping: CodeMapping,
+    recent: code::Recent,
     saved: rows::Saved,
     found: rows::Found,
     chain: python::Chain,
@@ -93,8 +92,7 @@ pub(crate) fn user_stack(scratch: &mut Scratch, first: u32, owner: u32) -> Walk 
     walker.frames = 0;
     walker.owner = u64::from(owner);
     walker.end = StackEnd::TooDeep as u64;
-    walker.mapping.end = 0;
-    walker.other_mapping.end = 0;
+    code::begin(walker);
     walker.chain.reset();
     let mut context = core::ptr::from_mut(scratch);
     // SAFETY: `step` has the signature of a loop callback, and the context outlives the call.

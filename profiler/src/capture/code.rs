@@ -27,6 +27,8 @@ const UNUSED: UnwindRow = UnwindRow { start: u32::MAX, rule: 0 };
 /// The kernel half's maps of code, filled from here alone.
 pub(super) struct Code {
     mappings: LpmTrie<MapData, [u8; 12], CodeMapping>,
+    changes: Array<MapData, u32>,
+    changed: u32,
     /// Programs that are loaded later refer to the map by this very descriptor.
     outer: MapData,
     tables: Option<Tables>,
@@ -56,7 +58,11 @@ struct Loaded {
 
 impl Code {
     /// Takes the maps of a loaded object. The target set is shared with its other user.
-    pub(super) fn new(mappings: Map, tables: Map, targets: &Map, v8: V8Frames) -> Result<Self, MapError> {
+    pub(super) fn new(
+        [mappings, changes, tables]: [Map; 3],
+        targets: &Map,
+        v8: V8Frames,
+    ) -> Result<Self, MapError> {
         let Map::HashMap(targets) = targets else {
             return Err(MapError::InvalidMapType { map_type: 0 });
         };
@@ -67,6 +73,8 @@ impl Code {
         let owners = BpfHashMap::try_from(Map::HashMap(MapData::from_fd(shared)?))?;
         Ok(Self {
             mappings: LpmTrie::try_from(mappings)?,
+            changes: Array::try_from(changes)?,
+            changed: 0,
             outer: tables,
             tables: None,
             owners,
@@ -144,7 +152,15 @@ impl Code {
                 }
             }
         }
+        self.has_changed();
         Some(base)
+    }
+
+    /// The kernel half forgets the mappings that it remembers.
+    fn has_changed(&mut self) {
+        self.changed = self.changed.wrapping_add(1);
+        // An array's only entry can always be set.
+        let _ = self.changes.set(0, self.changed, 0);
     }
 
     /// A process has the code no longer. For a change, all that is gone is erased before the new is mapped, and
@@ -162,6 +178,7 @@ impl Code {
                 let _ = self.mappings.remove(&key(pid, address, bits));
             }
         }
+        self.has_changed();
     }
 
     /// Gives up the table of a mapping that was erased, if nobody else uses it.

@@ -84,10 +84,10 @@ impl Kernel {
         let messages = RingBuf::try_from(take_map(&mut ebpf, "MESSAGES")?)?;
         let client_events = RingBuf::try_from(take_map(&mut ebpf, "CLIENT_EVENTS")?)?;
         let targets = take_map(&mut ebpf, "TARGETS")?;
-        let code_mappings = take_map(&mut ebpf, "CODE_MAPPINGS")?;
-        let tables = take_map(&mut ebpf, "UNWIND_TABLES")?;
+        let code = ["CODE_MAPPINGS", "CODE_CHANGES", "UNWIND_TABLES"].map(|name| take_map(&mut ebpf, name));
+        let [mappings, changes, tables] = code;
         let v8 = V8Frames::new(take_map(&mut ebpf, "V8_PROCESSES")?)?;
-        let code = Code::new(code_mappings, tables, &targets, v8)?;
+        let code = Code::new([mappings?, changes?, tables?], &targets, v8)?;
         let pythons = Some(Pythons::new(take_map(&mut ebpf, "PYTHON_LAYOUTS")?)?);
         let wants_clients = Arc::<AtomicBool>::default();
         let [clients, client_streams] =

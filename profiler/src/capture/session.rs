@@ -272,7 +272,7 @@ impl Session {
             // Strangers wake us for nothing: the recorder need not hear of it.
             self.waiting = if is_woken && batch.is_empty() { None } else { Some(batch) };
         }
-        self.yielding.iter_mut().for_each(|yielding| yielding.adapt(&self.backlog));
+        self.yielding.iter_mut().for_each(|yielding| yielding.adapt(&self.backlog, Instant::now()));
         let Some((sender, _)) = &self.recorder else { return Ok(None) };
         if let Some(batch) = self.waiting.take() {
             self.backlog.sent();
