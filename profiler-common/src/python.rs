@@ -118,7 +118,7 @@ pub enum TaskSource {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum InstanceValues {
-    /// In a dictionary, which is not read (until 3.10).
+    /// Not read.
     None = 0,
     /// Where a pointer 32 bytes before the object leads (3.11).
     Pointer = 1,
@@ -126,6 +126,8 @@ pub enum InstanceValues {
     Tagged = 2,
     /// 8 bytes behind the end of an object without slots (3.13).
     Inline = 3,
+    /// In a dictionary (until 3.10).
+    Dictionary = 4,
 }
 
 /// Which of the chained frames the C function that evaluates them started with.
@@ -154,6 +156,8 @@ impl PythonLayout {
     pub const LAST_OWNER: u64 = 4;
     /// `co_flags` of a coroutine: `CO_COROUTINE` or `CO_ITERABLE_COROUTINE`.
     pub const COROUTINE_FLAGS: u64 = 0x180;
+    /// `co_flags` of whatever can be suspended: `CO_GENERATOR`, `CO_ASYNC_GENERATOR` and the two above.
+    pub const GENERATOR_FLAGS: u64 = 0x3a0;
     /// An instruction that is not within its code, or that can't be told.
     pub const NO_INSTRUCTION: u32 = u32::MAX;
 }

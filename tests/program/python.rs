@@ -155,7 +155,8 @@ fn awaited_coroutines_stand_on_who_awaits_them() -> Result<()> {
 #[test]
 fn tasks_stand_on_who_waits_for_them() -> Result<()> {
     for python in Python::all()? {
-        let mut process = Process::start(&mut python.workload("python_waiting")?)?;
+        let (_packages, path) = python.anyio()?;
+        let mut process = Process::start(python.workload("python_waiting")?.env("PYTHONPATH", path))?;
         let tools = until_ready(&mut process)?;
         let profiler = Profiler::new()?;
         let recorded = recorded(&profiler, process.pid(), 6, FREQUENCY)?;
@@ -183,7 +184,7 @@ fn tasks_stand_on_who_waits_for_them() -> Result<()> {
             let tool = format!("tool_{leaf}");
             let is_right = match leaf {
                 "forgotten" => below.is_empty(),
-                "nested" | "other" => below == ["main", &tool, "middle"],
+                "nested" | "other" | "deep" => below == ["main", &tool, "middle"],
                 _ => below == ["main", &tool],
             };
             // Until 3.10 a sample at the start of a call takes functions for those of the call inside: then nobody is shown.
@@ -198,6 +199,62 @@ fn tasks_stand_on_who_waits_for_them() -> Result<()> {
         assert!(right as f64 >= 0.98 * all as f64, "{python:?}: {seen:?}");
         let lost = &recorded.report.json["losses"]["by_cause"]["python_tasks_unreadable"];
         assert!(lost.as_u64().unwrap_or(0) * 100 <= recorded.report.samples(), "{python:?}: {lost}");
+    }
+    Ok(())
+}
+
+/// Coroutines and generators into which an exception is thrown stand on whoever throws it; where that can't be told (3.9), the stack
+/// does not count as complete.
+#[test]
+fn exceptions_are_thrown_by_somebody() -> Result<()> {
+    for python in Python::all()? {
+        let (_, recorded) = record(&mut python.workload("python_throwing")?, 3, FREQUENCY)?;
+        let weight = |is_wanted: &dyn Fn(&[Frame]) -> bool| -> u64 {
+            recorded.stacks.iter().filter(|(stack, _)| is_wanted(stack)).map(|(_, weight)| weight).sum()
+        };
+        let all = weight(&|_| true);
+        for name in ["inner", "cleanup", "generator", "asynchronous"] {
+            assert!(weight(&|stack| has(stack, name) && has(stack, "burn")) > 0, "{python:?}: {name}");
+        }
+        let missing = weight(&|stack| has(stack, "burn") && !has(stack, "<module>"));
+        let stacks = &recorded.report.json["stacks"];
+        let unread = stacks["incomplete"]["python_frames_unreadable"].as_u64().unwrap_or(0);
+        let share = unread as f64 / recorded.report.samples() as f64;
+        assert!(
+            share >= 0.95 * (missing as f64 / all as f64),
+            "{python:?}: {missing} of {all}, and {stacks}"
+        );
+        let is_3_9 = python.program().ends_with("python3.9");
+        assert!(is_3_9 || missing as f64 <= 0.005 * all as f64, "{python:?}: {missing} of {all}");
+    }
+    Ok(())
+}
+
+/// Where the search for those who wait for a task is given up, that is counted.
+#[test]
+fn searches_that_are_given_up_are_counted() -> Result<()> {
+    for python in Python::all()? {
+        let mut process = Process::start(&mut python.workload("python_searches")?)?;
+        until_ready(&mut process)?;
+        let profiler = Profiler::new()?;
+        let recorded = recorded(&profiler, process.pid(), 3, FREQUENCY)?;
+        let view = ["--format", "folded", "--async-stacks", "--output", "tasks.folded"];
+        profiler.succeed(&[&["export", "recording.mcpprof"], view.as_slice()].concat())?;
+        let tasks = std::fs::read_to_string(profiler.path("tasks.folded"))?;
+        let weight = |is_wanted: &dyn Fn(&str) -> bool| -> Result<u64> {
+            let lines = tasks.lines().filter(|line| line.contains(";burn") && is_wanted(line));
+            lines.map(|line| Ok(line.rsplit_once(' ').context("no count")?.1.parse::<u64>()?)).sum()
+        };
+        let (nested, crowded) =
+            (weight(&|line| line.contains(";leaf_nested"))?, weight(&|line| line.contains(";leaf_crowded"))?);
+        let found = weight(&|line| line.contains(";tool_"))?;
+        let missing = (nested + crowded - found) as f64 / weight(&|_| true)?.max(1) as f64;
+        assert!(nested > 0 && crowded > 0 && found < crowded + nested, "{python:?}: {tasks}");
+        let lost =
+            recorded.report.json["losses"]["by_cause"]["python_tasks_unreadable"].as_u64().unwrap_or(0);
+        let burning = recorded.report.function("burn")?.total_ratio * recorded.report.samples() as f64;
+        // Until 3.10 a sample at the start of a call takes functions for those of the call inside.
+        assert!(lost as f64 >= 0.95 * missing * burning, "{python:?}: {lost} of {missing} of {burning}");
     }
     Ok(())
 }

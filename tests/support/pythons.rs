@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
+use tempfile::TempDir;
 
 use crate::servers::python_program;
 use crate::tools::roots_folder;
@@ -59,24 +60,42 @@ impl Python {
         Ok(program)
     }
 
+    /// A folder with the anyio of the servers, and what that needs; and where this Python finds it.
+    pub fn anyio(&self) -> Result<(TempDir, PathBuf)> {
+        let root = self.root.as_deref().unwrap_or(Path::new("/"));
+        let folder = TempDir::new_in(root.join("tmp"))?;
+        let library = python_program()?.with_file_name("../lib");
+        let packages = entries(&library).into_iter().find(|path| minor(path).is_some());
+        let packages = packages.context("no packages: run `cargo xtask servers`")?.join("site-packages");
+        let needed =
+            ["anyio", "exceptiongroup", "idna", "typing_extensions.py"].map(|name| packages.join(name));
+        let copied = Command::new("cp").arg("-r").args(needed).arg(folder.path()).status()?;
+        ensure!(copied.success(), "cp: {copied}");
+        let inside = Path::new("/").join(folder.path().strip_prefix(root)?);
+        Ok((folder, inside))
+    }
+
     /// Runs `tests/workloads/NAME.py`, with a pipe for standard output.
     pub fn workload(&self, name: &str) -> Result<Command> {
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("workloads").join(name).with_extension("py");
+        let workloads = Path::new(env!("CARGO_MANIFEST_DIR")).join("workloads");
         let mut command = match &self.root {
             None => Command::new(&self.program),
             Some(root) => {
-                let inside = Path::new("/tmp").join(name).with_extension("py");
-                // Tests run beside each other: the file is never seen half written.
-                let file = tempfile::NamedTempFile::new_in(root.join("tmp"))?;
-                std::fs::copy(&source, file.path())?;
-                file.persist(root.join(inside.strip_prefix("/")?))?;
+                for name in [name, "burning"] {
+                    // Tests run beside each other: the file is never seen half written.
+                    let file = tempfile::NamedTempFile::new_in(root.join("tmp"))?;
+                    std::fs::copy(workloads.join(name).with_extension("py"), file.path())?;
+                    file.persist(root.join("tmp").join(name).with_extension("py"))?;
+                }
                 let mut command = Command::new("chroot");
-                command.arg(root).arg(&self.program).arg(inside);
-                command.stdin(Stdio::null()).stdout(Stdio::piped());
-                return Ok(command);
+                command.arg(root).arg(&self.program);
+                command
             }
         };
-        command.arg(source).stdin(Stdio::null()).stdout(Stdio::piped());
+        let folder = if self.root.is_some() { Path::new("/tmp") } else { &workloads };
+        // It leaves no compiled files behind.
+        command.arg("-B").arg(folder.join(name).with_extension("py"));
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
         Ok(command)
     }
 }

@@ -2,12 +2,7 @@
 
 import asyncio
 
-
-def burn(rounds):
-    value = 0
-    for step in range(rounds):
-        value += step & 3
-    return value
+from burning import burn
 
 
 async def query():

@@ -1,13 +1,14 @@
 """Tools that wait for tasks of their own, in each way that asyncio has. All run at the same time."""
 
 import asyncio
+import sys
 
+from burning import burn
 
-def burn(rounds):
-    value = 0
-    for step in range(rounds):
-        value += step & 3
-    return value
+# The anyio that the tests have needs it.
+HAS_ANYIO = sys.version_info >= (3, 10)
+if HAS_ANYIO:
+    import anyio
 
 
 async def work():
@@ -103,6 +104,36 @@ async def tool_group():
         group.create_task(leaf_group())
 
 
+async def leaf_anyio():
+    await work()
+
+
+async def tool_anyio():
+    async with anyio.create_task_group() as group:
+        group.start_soon(leaf_anyio)
+        group.start_soon(leaf_anyio)
+
+
+async def leaf_started(*, task_status):
+    await work()
+    task_status.started()
+    await work()
+
+
+async def tool_started():
+    async with anyio.create_task_group() as group:
+        await group.start(leaf_started)
+
+
+async def leaf_deep(depth=12):
+    await (leaf_deep(depth - 1) if depth else work())
+
+
+async def tool_deep():
+    async with anyio.create_task_group() as group:
+        group.start_soon(middle, leaf_deep)
+
+
 async def leaf_forgotten():
     await work()
 
@@ -120,6 +151,8 @@ async def main():
     tools = [tool_gather, tool_task, tool_wait_for, tool_limited, tool_wait, tool_shield, tool_nested, tool_other]
     if hasattr(asyncio, "TaskGroup"):
         tools.append(tool_group)
+    if HAS_ANYIO:
+        tools += [tool_anyio, tool_started, tool_deep]
     tools.append(tool_forgetting)
     for tool in tools:
         print(tool.__name__)

@@ -53,6 +53,8 @@ pub(crate) struct Chain {
     native_word: u64,
     /// 1 until the functions of one evaluation were shown.
     is_innermost: u64,
+    /// Evaluations behind the end of the chain.
+    without_function: u64,
     /// Something that lies in the stack frame of the evaluation that the functions belong to.
     anchor: u64,
     pub(super) waiting: tasks::Waiting,
@@ -96,6 +98,7 @@ impl Chain {
     pub(super) fn reset(&mut self) {
         self.state = State::Elsewhere as u64;
         self.knowledge = Knowledge::None as u64;
+        self.without_function = 0;
         self.waiting.reset();
     }
 
@@ -156,6 +159,12 @@ pub(super) fn enter(walker: &mut Walker, native_word: u64) -> bool {
             } else {
                 give_up(chain);
             }
+            return false;
+        }
+        // A sample at the start of a call leaves one, until 3.10.
+        chain.without_function += 1;
+        if chain.without_function > 1 {
+            give_up(chain);
         }
         return false;
     }
@@ -280,6 +289,12 @@ pub(super) fn step(scratch: &mut Scratch) {
             return refuse(chain);
         }
     }
+    if layout.entry == PythonEntry::Each as u32 && fingerprint != 0 && is_thrown_through(chain) {
+        if previous == 0 {
+            return refuse(chain); // 3.9 does not chain who throws
+        }
+        is_last = false;
+    }
     chain.shown_frame = chain.frame;
     chain.frame = previous;
     if is_last {
@@ -287,6 +302,20 @@ pub(super) fn step(scratch: &mut Scratch) {
     }
     let words = function(FrameTag::Python, code, instruction, fingerprint, &chain.layout);
     emit(scratch, words);
+}
+
+/// Until 3.10, the same: `_PyEval_EvalFrameDefault` takes the stack's top out of each frame that it runs (`Python/ceval.c`), and such
+/// a coroutine or generator has it still.
+#[inline(always)]
+fn is_thrown_through(chain: &Chain) -> bool {
+    let layout = &chain.layout;
+    let has_top = if layout.tasks.stack_pointer == NONE {
+        word(&chain.words, layout.tasks.stack_depth) as u32 as i32 >= 0
+    } else {
+        word(&chain.words, layout.tasks.stack_pointer) != 0
+    };
+    let flags = word(&chain.code_words, layout.code_flags) >> (layout.code_flags % 8 * 8);
+    has_top && flags & PythonLayout::GENERATOR_FLAGS != 0
 }
 
 /// `FRAME_OWNED_BY_GENERATOR` of `Include/internal/pycore_frame.h`.

@@ -2,7 +2,7 @@
 //!
 //! A task is run by the event loop, and so are those that wait for it: nothing on the machine's stack leads there. From 3.14 on a
 //! task says who awaits it. Before, it has a list of what to call when it is done, and some of what asyncio itself puts there
-//! leads to another task. A name is taken for what it says only with the module that it is in, and a coroutine for a task's only
+//! leads to another task; so does what anyio's task groups put there. A name is taken for what it says only with the module that it is in, and a coroutine for a task's only
 //! if the task says so too. A task that waits shows its coroutines from the outermost one inwards.
 
 use aya_ebpf::helpers::generated;
@@ -15,14 +15,16 @@ use crate::output::count;
 
 /// Most turns of the walk that one sample's tasks may take: what a turn reads is bounded.
 pub(super) const MAX_TURNS: u64 = 256;
-/// Coroutines that evaluations were entered with and that turned out to be no task's, in one sample.
-const MAX_ATTEMPTS: u64 = 8;
-/// What is looked at of the callbacks of a future, of the cells of a closure, and of a set.
+/// Coroutines that evaluations were entered with and that turned out to be no task's, in one sample. Until 3.10 each coroutine has
+/// an evaluation.
+const MAX_ATTEMPTS: u64 = 32;
+/// Instead of a number of attempts: there are to be no more.
+const SETTLED: u64 = u64::MAX;
+/// What is looked at of the callbacks of a future, and of what an object or a closure holds.
 const MAX_CALLBACKS: u64 = 8;
-const MAX_CELLS: u64 = 8;
-const MAX_ENTRIES: u64 = 64;
+const MAX_HELD: u64 = 32;
 
-/// As much as is read of a callback, or a closure, at once. Never more than the object has: it may be the last of its mapping.
+/// As much as is read of a callback at once. Never more than the object has: it may be the last of its mapping.
 type Words = [u64; 16];
 /// Of any callback, and of a function, which has its name at 104 in 3.9.
 const CALLBACK_BYTES: u32 = 32;
@@ -47,6 +49,23 @@ const LIST_SIZE: u32 = 16;
 const LIST_ITEMS: u32 = 24;
 const TUPLE_SIZE: u32 = 16;
 const TUPLE_ITEMS: u32 = 24;
+const TYPE_SIZE: u32 = 32;
+/// An object without slots has less than this, one with slots these and then its slots.
+const OBJECT_BYTES: u64 = 16;
+const LARGEST_WITHOUT_SLOTS: u64 = 32;
+/// Until 3.10: the dictionary of an object without slots; how many attributes it has, and its values if it shares the keys with
+/// others of its class; else where its entries are (`Include/cpython/dictobject.h`, `Objects/dict-common.h`).
+const OBJECT_DICTIONARY: u32 = 16;
+const DICTIONARY_USED: u32 = 16;
+const DICTIONARY_KEYS: u32 = 32;
+const DICTIONARY_VALUES: u32 = 40;
+const KEYS_SIZE: u32 = 8;
+const KEYS_ENTRIES: u32 = 32;
+const KEYS_INDICES: u64 = 40;
+const ENTRY_VALUE: u64 = 16;
+const ENTRY_BYTES: u64 = 24;
+/// As long as each index is a byte.
+const MAX_KEYS: u64 = 128;
 /// `_parent_task` is the fifth attribute that `TaskGroup.__init__` sets (`Lib/asyncio/taskgroups.py` of 3.11 to 3.13).
 const PARENT_TASK: u64 = 4 * 8;
 
@@ -112,6 +131,14 @@ const COMPLETING: [Text<3>; 4] = [
 const RELEASE_WAITER: Text<3> = Text::new(b"_release_waiter");
 const TASK_GROUP_DONE: Text<3> = Text::new(b"TaskGroup._on_task_done");
 
+/// Of anyio 4 (`TaskGroup._spawn` in `anyio/_backends/_asyncio.py`): holds the task group, that its `cancel_scope`, and that its
+/// `_host_task`, which is the only task that it holds by itself.
+const SPAWNED_DONE: Text<5> = Text::new(b"TaskGroup._spawn.<locals>.task_done");
+const START_OF_SPAWNED_DONE: Text<3> = Text::new(b"TaskGroup._spawn.<locals>.task_done");
+const ANYIO_MODULE: Text<4> = Text::new(b"anyio._backends._asyncio");
+const TASK_GROUP: Text<2> = Text::new(b"TaskGroup");
+const CANCEL_SCOPE: Text<2> = Text::new(b"CancelScope");
+
 /// Where the search for tasks that wait is.
 #[repr(C)]
 pub(crate) struct Waiting {
@@ -122,9 +149,10 @@ pub(crate) struct Waiting {
     /// The next of its callbacks, or of the entries of its set.
     index: u64,
     callback: Words,
-    /// The cells of a closure, one of which holds a future, and how many are still to be looked at: the last first.
-    closure: Words,
-    cell_count: u64,
+    /// What holds a future, or leads to it.
+    held: Objects,
+    /// A [`Held`].
+    held_by: u64,
     /// What this sample has met already: the definition of `task_wakeup`, and the name of a function that completes a future.
     known_wakeup: u64,
     known_completing: u64,
@@ -139,6 +167,29 @@ pub(crate) struct Waiting {
 
 const KNOWN_TYPES: usize = 8;
 
+/// Pointers to objects: so many bytes from one to the next. The last is looked at first.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Objects {
+    first: u64,
+    stride: u64,
+    count: u64,
+}
+
+/// Who holds the objects that are looked through.
+#[derive(Clone, Copy)]
+#[repr(u64)]
+enum Held {
+    /// A closure of `asyncio`: its cells hold a future.
+    Closure = 0,
+    /// One of anyio: a cell holds the task group.
+    AnyioClosure = 1,
+    /// A task group of anyio.
+    Group = 2,
+    /// A cancel scope of anyio.
+    Scope = 3,
+}
+
 impl Waiting {
     #[inline(always)]
     pub(super) fn reset(&mut self) {
@@ -146,10 +197,29 @@ impl Waiting {
         self.attempts = 0;
     }
 
-    /// Whether the task that runs is still to be found.
+    /// Whether the task that runs is still to be found. Counts the search that is given up.
     #[inline(always)]
-    pub(super) fn is_due(&self, layout: &PythonLayout) -> bool {
-        layout.tasks.source != TaskSource::None as u32 && self.attempts < MAX_ATTEMPTS
+    pub(super) fn is_due(&mut self, layout: &PythonLayout) -> bool {
+        if layout.tasks.source == TaskSource::None as u32 || self.attempts == SETTLED {
+            return false;
+        }
+        if self.attempts >= MAX_ATTEMPTS {
+            self.attempts = SETTLED;
+            count(Failure::PythonTasksUnreadable);
+            return false;
+        }
+        true
+    }
+
+    /// These objects are to be looked through.
+    #[inline(always)]
+    fn hold(&mut self, by: Held, objects: Objects) -> Result<State, StackEnd> {
+        if objects.count > MAX_HELD {
+            return Err(StackEnd::TooDeep);
+        }
+        self.held = objects;
+        self.held_by = by as u64;
+        Ok(State::Holding)
     }
 
     /// A task waits.
@@ -218,7 +288,7 @@ pub(super) fn step(scratch: &mut Scratch) {
             look_at_waiters(layout, waiting)
         }
         State::Awaited => look_at_callbacks(layout, waiting),
-        State::Holding => look_at_cell(layout, waiting),
+        State::Holding => look_at_held(layout, waiting),
         _ => show_coroutine(scratch),
     };
     let chain = &mut scratch.walker.chain;
@@ -261,7 +331,7 @@ fn find_task(chain: &mut Chain) -> State {
     };
     match task {
         Ok(task) if task != 0 && is_its(task) => {
-            waiting.attempts = MAX_ATTEMPTS;
+            waiting.attempts = SETTLED;
             waiting.look_at(task);
             State::Awaited
         }
@@ -306,7 +376,7 @@ fn look_at_waiters(layout: &PythonLayout, waiting: &mut Waiting) -> Result<State
     }
     if at::<u8>(waiting.future, tasks.awaited_by_is_set)? != 0 {
         let last: u64 = at(waiter, tasks.set_mask)?;
-        if waiting.index > last || waiting.index >= MAX_ENTRIES {
+        if waiting.index > last {
             return Ok(State::Elsewhere);
         }
         let table: u64 = at(waiter, tasks.set_table)?;
@@ -388,6 +458,9 @@ fn look_at_function(layout: &PythonLayout, waiting: &mut Waiting) -> Result<Stat
     let name_object = word(callback, tasks.function_name);
     if name_object != waiting.known_completing {
         let name: [u64; 3] = at(name_object, tasks.string_data)?;
+        if START_OF_SPAWNED_DONE.is(&name) {
+            return look_at_spawned(layout, waiting);
+        }
         let module: [u64; 2] = at(word(callback, tasks.function_module), tasks.string_data)?;
         let [ref first, ref second, ref third, ref fourth] = COMPLETING;
         let is_known = first.is(&name) || second.is(&name) || third.is(&name) || fourth.is(&name);
@@ -396,43 +469,114 @@ fn look_at_function(layout: &PythonLayout, waiting: &mut Waiting) -> Result<Stat
         }
         waiting.known_completing = name_object;
     }
-    let closure = word(&waiting.callback, tasks.function_closure);
-    let count: u64 = at(closure, TUPLE_SIZE)?;
-    if count > MAX_CELLS {
-        return Err(StackEnd::TooDeep);
-    }
-    waiting.cell_count = count;
-    fill(&mut waiting.closure, TUPLE_ITEMS + 8 * count as u32, closure)?;
-    Ok(State::Holding)
+    hold_closure(layout, waiting, Held::Closure)
 }
 
-/// The task that a task group belongs to.
+/// A callback that may be the one of anyio's task groups.
 #[inline(always)]
-fn parent_of(layout: &PythonLayout, group: u64) -> Result<u64, StackEnd> {
-    let kind = layout.tasks.instance_values;
-    let values = if kind == InstanceValues::Pointer as u32 {
-        read(group.wrapping_sub(32))?
-    } else if kind == InstanceValues::Tagged as u32 {
-        read::<u64>(group.wrapping_sub(24))?.wrapping_add(1)
-    } else {
-        group.wrapping_add(24)
-    };
-    read(values.wrapping_add(PARENT_TASK))
-}
-
-/// One of the cells of a closure.
-#[inline(always)]
-fn look_at_cell(layout: &PythonLayout, waiting: &mut Waiting) -> Result<State, StackEnd> {
-    if waiting.cell_count == 0 {
+fn look_at_spawned(layout: &PythonLayout, waiting: &mut Waiting) -> Result<State, StackEnd> {
+    let tasks = &layout.tasks;
+    let name: [u64; 5] = at(word(&waiting.callback, tasks.function_name), tasks.string_data)?;
+    let module: [u64; 4] = at(word(&waiting.callback, tasks.function_module), tasks.string_data)?;
+    if !SPAWNED_DONE.is(&name) || !ANYIO_MODULE.is(&module) {
         return Ok(State::Awaited);
     }
-    waiting.cell_count -= 1;
-    let cell = word(&waiting.closure, TUPLE_ITEMS + 8 * waiting.cell_count as u32);
-    // One of a name that was deleted is empty.
-    match at(cell, CELL_CONTENT)? {
-        0 => Ok(State::Holding),
-        content => look_at_object(layout, waiting, content, State::Holding),
+    hold_closure(layout, waiting, Held::AnyioClosure)
+}
+
+#[inline(always)]
+fn hold_closure(layout: &PythonLayout, waiting: &mut Waiting, by: Held) -> Result<State, StackEnd> {
+    let closure = word(&waiting.callback, layout.tasks.function_closure);
+    let cells = closure.wrapping_add(u64::from(TUPLE_ITEMS));
+    waiting.hold(by, Objects { first: cells, stride: 8, count: at(closure, TUPLE_SIZE)? })
+}
+
+/// The attributes of an object without slots.
+#[inline(always)]
+fn attributes(layout: &PythonLayout, object: u64) -> Result<Objects, StackEnd> {
+    let kind = layout.tasks.instance_values;
+    if kind == InstanceValues::Inline as u32 {
+        let count = u64::from(read::<u8>(object.wrapping_add(17))?);
+        return Ok(Objects { first: object.wrapping_add(24), stride: 8, count });
     }
+    if kind == InstanceValues::Dictionary as u32 {
+        return attributes_in_dictionary(at(object, OBJECT_DICTIONARY)?);
+    }
+    let values = if kind == InstanceValues::Pointer as u32 {
+        read(object.wrapping_sub(32))?
+    } else {
+        let tagged: u64 = read(object.wrapping_sub(24))?;
+        if tagged & 1 == 0 {
+            return Err(StackEnd::Unreadable); // a dictionary
+        }
+        tagged.wrapping_add(1)
+    };
+    // Their number is before them (`_PyDictValues_AddToInsertionOrder` of `Include/internal/pycore_dict.h`).
+    Ok(Objects { first: values, stride: 8, count: u64::from(read::<u8>(values.wrapping_sub(2))?) })
+}
+
+#[inline(always)]
+fn attributes_in_dictionary(dictionary: u64) -> Result<Objects, StackEnd> {
+    let values = at(dictionary, DICTIONARY_VALUES)?;
+    if values != 0 {
+        return Ok(Objects { first: values, stride: 8, count: at(dictionary, DICTIONARY_USED)? });
+    }
+    let keys: u64 = at(dictionary, DICTIONARY_KEYS)?;
+    let size: u64 = at(keys, KEYS_SIZE)?;
+    if size > MAX_KEYS {
+        return Err(StackEnd::TooDeep);
+    }
+    let first = keys.wrapping_add(KEYS_INDICES + size + ENTRY_VALUE);
+    Ok(Objects { first, stride: ENTRY_BYTES, count: at(keys, KEYS_ENTRIES)? })
+}
+
+/// The task that a task group of `asyncio` belongs to.
+#[inline(always)]
+fn parent_of(layout: &PythonLayout, group: u64) -> Result<u64, StackEnd> {
+    read(attributes(layout, group)?.first.wrapping_add(PARENT_TASK))
+}
+
+/// One of what a closure, or an object, holds.
+#[inline(always)]
+fn look_at_held(layout: &PythonLayout, waiting: &mut Waiting) -> Result<State, StackEnd> {
+    let held = &mut waiting.held;
+    if held.count == 0 {
+        return Ok(State::Awaited);
+    }
+    held.count -= 1;
+    let mut object = read(held.first.wrapping_add(held.stride * held.count))?;
+    let by = waiting.held_by;
+    if by <= Held::AnyioClosure as u64 {
+        object = at(object, CELL_CONTENT)?;
+    }
+    // A name or an attribute that was deleted.
+    if object == 0 {
+        return Ok(State::Holding);
+    }
+    if by == Held::Closure as u64 {
+        return look_at_object(layout, waiting, object, State::Holding);
+    }
+    let name = waiting.type_name(layout, object)?;
+    if by == Held::Scope as u64 {
+        if TASK.is(&name) {
+            return waiting.show(layout, object);
+        }
+    } else if by == Held::AnyioClosure as u64 {
+        if TASK_GROUP.is(&name) {
+            return waiting.hold(Held::Group, attributes(layout, object)?);
+        }
+    } else if CANCEL_SCOPE.is(&name) {
+        // Versions of anyio differ in that.
+        let size: u64 = at(at(object, layout.object_type)?, TYPE_SIZE)?;
+        let objects = if size > LARGEST_WITHOUT_SLOTS {
+            let count = (size - OBJECT_BYTES) / 8;
+            Objects { first: object.wrapping_add(OBJECT_BYTES), stride: 8, count }
+        } else {
+            attributes(layout, object)?
+        };
+        return waiting.hold(Held::Scope, objects);
+    }
+    Ok(State::Holding)
 }
 
 /// What a callback holds: goes on with it if it is a task or a future.

@@ -159,14 +159,23 @@ impl Functions {
     }
 
     /// Whether stacks start with this function, where one has it: in the view by tasks, the function of asyncio that runs what is due
-    /// (`Lib/asyncio/events.py` of CPython). Until 3.10 its class is not told.
+    /// (`Lib/asyncio/events.py` of CPython), or that of uvloop (`uvloop/cbhandles.pyx`). Until 3.10 its class is not told.
     pub(crate) fn starts_task(&self, function: FunctionIndex) -> bool {
         let is_handle = |function: &Function| {
             matches!(&*function.name, "Handle._run" | "_run")
                 && function.kind == FrameKind::Python
                 && function.file.as_ref().is_some_and(|file| file.ends_with("/asyncio/events.py"))
         };
-        self.folding == Folding::Task && is_handle(self.get(function))
+        self.folding == Folding::Task && (is_handle(self.get(function)) || self.is_uvloop(function))
+    }
+
+    fn is_uvloop(&self, function: FunctionIndex) -> bool {
+        &*self.get(function).name == "__pyx_f_6uvloop_4loop_6Handle__run"
+    }
+
+    /// Whether tasks ran under uvloop, and of none it could be told who waits for it.
+    pub fn has_only_tasks_of_uvloop(&self) -> bool {
+        !self.has_waiting_tasks && (0..self.functions.len()).any(|function| self.is_uvloop(function))
     }
 
     /// Whether a view by tasks is another one than a view by functions.

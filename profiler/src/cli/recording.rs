@@ -132,6 +132,10 @@ pub(super) fn folded(recording: &Recording, folding: Folding) -> Functions {
         note(
             "--async-stacks changes nothing here: it is for tasks of Python's asyncio, and none was sampled",
         );
+    } else if folding == Folding::Task && functions.has_only_tasks_of_uvloop() {
+        note(
+            "of tasks under uvloop it can't be told who waits for them, before CPython 3.14; asyncio's own loop has that from 3.9 on",
+        );
     }
     functions
 }

@@ -150,6 +150,7 @@ impl Layout {
                         function_closure: if minor == 9 { 48 } else { 72 },
                         function_module: if minor == 9 { 88 } else { 104 },
                         function_name: if minor == 9 { 104 } else { 40 },
+                        instance_values: InstanceValues::Dictionary as u32,
                         ..TASKS
                     },
                     ..common.kernel
