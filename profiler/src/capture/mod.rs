@@ -5,6 +5,7 @@
 //! must not keep the ring from being drained.
 
 mod asking;
+mod capabilities;
 mod clients;
 mod code;
 mod cpu;

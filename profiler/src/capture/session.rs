@@ -8,10 +8,10 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use caps::{CapSet, Capability};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::Error;
+use super::capabilities;
 use super::code::Code;
 use super::cpu::Sampling;
 use super::gauges::Reading;
@@ -247,7 +247,7 @@ impl Session {
         let (now_ns, readings) = (self.start_ns, self.readings());
         let first = Box::new(Batch { now_ns, readings, is_first: true, ..Batch::default() });
         self.kernel.attach_probes(sampling, is_reading_calls)?;
-        drop_capabilities();
+        capabilities::drop_unneeded();
         self.backlog.sent();
         match &self.recorder {
             Some((sender, _)) if sender.send(first).is_ok() => Ok(()),
@@ -511,7 +511,7 @@ struct Recorder {
 impl Recorder {
     /// Writes until the last batch, or until the recording can't be written.
     fn run(self, shared: &Mutex<Progress>) -> Result<(), Error> {
-        drop_capabilities();
+        capabilities::drop_unneeded();
         let mut timeline = Timeline::new(
             self.writer,
             self.code,
@@ -590,43 +590,6 @@ fn raise_file_limit() {
         // Without it, modules that can't be opened are counted.
         let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
     }
-}
-
-/// Gives up what is not needed any more once everything is attached. What stays: reading the files of targets,
-/// the kernel's symbols and our own maps, writing where the user asks, signalling what we launched, talking to runtimes as
-/// their users do, and choosing how our own threads are scheduled.
-fn drop_capabilities() {
-    const KEPT: [Capability; 13] = [
-        Capability::CAP_BPF,
-        Capability::CAP_PERFMON,
-        Capability::CAP_SYS_PTRACE,
-        Capability::CAP_DAC_READ_SEARCH,
-        Capability::CAP_DAC_OVERRIDE,
-        Capability::CAP_CHECKPOINT_RESTORE,
-        Capability::CAP_SYSLOG,
-        Capability::CAP_KILL,
-        Capability::CAP_CHOWN,
-        Capability::CAP_FOWNER,
-        Capability::CAP_SETGID,
-        Capability::CAP_SETUID,
-        Capability::CAP_SYS_NICE,
-    ];
-    let Ok(permitted) = caps::read(None, CapSet::Permitted) else { return };
-    // Where the newer, narrower ones are not given, this one stands in for them.
-    let is_broad = !permitted.contains(&Capability::CAP_BPF) || !permitted.contains(&Capability::CAP_PERFMON);
-    let is_kept = |capability: &Capability| {
-        KEPT.contains(capability) || (is_broad && *capability == Capability::CAP_SYS_ADMIN)
-    };
-    keep_capabilities(is_kept);
-}
-
-/// Gives up all other capabilities of this thread.
-pub(super) fn keep_capabilities(is_kept: impl Fn(&Capability) -> bool) {
-    let Ok(permitted) = caps::read(None, CapSet::Permitted) else { return };
-    let kept: caps::CapsHashSet = permitted.into_iter().filter(is_kept).collect();
-    // Giving up a capability is always permitted; an old kernel that does not know one keeps what it has.
-    let _ = caps::set(None, CapSet::Effective, &kept);
-    let _ = caps::set(None, CapSet::Permitted, &kept);
 }
 
 /// Now, on the clock of all timestamps.

@@ -47,7 +47,7 @@ const KEPT: [Capability; 3] = [Capability::CAP_SYS_ADMIN, Capability::CAP_PERFMO
 
 /// Gives up all capabilities of this thread but those.
 fn keep_capabilities() {
-    super::session::keep_capabilities(|capability| KEPT.contains(capability));
+    super::capabilities::keep(|capability| KEPT.contains(capability));
 }
 
 /// The way to the thread.
