@@ -22,11 +22,13 @@ pub enum Failure {
     WireUnseen = 7,
     /// What went through a TLS library could not be taken: too many threads did it at once.
     TlsUnread = 8,
+    /// When a client wrote did not fit into its ring buffer: queue times are missing.
+    ClientRingFull = 9,
 }
 
 impl Failure {
     /// Every cause, in the order of their counters.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::SampleRingFull,
         Self::LifecycleRingFull,
         Self::TargetSetFull,
@@ -36,6 +38,7 @@ impl Failure {
         Self::PythonTasksUnreadable,
         Self::WireUnseen,
         Self::TlsUnread,
+        Self::ClientRingFull,
     ];
 
     /// The name that recordings and reports use.
@@ -50,6 +53,7 @@ impl Failure {
             Self::PythonTasksUnreadable => "python_tasks_unreadable",
             Self::WireUnseen => "wire_unseen",
             Self::TlsUnread => "tls_unread",
+            Self::ClientRingFull => "client_ring_full",
         }
     }
 }

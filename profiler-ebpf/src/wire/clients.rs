@@ -86,6 +86,6 @@ pub(super) fn returned(registers: Registers, result: i64) {
         length: result as u64,
     };
     if CLIENT_EVENTS.output::<ClientWriteEvent>(&event, NO_WAKEUP).is_err() {
-        count(Failure::WireRingFull);
+        count(Failure::ClientRingFull);
     }
 }

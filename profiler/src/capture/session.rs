@@ -389,10 +389,11 @@ impl Session {
             room = room.saturating_sub(record.len() as u64);
             take(&record);
         }
-        while room > 0
-            && let Some(record) = self.kernel.client_events.next()
-        {
-            take(&record);
+        // These are few and small, and of no use without what the server reads later.
+        if room > 0 || waiting < 2 * WAITING_BYTES {
+            while let Some(record) = self.kernel.client_events.next() {
+                take(&record);
+            }
         }
         let mut mappings = Vec::new();
         undecodable += self.mapping_records.drain(&mut mappings);
