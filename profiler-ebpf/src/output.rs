@@ -14,9 +14,10 @@ pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
 #[map]
 pub(crate) static MESSAGES: RingBuf = RingBuf::with_byte_size(8 << 20, 0);
 
-/// When clients wrote: apart, as they run on other CPUs than the servers that answer them, and a ring's end is contended.
+/// When clients wrote: apart, as they run on other CPUs than the servers that answer them, and a ring's end is contended. Some
+/// write each token of a message by a system call: hundreds of thousands a second.
 #[map]
-pub(crate) static CLIENT_EVENTS: RingBuf = RingBuf::with_byte_size(512 << 10, 0);
+pub(crate) static CLIENT_EVENTS: RingBuf = RingBuf::with_byte_size(4 << 20, 0);
 
 #[map]
 static FAILURES: PerCpuArray<u64> = PerCpuArray::with_max_entries(Failure::ALL.len() as u32, 0);
