@@ -4,7 +4,7 @@ use std::io::{BufRead as _, BufReader, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -107,6 +107,13 @@ fn lines<W: Write, R: Read>(
     (send, receive)
 }
 
+/// A server's standard streams, which are pipes.
+fn pipes(server: &mut Process) -> Result<(ChildStdin, ChildStdout)> {
+    let stdin = server.child().stdin.take().context("stdin is a pipe")?;
+    let stdout = server.child().stdout.take().context("stdout is a pipe")?;
+    Ok((stdin, stdout))
+}
+
 /// Pipes have one inode for both ends.
 #[test]
 fn queue_of_a_pipe() -> Result<()> {
@@ -118,8 +125,7 @@ fn queue_of_a_pipe() -> Result<()> {
             .stdout(Stdio::piped())
             .stderr(Stdio::null()),
     )?;
-    let stdin = server.child().stdin.take().context("stdin is a pipe")?;
-    let stdout = server.child().stdout.take().context("stdout is a pipe")?;
+    let (stdin, stdout) = pipes(&mut server)?;
     let (send, receive) = lines(stdin, stdout);
     requests_wait(server.pid(), || Ok(0), send, receive)
 }
@@ -306,8 +312,7 @@ for line in iter(lambda: os.read(0, 65536), b''):
         os.write(1, json.dumps(answer).encode() + b'\\n')
 ";
     let mut server = Process::start(python(source)?.stdin(Stdio::piped()).stdout(Stdio::piped()))?;
-    let stdin = server.child().stdin.take().context("stdin is a pipe")?;
-    let stdout = server.child().stdout.take().context("stdout is a pipe")?;
+    let (stdin, stdout) = pipes(&mut server)?;
     let (mut send, mut receive) = lines(stdin, stdout);
     let profiler = Profiler::new()?;
     let running = profiler.recording(server.pid(), 99)?;
@@ -340,8 +345,7 @@ for first in iter(sys.stdin.readline, ''):
         answers = answers[os.write(1, answers):]
 ";
     let mut server = Process::start(python(source)?.stdin(Stdio::piped()).stdout(Stdio::piped()))?;
-    let stdin = server.child().stdin.take().context("stdin is a pipe")?;
-    let stdout = server.child().stdout.take().context("stdout is a pipe")?;
+    let (stdin, stdout) = pipes(&mut server)?;
     let (mut send, mut receive) = lines(stdin, stdout);
     let profiler = Profiler::new()?;
     let running = profiler.recording(server.pid(), 99)?;
@@ -377,8 +381,7 @@ for first in iter(sys.stdin.readline, ''):
 ";
     for (tool, answered) in [("apart", 20), ("joined", 5)] {
         let mut server = Process::start(python(source)?.stdin(Stdio::piped()).stdout(Stdio::piped()))?;
-        let stdin = server.child().stdin.take().context("stdin is a pipe")?;
-        let stdout = server.child().stdout.take().context("stdout is a pipe")?;
+        let (stdin, stdout) = pipes(&mut server)?;
         let (mut send, mut receive) = lines(stdin, stdout);
         let profiler = Profiler::new()?;
         let running = profiler.recording(server.pid(), 99)?;

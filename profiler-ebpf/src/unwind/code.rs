@@ -5,7 +5,7 @@ use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::maps::{Array, LpmTrie};
 use profiler_common::{CodeMapping, MAPPING_KEY_BITS, mapping_key};
 
-use super::Walker;
+use super::{Walker, place_of};
 
 /// A mapping has an entry for each of the aligned blocks that it is made of.
 const MAX_BLOCKS: u32 = 1 << 18;
@@ -55,9 +55,8 @@ pub(super) fn find(walker: &mut Walker) -> bool {
     if has(&walker.mapping) {
         return true;
     }
-    // The multiplier of Fibonacci hashing.
-    let slot = (address >> PAGE_BITS).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - RECENT_BITS);
-    let recent = &mut walker.recent.mappings[slot as usize & (RECENT - 1)];
+    let slot = place_of(address >> PAGE_BITS, RECENT_BITS);
+    let recent = &mut walker.recent.mappings[slot & (RECENT - 1)];
     if !has(recent) {
         let key = Key::new(MAPPING_KEY_BITS, mapping_key(walker.owner as u32, address));
         match CODE_MAPPINGS.get(key) {

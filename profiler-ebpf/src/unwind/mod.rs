@@ -231,6 +231,12 @@ impl Walker {
     }
 }
 
+/// Where a value belongs in a table of so many bits (Fibonacci hashing).
+#[inline(always)]
+fn place_of(value: u64, bits: u32) -> usize {
+    (value.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - bits)) as usize
+}
+
 #[inline(always)]
 fn read<T>(address: u64) -> Result<T, StackEnd> {
     // SAFETY: the helper checks the address.

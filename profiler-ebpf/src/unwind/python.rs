@@ -253,9 +253,9 @@ pub(super) fn step(scratch: &mut Scratch) {
     if outcome != 0 {
         return refuse(chain);
     }
-    let entry_byte = word(&chain.words, layout.frame_entry) >> (layout.frame_entry % 8 * 8) & 0xff;
+    let entry_byte = tail(&chain.words, layout.frame_entry) & 0xff;
     let code = word(&chain.words, layout.frame_code);
-    let instruction = word(&chain.words, layout.frame_instruction) >> (layout.frame_instruction % 8 * 8);
+    let instruction = tail(&chain.words, layout.frame_instruction);
     let previous = word(&chain.words, layout.frame_previous);
     if layout.entry == PythonEntry::Owner as u32 && entry_byte >= PythonLayout::FIRST_OWNER_WITHOUT_FUNCTION {
         if entry_byte > PythonLayout::LAST_OWNER {
@@ -314,7 +314,7 @@ fn is_thrown_through(chain: &Chain) -> bool {
     } else {
         word(&chain.words, layout.tasks.stack_pointer) != 0
     };
-    let flags = word(&chain.code_words, layout.code_flags) >> (layout.code_flags % 8 * 8);
+    let flags = tail(&chain.code_words, layout.code_flags);
     has_top && flags & PythonLayout::GENERATOR_FLAGS != 0
 }
 
@@ -325,7 +325,7 @@ const OWNED_BY_GENERATOR: u64 = 1;
 #[inline(always)]
 fn owner_behind(words: &[u64; FRAME_WORDS], flag: u32) -> u64 {
     let offset = flag.wrapping_add(1);
-    word(words, offset) >> (offset % 8 * 8) & 0xff
+    tail(words, offset) & 0xff
 }
 
 /// Reads a code object: what it will be known again by, which is zero when it can't be read. It may be paged out, and user space
@@ -348,8 +348,7 @@ pub(super) fn read_code(chain: &mut Chain, code: u64) -> Result<u32, StackEnd> {
     if word(&chain.code_words, layout.object_type) != layout.code_type && layout.code_type != 0 {
         return Err(StackEnd::Unreadable);
     }
-    chain.is_coroutine = word(&chain.code_words, layout.code_flags) >> (layout.code_flags % 8 * 8)
-        & PythonLayout::COROUTINE_FLAGS;
+    chain.is_coroutine = tail(&chain.code_words, layout.code_flags) & PythonLayout::COROUTINE_FLAGS;
     Ok(identify(&chain.code_words, layout))
 }
 
@@ -417,6 +416,12 @@ pub(super) fn check(scratch: &mut Scratch) {
 #[inline(always)]
 pub(super) fn word<const WORDS: usize>(words: &[u64; WORDS], offset: u32) -> u64 {
     words[(offset / 8) as usize % WORDS]
+}
+
+/// A word from the byte at an offset on.
+#[inline(always)]
+pub(super) fn tail<const WORDS: usize>(words: &[u64; WORDS], offset: u32) -> u64 {
+    word(words, offset) >> (offset % 8 * 8)
 }
 
 #[inline(always)]

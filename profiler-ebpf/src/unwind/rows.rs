@@ -10,7 +10,7 @@ use profiler_common::{
     CfaKind, CodeMapping, MAX_PAGES, MAX_TABLES, PageStarts, ROWS_PER_PAGE, RowPage, Rule, StackEnd,
 };
 
-use super::{Walker, read};
+use super::{Walker, place_of, read};
 
 /// Tables of one outer map may differ in length.
 const BPF_F_INNER_MAP: usize = 0x1000;
@@ -177,8 +177,7 @@ fn find(walker: &mut Walker) -> Option<Rule> {
     }
     let table = walker.mapping.table;
     let place = u64::from(table) << 32 | address;
-    // The multiplier of Fibonacci hashing.
-    let slot = (place.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - FOUND_BITS)) as usize;
+    let slot = place_of(place, FOUND_BITS);
     let found = &mut walker.found.rules[slot & (FOUND_RULES - 1)];
     if found.place != place {
         let rule = search_table(table, address)?;

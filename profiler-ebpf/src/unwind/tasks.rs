@@ -8,7 +8,7 @@
 use aya_ebpf::helpers::generated;
 use profiler_common::{Failure, FrameTag, InstanceValues, PythonLayout, StackEnd, TaskSource};
 
-use super::python::{Chain, State, at, function, read_code, word};
+use super::python::{Chain, State, at, function, read_code, tail, word};
 use super::{emit, read};
 use crate::cpu::Scratch;
 use crate::output::count;
@@ -646,7 +646,7 @@ fn show_coroutine(scratch: &mut Scratch) -> Result<State, StackEnd> {
     let tag = if waiting.is_outermost == 1 { FrameTag::WaitingTask } else { FrameTag::Waiting };
     waiting.is_outermost = 0;
     let code = word(words, layout.frame_code) & !marks;
-    let instruction = word(words, layout.frame_instruction) >> (layout.frame_instruction % 8 * 8);
+    let instruction = tail(words, layout.frame_instruction);
     if code == 0 || code & 7 != 0 {
         return Err(StackEnd::Unreadable);
     }

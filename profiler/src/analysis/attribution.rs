@@ -21,7 +21,7 @@ pub type CallIndex = usize;
 
 /// Most calls that share a sample: those that came last. Calls that never end would make each sample cost more and more, and those that came
 /// last are the likeliest to be worked on.
-const MAX_SHARING: usize = 1024;
+pub const MAX_SHARING: usize = 1024;
 
 /// Whom a sample is charged to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

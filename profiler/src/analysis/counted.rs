@@ -4,11 +4,8 @@
 use std::collections::HashMap;
 
 use super::live::ServerIndex;
-use super::scaling::readings;
+use super::scaling::{FEWEST_SAMPLES, readings};
 use crate::recording::{ProcessIndex, Recording};
-
-/// With fewer samples, chance would say more than the count.
-const FEWEST_SAMPLES: u64 = 25;
 
 /// The CPU time of a server between readings of the kernel's count.
 #[derive(Clone, Copy, Debug, Default)]
@@ -39,7 +36,7 @@ impl Counted {
 
     /// What sampled time is multiplied with; `None` where there is nothing to tell it by.
     pub(super) fn factor(self) -> Option<f64> {
-        let is_known = self.samples >= FEWEST_SAMPLES && self.counted_ns > 0 && self.sampled_ns > 0;
+        let is_known = self.samples >= FEWEST_SAMPLES as u64 && self.counted_ns > 0 && self.sampled_ns > 0;
         is_known.then(|| self.counted_ns as f64 / self.sampled_ns as f64)
     }
 }

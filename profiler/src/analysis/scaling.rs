@@ -10,7 +10,7 @@
 use crate::recording::{GaugeKind, ProcessIndex, Recording};
 
 /// Readings are put together until there are so many samples between them: with few, chance would say more than the count.
-const FEWEST_SAMPLES: usize = 25;
+pub(super) const FEWEST_SAMPLES: usize = 25;
 
 /// The samples of a process between two readings.
 #[derive(Debug, Default)]

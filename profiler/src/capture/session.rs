@@ -2,7 +2,6 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -112,8 +111,6 @@ pub struct Session {
     progress: Arc<Mutex<Progress>>,
     waiting: Option<Box<Batch>>,
     held_records: Records,
-    /// Bytes of records in batches that were not written yet.
-    waiting_bytes: Arc<AtomicU64>,
     backlog: Backlog,
     /// The recorder's thread, once it has started.
     yielding: Option<Yielding>,
@@ -184,10 +181,9 @@ impl Session {
         let progress = Arc::new(Mutex::new(Progress::default()));
         let (sender, receiver) = sync_channel(WAITING_BATCHES);
         let (ready_sender, ready) = sync_channel(1);
-        let (waiting_bytes, backlog) = (Arc::new(AtomicU64::new(0)), Backlog::default());
+        let backlog = Backlog::default();
         let (tls, tls_starter) = Tls::new();
         let recorder = Recorder {
-            waiting_bytes: Arc::clone(&waiting_bytes),
             backlog: backlog.clone(),
             writer,
             code: kernel.take_code()?,
@@ -218,7 +214,6 @@ impl Session {
             progress,
             waiting: None,
             held_records: Records::default(),
-            waiting_bytes,
             backlog,
             yielding: None,
             held_mappings: Vec::new(),
@@ -248,7 +243,7 @@ impl Session {
         let first = Box::new(Batch { now_ns, readings, is_first: true, ..Batch::default() });
         self.kernel.attach_probes(sampling, is_reading_calls)?;
         capabilities::drop_unneeded();
-        self.backlog.sent();
+        self.backlog.sent(first.records.size());
         match &self.recorder {
             Some((sender, _)) if sender.send(first).is_ok() => Ok(()),
             _ => Err(self.recorder_error()),
@@ -282,11 +277,11 @@ impl Session {
             .for_each(|yielding| yielding.adapt(&self.backlog, has_new_code == Some(true), Instant::now()));
         let Some((sender, _)) = &self.recorder else { return Ok(None) };
         if let Some(batch) = self.waiting.take() {
-            self.backlog.sent();
+            self.backlog.sent(batch.records.size());
             match sender.try_send(batch) {
                 Ok(()) => {}
                 Err(TrySendError::Full(batch)) => {
-                    self.backlog.written();
+                    self.backlog.written(batch.records.size());
                     self.waiting = Some(batch);
                 }
                 Err(TrySendError::Disconnected(_)) => return Err(self.recorder_error()),
@@ -381,7 +376,7 @@ impl Session {
         while let Some(record) = self.kernel.events.next() {
             take(&record);
         }
-        let waiting = self.waiting_bytes.load(Ordering::Relaxed);
+        let waiting = self.backlog.bytes();
         let mut room = if is_last { u64::MAX } else { WAITING_BYTES.saturating_sub(waiting) };
         while room > 0
             && let Some(record) = self.kernel.messages.next()
@@ -389,8 +384,8 @@ impl Session {
             room = room.saturating_sub(record.len() as u64);
             take(&record);
         }
-        // These are few and small, and of no use without what the server reads later.
-        if room > 0 || waiting < 2 * WAITING_BYTES {
+        // They are small, and their ring is: it would be full long before the other one.
+        if is_last || waiting < 2 * WAITING_BYTES {
             while let Some(record) = self.kernel.client_events.next() {
                 take(&record);
             }
@@ -402,7 +397,6 @@ impl Session {
         self.held_records = records.split_after(settled_ns);
         self.held_mappings = mappings.extract_if(.., |mapping| mapping.timestamp_ns() > settled_ns).collect();
 
-        self.waiting_bytes.fetch_add(records.size(), Ordering::Relaxed);
         let (mut losses, mut readings) = (Vec::new(), Vec::new());
         if is_last || self.last_losses.elapsed() >= COMMIT_INTERVAL {
             self.last_losses = Instant::now();
@@ -485,7 +479,6 @@ fn meta(options: &Options, sampling: &Sampling, start_ns: u64) -> Meta {
 /// What the recorder thread starts from.
 struct Recorder {
     /// Shared with whoever sends batches.
-    waiting_bytes: Arc<AtomicU64>,
     backlog: Backlog,
     writer: Writer,
     code: Code,
@@ -548,8 +541,7 @@ impl Recorder {
             }
             timeline.apply(&batch.records, batch.mappings, batch.settled_ns)?;
             timeline.write_calls()?;
-            self.waiting_bytes.fetch_sub(batch.records.size(), Ordering::Relaxed);
-            self.backlog.written();
+            self.backlog.written(batch.records.size());
             drop(batch.records);
             timeline.announce(&batch.announced);
             timeline.gauges(&batch.readings)?;

@@ -132,10 +132,10 @@ impl Tls {
             }
             return;
         }
-        let all: usize = self.attached.values().map(HashSet::len).sum();
         if self.attached.get(&pid).is_some_and(|modules| modules.contains(&id)) {
             return;
         }
+        let all: usize = self.attached.values().map(HashSet::len).sum();
         if all >= MAX_ATTACHED {
             self.unsent += 1;
             return;

@@ -15,17 +15,36 @@ const MANY_BATCHES: u64 = 2;
 /// How long it gives way to nobody then, and behind new code.
 const HURRY: Duration = Duration::from_secs(10);
 
-/// Batches that were sent and are not written yet. Shared by sender and writer.
+/// What was sent and is not written yet. Shared by sender and writer.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Backlog(Arc<AtomicU64>);
+pub(super) struct Backlog(Arc<Sums>);
+
+#[derive(Debug, Default)]
+struct Sums {
+    batches: AtomicU64,
+    bytes: AtomicU64,
+}
 
 impl Backlog {
-    pub(super) fn sent(&self) {
-        self.0.fetch_add(1, Ordering::Relaxed);
+    /// A batch with records of so many bytes is about to be sent.
+    pub(super) fn sent(&self, bytes: u64) {
+        self.0.batches.fetch_add(1, Ordering::Relaxed);
+        self.0.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    pub(super) fn written(&self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+    /// It is written, or was not sent after all.
+    pub(super) fn written(&self, bytes: u64) {
+        self.0.batches.fetch_sub(1, Ordering::Relaxed);
+        self.0.bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Bytes of the records that wait.
+    pub(super) fn bytes(&self) -> u64 {
+        self.0.bytes.load(Ordering::Relaxed)
+    }
+
+    fn batches(&self) -> u64 {
+        self.0.batches.load(Ordering::Relaxed)
     }
 }
 
@@ -51,7 +70,7 @@ impl Yielding {
 
     /// Sets the policy that the backlog asks for, and code that is to be told to the kernel half.
     pub(super) fn adapt(&mut self, backlog: &Backlog, has_new_code: bool, now: Instant) {
-        let waiting = backlog.0.load(Ordering::Relaxed);
+        let waiting = backlog.batches();
         if has_new_code || waiting >= MANY_BATCHES {
             self.idle_from = now + HURRY;
             self.hurry();
@@ -86,10 +105,10 @@ mod tests {
         let (backlog, mut now) = (Backlog::default(), Instant::now());
         yielding.adapt(&backlog, false, now);
         assert_eq!(policy(), libc::SCHED_IDLE);
-        (0..MANY_BATCHES).for_each(|_| backlog.sent());
+        (0..MANY_BATCHES).for_each(|_| backlog.sent(1));
         yielding.adapt(&backlog, false, now);
         assert_eq!(policy(), libc::SCHED_OTHER);
-        (0..MANY_BATCHES).for_each(|_| backlog.written());
+        (0..MANY_BATCHES).for_each(|_| backlog.written(1));
         yielding.adapt(&backlog, false, now);
         assert_eq!(policy(), libc::SCHED_OTHER);
         now += HURRY;

@@ -417,7 +417,7 @@ impl Recorder {
 }
 
 /// Signals that end a recording and keep it. One that comes between two looks is not forgotten.
-struct Signals {
+pub(super) struct Signals {
     interrupt: Signal,
     terminate: Signal,
     hang_up: Signal,
@@ -425,7 +425,7 @@ struct Signals {
 
 impl Signals {
     /// Instead of ending the program, they wait to be asked for from here on.
-    fn listen() -> std::io::Result<Self> {
+    pub(super) fn listen() -> std::io::Result<Self> {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
@@ -434,7 +434,7 @@ impl Signals {
     }
 
     /// Waits for the next one: the reason for a recording's end.
-    async fn next(&mut self) -> &'static str {
+    pub(super) async fn next(&mut self) -> &'static str {
         tokio::select! {
             _ = self.interrupt.recv() => "interrupted",
             _ = self.terminate.recv() => "terminated",

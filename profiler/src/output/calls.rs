@@ -6,6 +6,7 @@ use std::io::{self, Write};
 use super::style::{Paint, Style, columns_of, printable, wrap};
 use super::table::{Align, Table};
 use super::units::{count, duration, percent, plural};
+use crate::analysis::attribution::MAX_SHARING;
 use crate::analysis::call_list::{Activity, ListedCall};
 use crate::analysis::calls::{CallCpu, Calls, Latency};
 
@@ -66,25 +67,20 @@ pub fn write_tools(mut out: impl Write, calls: &Calls, style: Style) -> io::Resu
     table.write(&mut out, style)?;
     if has_queue {
         let text = "queue: what 99 % waited at most from the client's write to the server's read, which is in no other time.";
-        for line in wrap(text, style.columns()) {
-            writeln!(out, "{}", style.paint(Paint::Dim, &line))?;
-        }
+        write_wrapped(&mut out, text, Paint::Dim, style)?;
     }
     if let Some(crowded) = calls.cpu.crowded_seconds {
         let text = format!(
-            "For {} of the CPU time that calls shared, more than 1,024 calls were in flight: it is split between those that came last, and the others have none of it.",
-            duration(crowded)
+            "For {} of the CPU time that calls shared, more than {} calls were in flight: it is split between those that came last, and the others have none of it.",
+            duration(crowded),
+            count(MAX_SHARING as u64)
         );
-        for line in wrap(&text, style.columns()) {
-            writeln!(out, "{}", style.paint(Paint::Warning, &line))?;
-        }
+        write_wrapped(&mut out, &text, Paint::Warning, style)?;
     }
     if calls.incomplete {
         let text =
             "Some of what was said could not be recorded: calls may be missing, and their ends not known.";
-        for line in wrap(text, style.columns()) {
-            writeln!(out, "{}", style.paint(Paint::Warning, &line))?;
-        }
+        write_wrapped(&mut out, text, Paint::Warning, style)?;
     }
     write_notes(&mut out, calls, style)?;
     write_cpu(&mut out, &calls.cpu, style)
@@ -138,14 +134,18 @@ pub fn write_no_calls(mut out: impl Write, style: Style) -> io::Result<()> {
     writeln!(out, "{}", style.paint(Paint::Heading, "Calls: none seen"))?;
     let text = "No client called the server meanwhile; or it is no MCP server; or what it reads and writes can't be seen: \
                 through io_uring, or in TLS that is not OpenSSL's.";
-    wrap(text, style.columns()).iter().try_for_each(|line| writeln!(out, "{}", style.paint(Paint::Dim, line)))
+    write_wrapped(out, text, Paint::Dim, style)
+}
+
+/// A text in as many lines as it needs; none for an empty one.
+fn write_wrapped(mut out: impl Write, text: &str, paint: Paint, style: Style) -> io::Result<()> {
+    let lines = wrap(text, style.columns());
+    let mut lines = lines.iter().filter(|line| !line.is_empty());
+    lines.try_for_each(|line| writeln!(out, "{}", style.paint(paint, line)))
 }
 
 fn write_notes(mut out: impl Write, calls: &Calls, style: Style) -> io::Result<()> {
-    for line in notes(&calls.messages).iter().flat_map(|note| wrap(note, style.columns())) {
-        writeln!(out, "{}", style.paint(Paint::Dim, &line))?;
-    }
-    Ok(())
+    notes(&calls.messages).iter().try_for_each(|note| write_wrapped(&mut out, note, Paint::Dim, style))
 }
 
 /// What else was seen on the streams, and should not be there.
@@ -263,10 +263,7 @@ pub fn write_calls(mut out: impl Write, calls: &[ListedCall], hidden: usize, sty
     .into_iter()
     .filter_map(|(is_there, text)| is_there.then_some(text))
     .collect();
-    wrap(&legend.join(" "), style.columns())
-        .iter()
-        .filter(|line| !line.is_empty())
-        .try_for_each(|line| writeln!(out, "{}", style.paint(Paint::Dim, line)))
+    write_wrapped(out, &legend.join(" "), Paint::Dim, style)
 }
 
 /// Writes what is known of one call, with its time as a bar.

@@ -19,11 +19,10 @@ use jiff::tz::TimeZone;
 use ratatui::Terminal;
 use ratatui::backend::CrosstermBackend;
 use ratatui::crossterm::event::{self, Event};
-use tokio::signal::unix::{SignalKind, signal};
 
 use super::Usage;
 use super::files::check_writable;
-use super::record::{Recorder, SamplingArguments, parse_duration, shell_word};
+use super::record::{Recorder, SamplingArguments, Signals, parse_duration, shell_word};
 use super::terminal::{Format, note, print, style};
 use crate::analysis::live::Snapshot;
 use crate::capture::Options;
@@ -236,18 +235,14 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         // From here on signals end what was begun in an orderly way, also while it attaches.
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut hang_up = signal(SignalKind::hangup())?;
+        let mut signals = Signals::listen()?;
         let mut recorder = Recorder::begin(&options, launched, None)?;
         let stop = Arc::new(AtomicBool::new(false));
         let mut view = None;
         let done = async {
             tokio::select! {
                 biased;
-                _ = interrupt.recv() => return Ok(()),
-                _ = terminate.recv() => return Ok(()),
-                _ = hang_up.recv() => return Ok(()),
+                _ = signals.next() => return Ok(()),
                 () = std::future::ready(()) => {}
             }
             let feed = Feed::start(&options.output, servers, arguments.window, interval)?;
