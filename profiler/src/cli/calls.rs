@@ -64,16 +64,18 @@ enum OutcomeArgument {
     Error,
     /// With an error of the tool
     ToolError,
-    /// Without an answer: cancelled, unanswered, cut_off or lost
+    /// Without an answer: any of those below
     Unfinished,
     /// Its client cancelled it
     Cancelled,
-    /// No answer came
+    /// No answer came before its process ended, or its ID was used again
     Unanswered,
     /// Its connection was closed first
     CutOff,
     /// Not known: its answer could not be recorded
     Lost,
+    /// It had not ended when the recording did
+    InFlight,
 }
 
 impl From<OutcomeArgument> for Outcome {
@@ -87,6 +89,7 @@ impl From<OutcomeArgument> for Outcome {
             OutcomeArgument::Unanswered => Self::Unanswered,
             OutcomeArgument::CutOff => Self::CutOff,
             OutcomeArgument::Lost => Self::Lost,
+            OutcomeArgument::InFlight => Self::InFlight,
         }
     }
 }

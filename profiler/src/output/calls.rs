@@ -8,7 +8,10 @@ use super::table::{Align, Table};
 use super::units::{count, duration, percent, plural};
 use crate::analysis::attribution::MAX_SHARING;
 use crate::analysis::call_list::{Activity, ListedCall};
-use crate::analysis::calls::{CallCpu, Calls, Latency};
+use crate::analysis::calls::{CallCpu, Calls, Latency, Tool};
+
+/// Tools of which it is told how many of their calls have no result.
+const SHOWN_UNFINISHED: usize = 5;
 
 /// Writes the calls of a report, by tool.
 ///
@@ -77,6 +80,9 @@ pub fn write_tools(mut out: impl Write, calls: &Calls, style: Style) -> io::Resu
         );
         write_wrapped(&mut out, &text, Paint::Warning, style)?;
     }
+    for text in unfinished(&calls.tools) {
+        write_wrapped(&mut out, &text, Paint::Warning, style)?;
+    }
     if calls.incomplete {
         let text =
             "Some of what was said could not be recorded: calls may be missing, and their ends not known.";
@@ -84,6 +90,41 @@ pub fn write_tools(mut out: impl Write, calls: &Calls, style: Style) -> io::Resu
     }
     write_notes(&mut out, calls, style)?;
     write_cpu(&mut out, &calls.cpu, style)
+}
+
+/// What became of the calls that have no result, tool by tool.
+fn unfinished(tools: &[Tool]) -> Vec<String> {
+    let concerned: Vec<&Tool> = tools.iter().filter(|tool| !tool.unfinished.is_empty()).collect();
+    let (shown, hidden) = concerned.split_at(SHOWN_UNFINISHED.min(concerned.len()));
+    let of_tool = |tool: &&Tool| {
+        let ends: Vec<String> = tool
+            .unfinished
+            .iter()
+            .map(|(outcome, calls)| {
+                let text = match *outcome {
+                    "in_flight" => "in flight at the end",
+                    "cancelled" => "cancelled by the client",
+                    "cut_off" => "cut off as the connection was closed",
+                    "unanswered" => "never answered",
+                    "lost" => "with an answer that may have been lost here",
+                    other => other,
+                };
+                let since = tool.longest_in_flight_ms.filter(|_| *outcome == "in_flight").map(|longest| {
+                    let most = if *calls == 1 { "" } else { "up to " };
+                    format!(", for {most}{}", duration(longest / 1e3))
+                });
+                format!("{} {text}{}", count(*calls), since.unwrap_or_default())
+            })
+            .collect();
+        let name = name(&tool.method, tool.tool.as_deref(), tool.asked_by_server);
+        format!("Without a result: {} of {}.", ends.join("; "), printable(&name))
+    };
+    let mut texts: Vec<String> = shown.iter().map(of_tool).collect();
+    if !hidden.is_empty() {
+        let tools = plural(hidden.len() as u64, "tool has", "tools have");
+        texts.push(format!("{tools} calls without a result too: see --format json."));
+    }
+    texts
 }
 
 /// What is certain of the CPU time of calls, what is an estimate, and what is no call's; and that this is all of it.
@@ -295,7 +336,8 @@ pub fn write_call(
     fact("Request", format!("{} B", count(call.request_bytes)))?;
     let first = call.first_response_ms.map(|first| format!(", the first after {}", duration(first / 1e3)));
     fact("Response", format!("{} B{}", count(call.response_bytes), first.unwrap_or_default()))?;
-    fact("Outcome", outcome(call))?;
+    let not_yet = if call.outcome == "in_flight" { ": it had not ended when the recording did" } else { "" };
+    fact("Outcome", format!("{}{not_yet}", outcome(call)))?;
     if let Some(message) = &call.error_message {
         fact("Message", message.clone())?;
     }

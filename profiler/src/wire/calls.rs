@@ -252,16 +252,16 @@ impl Calls {
         }
     }
 
-    /// Nothing more comes at all.
-    pub fn finish(&mut self, now_ns: u64) {
+    /// Nothing more comes at all; `ended` is how it ends for calls that wait.
+    pub fn finish(&mut self, now_ns: u64, ended: &Ended) {
         for open in self.open.take(|_| true) {
-            self.give_up(open, now_ns, Ended::Unanswered);
+            self.give_up(open, now_ns, ended.clone());
         }
         let tasks = self.tasks.drain().map(|(_, call)| call);
         let calls = self.for_input.drain(..).map(|waiting| waiting.call).chain(tasks);
         self.ended.extend(calls.map(|call| Call {
             end_ns: now_ns.max(call.request_end_ns),
-            ended: Ended::Unanswered,
+            ended: ended.clone(),
             ..call
         }));
     }
@@ -374,7 +374,7 @@ impl Calls {
                 requests: 1,
                 queue_ns,
                 input_wait_ns: 0,
-                ended: Ended::Unanswered,
+                ended: Ended::InFlight,
             },
         };
         self.make_room(last_ns);
@@ -556,7 +556,7 @@ mod tests {
             (Client, r#""method":"notifications/cancelled","params":{"requestId":1}"#),
             (Client, r#""id":2,"method":"c""#),
         ]);
-        calls.finish(9000);
+        calls.finish(9000, &Ended::Unanswered);
         let expected =
             [("b", 2000, Ended::Unanswered), ("a", 2000, Ended::Cancelled), ("c", 5000, Ended::Unanswered)];
         assert_eq!(ends(&mut calls), expected.map(|(name, time, ended)| (name.to_owned(), time, ended)));
@@ -579,7 +579,7 @@ mod tests {
         let line = b"{\"jsonrpc\":\"2.0\",\"id\":2,\"result\":{}}\n";
         let received = Lines::default().feed(5000, Piece::Bytes(line)).remove(0);
         calls.message(1, Server, received);
-        calls.finish(9000);
+        calls.finish(9000, &Ended::Unanswered);
         let expected =
             [("b", 3000, Ended::Ok), ("a", 3000, Ended::Lost), ("roots/list", 6000, Ended::Unanswered)];
         assert_eq!(ends(&mut calls), expected.map(|(name, time, ended)| (name.to_owned(), time, ended)));
@@ -606,7 +606,7 @@ mod tests {
         calls.hidden(1, Server, 2_000_001);
         calls.hidden(1, Client, 2_000_002);
         ask(&mut calls, 1, 50_001, 2_000_003);
-        calls.finish(3_000_000);
+        calls.finish(3_000_000, &Ended::Unanswered);
         let ended = calls.take_ended();
         let of = |id: usize| (ended[id].end_ns, &ended[id].ended);
         assert_eq!((of(0), of(49_999)), ((100_000, &Ended::Lost), (100_000, &Ended::Lost)));
@@ -645,7 +645,7 @@ mod tests {
                 }
             }
             calls.close(1, 6000);
-            calls.finish(9000);
+            calls.finish(9000, &Ended::Unanswered);
             assert_eq!(calls.take_ended()[0].ended, expected);
         }
     }
