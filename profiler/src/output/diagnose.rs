@@ -183,10 +183,10 @@ fn write_request(out: &mut impl Write, request: &SlowRequest, style: Style) -> i
     writeln!(out, "  {}", style.paint(Paint::Heading, &title))?;
     for stretch in &request.timeline {
         let behind = stretch.behind.map_or_else(String::new, |call| format!(", behind call {call}"));
-        let cpu = if stretch.on_cpu_ms > 0.0 {
-            format!(", {} on a CPU", duration(stretch.on_cpu_ms / 1e3))
-        } else {
-            String::new()
+        let cpu = match stretch.what {
+            _ if stretch.on_cpu_ms > 0.0 => format!(", {} of it on a CPU", duration(stretch.on_cpu_ms / 1e3)),
+            "working" => ", not sampled on a CPU".to_owned(),
+            _ => String::new(),
         };
         writeln!(
             out,
@@ -434,11 +434,11 @@ mod tests {
             69.0 ms a call, 0 s in typical ones; such as call 53, 154
           Other calls in flight: 1.0 at a time, 0.0 in typical ones
           call 53  +2.26 s  70.0 ms
-                 0 s to  69.0 ms  queued, behind call 52, 69.0 ms on a CPU
-             69.0 ms to  70.0 ms  working
+                 0 s to  69.0 ms  queued, behind call 52, 69.0 ms of it on a CPU
+             69.0 ms to  70.0 ms  working, not sampled on a CPU
           call 154  +6.76 s  70.0 ms
-                 0 s to  69.0 ms  queued, behind call 153, 69.0 ms on a CPU
-             69.0 ms to  70.0 ms  working
+                 0 s to  69.0 ms  queued, behind call 153, 69.0 ms of it on a CPU
+             69.0 ms to  70.0 ms  working, not sampled on a CPU
 
         work: the slowest 2 of 102 calls took 70.0 ms on average, a typical one 5.0 ms
           100.0 % on a CPU: the server ran longer for them
@@ -447,9 +447,9 @@ mod tests {
               100.0 %   70.0 ms  main > handle > burn
           Other calls in flight: 1.0 at a time, 0.0 in typical ones
           call 52  +2.26 s  70.0 ms
-                 0 s to  70.0 ms  working, 70.0 ms on a CPU
+                 0 s to  70.0 ms  working, 70.0 ms of it on a CPU
           call 153  +6.76 s  70.0 ms
-                 0 s to  70.0 ms  working, 70.0 ms on a CPU
+                 0 s to  70.0 ms  working, 70.0 ms of it on a CPU
         ");
     }
 

@@ -239,7 +239,7 @@ impl Calls {
         self.peers.remove(&session);
         self.answered_by.retain(|_, by| *by != session);
         for open in gone {
-            self.give_up(open, now_ns, Ended::CutOff);
+            self.give_up(*open, now_ns, Ended::CutOff);
         }
         if self.gaps.has(session) {
             // Those whose responses come elsewhere still wait.
@@ -255,7 +255,7 @@ impl Calls {
     /// Nothing more comes at all; `ended` is how it ends for calls that wait.
     pub fn finish(&mut self, now_ns: u64, ended: &Ended) {
         for open in self.open.take(|_| true) {
-            self.give_up(open, now_ns, ended.clone());
+            self.give_up(*open, now_ns, ended.clone());
         }
         let tasks = self.tasks.drain().map(|(_, call)| call);
         let calls = self.for_input.drain(..).map(|waiting| waiting.call).chain(tasks);
@@ -302,7 +302,8 @@ impl Calls {
             + self.answered_by.len() * size_of::<(Peer, Session)>();
         let waiting = self.for_input.iter().map(|waiting| waiting.call.held_bytes());
         let tasks = self.tasks.iter().map(|((_, task), call)| task.len() + call.held_bytes());
-        open.chain(detached).chain(waiting).chain(tasks).sum::<usize>() + self.gaps.held_bytes() + peers
+        let calls = open.chain(detached).chain(waiting).chain(tasks).sum::<usize>();
+        calls + self.open.table_bytes() + self.gaps.held_bytes() + peers
     }
 
     /// Gives up the older half of the calls that have not ended: they take too much memory.
@@ -453,7 +454,7 @@ impl Calls {
         let gone = self.open.take(|open| open.number <= last);
         self.given_up += gone.len() as u64;
         for open in gone {
-            self.give_up(open, now_ns, Ended::Unanswered);
+            self.give_up(*open, now_ns, Ended::Unanswered);
         }
     }
 
@@ -661,6 +662,9 @@ mod tests {
             }
         }
         assert!(calls.in_flight() <= MAX_PENDING);
+        // Tables double, and have both their sizes while they do: they hold little more than what is looked for.
+        assert!(calls.open.table_bytes() < 8 << 20, "{}", calls.open.table_bytes());
+        assert!(calls.held_bytes() > calls.open.table_bytes() + calls.in_flight() * size_of::<Open>());
         assert_eq!(calls.take_ended().len() as u64, calls.given_up);
         assert_eq!(calls.given_up + calls.in_flight() as u64, 100_000);
     }
