@@ -159,6 +159,8 @@ fn node_over_http() -> Result<()> {
     Ok(())
 }
 
+const TRACE_PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
 /// Each outcome is seen as what it was; long messages, and what is no message, do no harm.
 #[test]
 fn outcomes() -> Result<()> {
@@ -177,8 +179,17 @@ fn outcomes() -> Result<()> {
         let cancel =
             json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 99}});
         client.send(&cancel)?;
-        client.call_often(1, 1, "echo", |_| json!({"text": "the last"}))
+        let mut last = tool_call(&json!("last"), "echo", &json!({"text": "the last"}));
+        last["params"]["_meta"] = json!({"progressToken": 1, "traceparent": TRACE_PARENT});
+        client.send(&last)?;
+        client.receive()
     })?;
+    let traced = listed(&recorded, &["--tool", "echo", "--in-order"])?.pop().context("no calls")?;
+    assert_eq!(
+        (&traced["tool"], &traced["trace_parent"]),
+        (&json!("echo"), &json!(TRACE_PARENT)),
+        "{traced:#}"
+    );
     let report = &recorded.report;
     let calls = &report.json["calls"];
     assert_eq!((&calls["total"], &calls["errors"]), (&json!(13), &json!(4)), "{calls:#}");

@@ -198,6 +198,66 @@ fn as_long_as_client_and_server_say() -> Result<()> {
     Ok(())
 }
 
+/// A server whose tool `start` starts a program that burns CPU time and answers for how many nanoseconds it was on a CPU.
+const STARTING_SERVER: &str = r#"
+import json, subprocess, sys
+
+burn = "import time\nwhile time.process_time_ns() < 400_000_000: pass\nprint(time.process_time_ns())"
+for request in sys.stdin:
+    request = json.loads(request)
+    text = "0"
+    if request["params"]["name"] == "start":
+        text = subprocess.run([sys.executable, "-S", "-c", burn], capture_output=True, text=True).stdout.strip()
+    answer = {"jsonrpc": "2.0", "id": request["id"], "result": {"content": [{"type": "text", "text": text}]}}
+    print(json.dumps(answer), flush=True)
+"#;
+
+/// What a program burns that a call started is that call's, for certain, and of no other one; its trace shows the program.
+#[test]
+fn children_are_their_calls() -> Result<()> {
+    const CALLS: u64 = 4;
+    let mut client = Client::connect(&mut python(STARTING_SERVER)?)?;
+    let recorded = while_recording(client.pid(), 999, || {
+        let mut burned = 0.0;
+        for _ in 0..CALLS {
+            burned += burn(&mut client, "start", 1, 1, 0)?.1;
+            burn(&mut client, "other", 3, 1, 0)?;
+        }
+        Ok(burned)
+    })?;
+    let start = tool(&recorded.report, "start")?;
+    let ours = start["cpu_ms"].as_f64().context("cpu_ms")?;
+    println!("{ours:.1} ms were seen of {:.1}", recorded.done);
+    // Who lives for less than a second is not counted by the kernel's clock but by samples, of which a busy machine takes some away.
+    assert!((0.5 * recorded.done..1.5 * recorded.done).contains(&ours), "{ours} ms, not {}", recorded.done);
+    assert_eq!((&start["count"], &start["exact_ratio"]), (&json!(CALLS), &json!(1.0)), "{start:#}");
+    let other = tool(&recorded.report, "other")?["cpu_ms"].as_f64().context("cpu_ms")?;
+    assert!(other < 0.1 * ours, "{other} ms");
+    assert_parts_add_up(&recorded.report)?;
+    for call in listed(&recorded, &["--tool", "start"])? {
+        let number = call["call"].to_string();
+        let trace =
+            recorded.profiler.succeed(&["trace", &number, "recording.mcpprof", "--format", "json"])?;
+        let trace: Value = serde_json::from_str(&trace.stdout)?;
+        let [child] = &trace["children"].as_array().context("children")?[..] else { bail!("{trace:#}") };
+        assert!(
+            child["command"].as_str().is_some_and(|command| command.contains("process_time")),
+            "{child:#}"
+        );
+        assert!(child["to_ms"].as_f64() <= trace["duration_ms"].as_f64(), "{child:#}");
+        let cpu =
+            (child["cpu_ms"].as_f64().context("cpu_ms")?, call["cpu_exact_ms"].as_f64().context("cpu")?);
+        assert!(
+            cpu.0 > 0.5 * cpu.1 && cpu.0 <= cpu.1 + 1e-6 && child.get("shared").is_none(),
+            "{child:#} {call:#}"
+        );
+        let text = recorded.profiler.succeed(&["trace", &number, "recording.mcpprof"])?.stdout;
+        let row = format!("process {}:", child["pid"]);
+        assert!(text.contains(&row) && text.contains("response goes out"), "{text}");
+    }
+    Ok(())
+}
+
 /// A server whose tools do what they are told: `burn` answers for how many nanoseconds it was on a CPU.
 struct Server {
     name: &'static str,

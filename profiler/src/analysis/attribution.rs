@@ -450,7 +450,7 @@ mod tests {
         builder.call(0, "a", 10 * MS, 40 * MS);
         builder.call(0, "b", 50 * MS, 60 * MS);
         builder.recording.calls[0].call.ended = Ended::Lost;
-        [20, 55].map(|time| builder.sample_at(time * MS, thread, 1));
+        [20, 55].into_iter().for_each(|time| builder.sample_at(time * MS, thread, 1));
         assert_eq!(charges(&builder.recording), [(false, vec![0]), (true, vec![1])]);
     }
 

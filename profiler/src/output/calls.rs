@@ -105,7 +105,7 @@ fn unfinished(tools: &[Tool]) -> Vec<String> {
                     "in_flight" => "in flight at the end",
                     "cancelled" => "cancelled by the client",
                     "cut_off" => "cut off as the connection was closed",
-                    "unanswered" => "never answered",
+                    "unanswered" => "without an answer",
                     "lost" => "with an answer that may have been lost here",
                     other => other,
                 };
@@ -117,7 +117,7 @@ fn unfinished(tools: &[Tool]) -> Vec<String> {
             })
             .collect();
         let name = name(&tool.method, tool.tool.as_deref(), tool.asked_by_server);
-        format!("Without a result: {} of {}.", ends.join("; "), printable(&name))
+        format!("No result from {}: {}.", printable(&name), ends.join("; "))
     };
     let mut texts: Vec<String> = shown.iter().map(of_tool).collect();
     if !hidden.is_empty() {

@@ -3,13 +3,15 @@
 use std::io::{self, Write};
 
 use super::calls::{name, outcome, sampled};
-use super::style::{Paint, Style, columns_of, cut_end, printable};
+use super::style::{Paint, Style, columns_of, cut_middle, printable, wrap};
 use super::units::{count, duration, plural};
 use crate::analysis::call_list::Activity;
 use crate::analysis::trace::Trace;
 
 /// Columns of the bars of a timeline.
 const BAR: usize = 20;
+/// Columns of a command line.
+const MAX_COMMAND: usize = 60;
 /// Rows of a timeline.
 const MAX_ROWS: usize = 30;
 
@@ -88,6 +90,7 @@ fn write_timeline(out: &mut impl Write, trace: &Trace, style: Style) -> io::Resu
     let end_ms = rows.iter().map(|row| row.to_ms).fold(trace.call.duration_ms, f64::max);
     writeln!(out)?;
     writeln!(out, "{}", style.paint(Paint::Heading, "Timeline"))?;
+    writeln!(out, "{}", style.paint(Paint::Dim, "     from      time"))?;
     let hidden = rows.len().saturating_sub(MAX_ROWS) as u64 + trace.more_children;
     for Row { from_ms, to_ms, text } in rows.iter().take(MAX_ROWS) {
         let sign = if *from_ms < 0.0 { "-" } else { "+" };
@@ -97,8 +100,11 @@ fn write_timeline(out: &mut impl Write, trace: &Trace, style: Style) -> io::Resu
             duration((to_ms - from_ms) / 1e3),
             bar(*from_ms, *to_ms, end_ms)
         );
-        let text = cut_end(text, style.columns().saturating_sub(columns_of(&figures))).into_owned();
-        writeln!(out, "{figures}{text}")?;
+        let indent = columns_of(&figures);
+        for (index, line) in wrap(text, style.columns().saturating_sub(indent)).iter().enumerate() {
+            let before = if index == 0 { figures.clone() } else { " ".repeat(indent) };
+            writeln!(out, "{before}{line}")?;
+        }
     }
     if hidden > 0 {
         let more = format!("… {} more: see --format json", plural(hidden, "row", "rows"));
@@ -120,11 +126,16 @@ fn rows(trace: &Trace) -> Vec<Row> {
         row(first_ms, first_ms.max(call.duration_ms), "response goes out".to_owned());
     }
     for child in &trace.children {
-        let cpu = if child.cpu_ms > 0.0 { sampled(child.cpu_ms) } else { "no time".to_owned() };
-        let whose = if child.shared { ", or another call's" } else { "" };
-        let end = if child.to_ms.is_some() { "" } else { ", outlives it" };
-        let text =
-            format!("process {}, {cpu} on a CPU{whose}{end}: {}", child.pid, printable(&child.command));
+        let command = printable(&child.command);
+        let command = cut_middle(&command, MAX_COMMAND);
+        let cpu = if child.cpu_ms > 0.0 {
+            format!("{} on a CPU", sampled(child.cpu_ms))
+        } else {
+            "not sampled on a CPU".to_owned()
+        };
+        let whose = if child.shared { "; may be another call's" } else { "" };
+        let end = if child.to_ms.is_some() { "" } else { "; still lives" };
+        let text = format!("process {}: {command}; {cpu}{whose}{end}", child.pid);
         row(child.from_ms, child.to_ms.unwrap_or(call.duration_ms).max(child.from_ms), text);
     }
     for asked in &trace.asked {
@@ -175,7 +186,30 @@ mod tests {
         write_trace(&mut out, &trace, &activity(&recording, &attribution, 1, 40), Style::default()).unwrap();
         let text = String::from_utf8(out).unwrap();
         Style::default().assert_fits(&text);
-        insta::assert_snapshot!(text, @"");
+        insta::assert_snapshot!(text, @r"
+        Call 2: sleep
+        Start      +50.0 ms in process 100
+        Queue      3.0 ms before that, since its client wrote it
+        Time       200 ms
+        CPU        10.0 ms its own, 5.0 ms shared with other calls (an estimate)
+        Request    100 B
+        Response   200 B, the first after 200 ms
+        Outcome    error -32000
+        Message    too�[1m late
+
+        ··▒······█······························
+        0                                +200 ms
+        █ on a CPU for it   ▒ on a CPU, several calls in flight   · not sampled on a CPU
+
+        Timeline
+             from      time
+          -3.0 ms    3.0 ms                        waits to be read
+             +0 s       0 s  ━···················  request comes in
+         +10.0 ms   10.0 ms  ·━··················  asks its client: roots/list (ok)
+         +50.0 ms   50.0 ms  ·····━━━━━··········  process 200: git log �[2J--oneline;
+                                                   not sampled on a CPU
+          +200 ms       0 s  ···················━  response goes out
+        ");
     }
 
     /// Stretches at the ends, and of no length, have a place.
