@@ -10,6 +10,8 @@ use crate::analysis::attribution::MAX_SHARING;
 use crate::analysis::call_list::ListedCall;
 use crate::analysis::calls::{CallCpu, Calls, Latency, Tool};
 
+/// From this share of the CPU time of calls on that is shared, it is told what that means.
+const MUCH_SHARED: f64 = 0.2;
 /// Tools of which it is told how many of their calls have no result.
 const SHOWN_UNFINISHED: usize = 5;
 
@@ -163,6 +165,10 @@ fn write_cpu(out: &mut impl Write, cpu: &CallCpu, style: Style) -> io::Result<()
             let before = if index == 0 { figures.clone() } else { " ".repeat(indent) };
             writeln!(out, "{before}{line}")?;
         }
+    }
+    if cpu.shared_seconds > MUCH_SHARED * (cpu.exact_seconds + cpu.shared_seconds) {
+        let text = "Shared time is charged in equal parts, also to calls that only waited: to be sure of a tool, call it while no other one runs.";
+        write_wrapped(out, text, Paint::Dim, style)?;
     }
     Ok(())
 }
@@ -385,6 +391,8 @@ pub(crate) mod tests {
                                          split between them
             0.0 %       0 s  background  no call was in flight
           100.0 %   40.0 ms  together    the whole time on CPU
+        Shared time is charged in equal parts, also to calls that only waited: to be
+        sure of a tool, call it while no other one runs.
         ");
     }
 

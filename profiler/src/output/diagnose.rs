@@ -9,7 +9,7 @@ use super::units::{count, duration, percent, plural};
 use crate::analysis::errors::{ErrorAnalysis, ErrorGroup, Errors, Stretch};
 use crate::analysis::excess::ExcessPath;
 use crate::analysis::slow::{
-    Cause, Finding, LEAST_EXCESS_MS, LEAST_RATIO, SlowRequest, SlowResponses, SlowTool,
+    Cause, Finding, Hanging, LEAST_EXCESS_MS, LEAST_RATIO, SlowRequest, SlowResponses, SlowTool,
 };
 
 /// Columns before the text of a finding.
@@ -28,6 +28,12 @@ const MAX_SHOWN: usize = 20;
 pub fn write_slow(mut out: impl Write, slow: &SlowResponses, style: Style) -> io::Result<()> {
     if slow.incomplete {
         paragraph(&mut out, style, Paint::Warning, 0, "Some calls could not be recorded, or their ends.")?;
+    }
+    for hanging in slow.hanging.iter().take(MAX_SHOWN) {
+        paragraph(&mut out, style, Paint::Hot, 0, &hangs(hanging))?;
+    }
+    if !slow.hanging.is_empty() {
+        writeln!(out)?;
     }
     let (told, even): (Vec<&SlowTool>, Vec<&SlowTool>) =
         slow.tools.iter().partition(|tool| !tool.findings.is_empty());
@@ -71,6 +77,28 @@ pub fn write_slow(mut out: impl Write, slow: &SlowResponses, style: Style) -> io
         writeln!(out)?;
     }
     rest.iter().try_for_each(|text| paragraph(&mut out, style, Paint::Dim, 0, text))
+}
+
+/// What may never end.
+fn hangs(hanging: &Hanging) -> String {
+    let Hanging { method, tool, calls, longest_ms, longest_answered_ms, .. } = hanging;
+    let examples: Vec<String> = hanging.examples.iter().map(|call| call.to_string()).collect();
+    format!(
+        "{}: {} had not ended when the recording did, after {}{}; {}. See `trace {}`{}.",
+        title(method, tool.as_deref()),
+        plural(*calls, "call", "calls"),
+        if *calls == 1 { "" } else { "up to " },
+        duration(longest_ms / 1e3),
+        longest_answered_ms.map_or_else(
+            || "none was answered".to_owned(),
+            |longest| format!("the longest that was answered took {}", duration(longest / 1e3))
+        ),
+        examples.first().map_or("", String::as_str),
+        examples
+            .get(1..)
+            .filter(|more| !more.is_empty())
+            .map_or_else(String::new, |more| format!(", also of {}", more.join(", ")))
+    )
 }
 
 fn title(method: &str, tool: Option<&str>) -> String {
@@ -450,6 +478,21 @@ mod tests {
                  0 s to  70.0 ms  working, 70.0 ms of it on a CPU
           call 153  +6.76 s  70.0 ms
                  0 s to  70.0 ms  working, 70.0 ms of it on a CPU
+        ");
+    }
+
+    /// What has not ended is told before what is slow.
+    #[test]
+    fn calls_that_hang_come_first() {
+        let mut recording = recording();
+        recording.calls[3].call.ended = Ended::InFlight;
+        let question = Question { tools: Vec::new(), percentile: 98.5, with_requests: false };
+        recording.calls[3].call.end_ns = recording.calls[3].call.start_ns + 4000 * MS;
+        let slow = SlowResponses::new(&recording, &Attribution::new(&recording), &question);
+        let text = shown(|out, style| write_slow(out, &slow, style));
+        insta::assert_snapshot!(text.split("\n\n").next().unwrap(), @r"
+        quick: 1 call had not ended when the recording did, after 4.00 s; the longest
+          that was answered took 70.0 ms. See `trace 4`.
         ");
     }
 
