@@ -82,7 +82,7 @@ pub fn write_slow(mut out: impl Write, slow: &SlowResponses, style: Style) -> io
 /// What may never end.
 fn hangs(hanging: &Hanging) -> String {
     let Hanging { method, tool, calls, longest_ms, longest_answered_ms, .. } = hanging;
-    let examples: Vec<String> = hanging.examples.iter().map(|call| call.to_string()).collect();
+    let examples: Vec<String> = hanging.examples.iter().map(ToString::to_string).collect();
     format!(
         "{}: {} had not ended when the recording did, after {}{}; {}. See `trace {}`{}.",
         title(method, tool.as_deref()),

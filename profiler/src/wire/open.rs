@@ -29,6 +29,9 @@ pub(super) struct Open {
     pub(super) peer: Option<Peer>,
 }
 
+/// Some that were taken out, in the order of arrival, in the boxes that they were in.
+type Taken = Vec<Box<Open>>;
+
 /// All of them.
 #[derive(Clone, Debug, Default)]
 pub(super) struct OpenCalls {
@@ -88,7 +91,7 @@ impl OpenCalls {
     }
 
     /// Takes those of a session for which this is true, in the order of arrival.
-    pub(super) fn take_of(&mut self, session: Session, is_taken: impl Fn(&Open) -> bool) -> Vec<Box<Open>> {
+    pub(super) fn take_of(&mut self, session: Session, is_taken: impl Fn(&Open) -> bool) -> Taken {
         let Some(calls) = self.sessions.get_mut(&session) else { return Vec::new() };
         let taken = calls.extract_if(|_, open| is_taken(open)).map(|(_, open)| open).collect();
         if calls.is_empty() {
@@ -98,7 +101,7 @@ impl OpenCalls {
     }
 
     /// Takes those of all sessions for which this is true, in the order of arrival.
-    pub(super) fn take(&mut self, is_taken: impl Fn(&Open) -> bool) -> Vec<Box<Open>> {
+    pub(super) fn take(&mut self, is_taken: impl Fn(&Open) -> bool) -> Taken {
         let is_taken = &is_taken;
         let sessions = self.sessions.values_mut();
         let taken = sessions
@@ -108,7 +111,7 @@ impl OpenCalls {
         self.count_taken(taken)
     }
 
-    fn count_taken(&mut self, mut taken: Vec<Box<Open>>) -> Vec<Box<Open>> {
+    fn count_taken(&mut self, mut taken: Taken) -> Taken {
         self.count -= taken.len();
         taken.sort_unstable_by_key(|open| open.number);
         taken

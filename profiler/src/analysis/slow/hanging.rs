@@ -15,6 +15,9 @@ use crate::wire::calls::{Ended, Side};
 /// From this time on a call hangs of whose tool none was answered.
 const LEAST_ALONE_MS: f64 = 1000.0;
 
+/// Method and name.
+type Tool<'a> = (&'a str, Option<&'a str>);
+
 /// Calls of a tool that may hang.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Hanging {
@@ -38,8 +41,9 @@ pub struct Hanging {
 pub(super) fn hanging(recording: &Recording, tools: &[String]) -> Vec<Hanging> {
     let selection = Selection { tools: tools.to_vec(), ..Selection::default() };
     // The slowest first.
-    let mut answered: BTreeMap<(&str, Option<&str>), f64> = BTreeMap::new();
-    let mut in_flight: BTreeMap<(&str, Option<&str>), Vec<(f64, u64)>> = BTreeMap::new();
+    let mut answered: BTreeMap<Tool<'_>, f64> = BTreeMap::new();
+    // How long, and its number.
+    let mut in_flight: BTreeMap<Tool<'_>, Vec<(f64, u64)>> = BTreeMap::new();
     for index in select(recording, &selection) {
         let call = &recording.calls[index].call;
         let (tool, time_ms) = ((&*call.method, call.name.as_deref()), milliseconds(duration_ns(call)));
@@ -52,7 +56,7 @@ pub(super) fn hanging(recording: &Recording, tools: &[String]) -> Vec<Hanging> {
             in_flight.entry(tool).or_default().push((time_ms, index as u64 + 1));
         }
     }
-    let of_tool = |(tool, calls): (_, Vec<(f64, u64)>)| {
+    let of_tool = |(tool, calls): (Tool<'_>, Vec<(f64, u64)>)| {
         let longest_answered_ms = answered.get(&tool).copied();
         let least_ms = longest_answered_ms
             .map_or(LEAST_ALONE_MS, |longest| (longest * LEAST_RATIO).max(longest + LEAST_EXCESS_MS));
