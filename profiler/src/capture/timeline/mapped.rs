@@ -54,7 +54,7 @@ impl Timeline {
         let (code, modules) = (&mut self.code, &self.modules);
         mapped.since_ns =
             process.told.settle(timestamp_ns, mapped, |change| tell_change(code, modules, pid, change));
-        if process.space.covers(&mapped).is_some_and(|since_ns| since_ns >= mapped.since_ns) {
+        if process.space.covers(&mapped) == Some(mapped.since_ns) {
             self.code.told_again(mapped.module);
             return;
         }
