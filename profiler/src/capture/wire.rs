@@ -17,6 +17,12 @@ const MAX_HELD_BYTES: usize = 32 << 20;
 /// System calls up to this length are taken whole on streams where longer ones were of several messages: as many parts as the kernel
 /// half makes of one (`MAX_PARTS` of `profiler-ebpf/src/wire/transfer.rs`).
 const MANY_WHOLE_BYTES: u32 = 16 * MAX_WIRE_BYTES as u32;
+/// Longer ones are cut, unless they were of several messages (`streams::insert` of `profiler-ebpf/src/wire/streams.rs`).
+const WHOLE_BYTES: u32 = 2 * MAX_WIRE_BYTES as u32;
+/// Long system calls that are taken whole to see whether they are of several messages.
+const LONG_LOOKS: u32 = 64;
+/// Streams of which that is remembered.
+const MAX_LONG_STREAMS: usize = 1024;
 /// Calls of a process that may have ended before they are written.
 const MAX_ENDED: usize = 4096;
 
@@ -41,6 +47,17 @@ pub(super) struct Wire {
     ended: Counts,
     /// How far the parts of the last call that was taken reach.
     last: Option<Part>,
+    /// Streams with long system calls.
+    long: HashMap<u64, Long>,
+}
+
+/// What is known of the long system calls of a stream.
+#[derive(Clone, Copy, Debug, Default)]
+struct Long {
+    /// Some were of several messages.
+    are_several: bool,
+    /// Calls that were looked at as they might be, and were of one message, or of a part of one.
+    looks: u32,
 }
 
 /// Where a part of a call ends.
@@ -64,6 +81,7 @@ impl Wire {
             capture: Capture::default(),
             ended: Counts::default(),
             last: None,
+            long: HashMap::new(),
         })
     }
 
@@ -126,23 +144,26 @@ impl Wire {
                 interest = streams.moved(moved, piece);
             }
         }
-        // Where a call was cut that is not one message alone, there may be others in its middle.
-        let is_several = || {
-            let behind_line = bytes.iter().position(|byte| *byte == b'\n').map(|place| place + 1);
-            behind_line.is_some_and(|place| event.offset as usize + place < event.total as usize)
-                || (moved.is_written && is_last && streams.calls.in_flight() > 0)
-        };
         // Parts of what is taken whole are full, but for the last.
         let is_cut = before + behind > 0 || (!is_last && event.length < MAX_WIRE_BYTES as u32);
-        if is_cut
-            && event.total <= MANY_WHOLE_BYTES
-            && streams.has_lines(event.stream)
-            && is_several()
-            && let Ok(rule) = self.rules.get(&event.stream, 0)
-        {
-            let rule = StreamRule { whole_bytes: MANY_WHOLE_BYTES, ..rule };
-            // Without it, it goes on to be cut.
-            let _ = self.rules.insert(event.stream, rule, BPF_EXIST);
+        if (WHOLE_BYTES + 1..=MANY_WHOLE_BYTES).contains(&event.total) && streams.has_lines(event.stream) {
+            let is_several = || {
+                let behind_line = bytes.iter().position(|byte| *byte == b'\n').map(|place| place + 1);
+                behind_line.is_some_and(|place| event.offset as usize + place < event.total as usize)
+            };
+            let is_answering = moved.is_written && is_last;
+            let is_open = is_answering && streams.calls.in_flight() > 0;
+            if self.long.len() >= MAX_LONG_STREAMS {
+                self.long.clear();
+            }
+            let whole_bytes =
+                self.long.entry(event.stream).or_default().next(is_several, is_answering, is_open, is_cut);
+            if let Some(whole_bytes) = whole_bytes
+                && let Ok(rule) = self.rules.get(&event.stream, 0)
+            {
+                // Without it, what is taken stays as it is.
+                let _ = self.rules.insert(event.stream, StreamRule { whole_bytes, ..rule }, BPF_EXIST);
+            }
         }
         if interest == Interest::No {
             let rule = StreamRule { verdict: StreamVerdict::Ignored as u32, ..StreamRule::default() };
@@ -291,6 +312,37 @@ impl Wire {
     }
 }
 
+impl Long {
+    /// Takes a part of a call. Returns up to which length calls of the stream are taken whole from now on, if that changes. What was cut
+    /// may have hidden answers, as long as calls are open; but a long answer that goes out in pieces looks the same, and its body
+    /// would fill the ring.
+    fn next(
+        &mut self,
+        is_several: impl FnOnce() -> bool,
+        is_answering: bool,
+        is_open: bool,
+        is_cut: bool,
+    ) -> Option<u32> {
+        if self.are_several && !is_cut {
+            return None;
+        }
+        if is_several() {
+            self.are_several = true;
+            return is_cut.then_some(MANY_WHOLE_BYTES);
+        }
+        if self.are_several || !is_answering {
+            return None;
+        }
+        if is_cut {
+            let is_first = is_open && self.looks == 0;
+            self.looks += u32::from(is_first);
+            return is_first.then_some(MANY_WHOLE_BYTES);
+        }
+        self.looks = self.looks.saturating_add(1);
+        (self.looks == LONG_LOOKS).then_some(WHOLE_BYTES)
+    }
+}
+
 /// What was lost of a stream, and nobody was told yet.
 fn lost_at_end(stream: u64, rule: &StreamRule, now_ns: u64) -> impl Iterator<Item = Moved> + use<> {
     let lost = [(false, rule.lost_read), (true, rule.lost_written)];
@@ -357,6 +409,48 @@ mod tests {
             wire.take(&WireEvent { offset, flags, ..written(7, 21, total, tail) }, tail);
             assert_eq!(wire.rules.get(&21, 0).unwrap().whole_bytes, expected, "{total}");
         }
+    }
+
+    /// A long answer that goes out in pieces is soon cut again: its body need not be seen (needs root).
+    #[test]
+    fn one_message_in_many_writes() {
+        let mut wire = wire();
+        let verdict = StreamVerdict::Captured as u32;
+        wire.rules
+            .insert(21, StreamRule { verdict, whole_bytes: WHOLE_BYTES, ..StreamRule::default() }, 0)
+            .unwrap();
+        wire.take(&WireEvent { flags: WireFlag::Last as u32, ..written(7, 21, ASK.len() as u32, ASK) }, ASK);
+        let mut taken = Vec::new();
+        for piece in 0..LONG_LOOKS * 2 {
+            let start: &[u8] =
+                if piece == 0 { b"{\"jsonrpc\":\"2.0\",\"id\":1,\"result\":\"" } else { b"text" };
+            let whole_bytes = wire.rules.get(&21, 0).unwrap().whole_bytes;
+            taken.push(whole_bytes);
+            let piece = [start, &[b'x'; 2 * WHOLE_BYTES as usize]].concat();
+            let event = written(7, 21, piece.len() as u32, &piece);
+            let of = |from: usize, to: usize| {
+                let is_last = to == piece.len();
+                let flags = WireFlag::Written as u32 | (u32::from(is_last) * WireFlag::Last as u32);
+                (
+                    WireEvent { offset: from as u32, length: (to - from) as u32, flags, ..event },
+                    &piece[from..to],
+                )
+            };
+            let parts = if whole_bytes == WHOLE_BYTES {
+                vec![of(0, 4096), of(piece.len() - 4096, piece.len())]
+            } else {
+                let starts = (0..piece.len()).step_by(MAX_WIRE_BYTES);
+                starts.map(|start| of(start, (start + MAX_WIRE_BYTES).min(piece.len()))).collect()
+            };
+            parts.into_iter().for_each(|(event, bytes)| wire.take(&event, bytes));
+        }
+        let whole = taken.iter().filter(|whole_bytes| **whole_bytes == MANY_WHOLE_BYTES).count();
+        assert_eq!(whole, LONG_LOOKS as usize - 1);
+        assert_eq!((taken[0], taken[taken.len() - 1]), (WHOLE_BYTES, WHOLE_BYTES));
+        // An answer behind the end of another one says that calls are of several after all.
+        let bytes = b"\"}\n{\"jsonrpc\":";
+        wire.take(&written(7, 21, 40_000, bytes), bytes);
+        assert_eq!(wire.rules.get(&21, 0).unwrap().whole_bytes, MANY_WHOLE_BYTES);
     }
 
     /// What was lost just before a process ended may have been its answer (needs root).
