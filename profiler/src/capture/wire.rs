@@ -20,7 +20,7 @@ const MANY_WHOLE_BYTES: u32 = 16 * MAX_WIRE_BYTES as u32;
 /// Longer ones are cut, unless they were of several messages (`streams::insert` of `profiler-ebpf/src/wire/streams.rs`).
 const WHOLE_BYTES: u32 = 2 * MAX_WIRE_BYTES as u32;
 /// Long system calls that are taken whole to see whether they are of several messages.
-const LONG_LOOKS: u32 = 64;
+const LONG_LOOKS: u32 = 16;
 /// Streams of which that is remembered.
 const MAX_LONG_STREAMS: usize = 1024;
 /// Calls of a process that may have ended before they are written.
@@ -58,6 +58,8 @@ struct Long {
     are_several: bool,
     /// Calls that were looked at as they might be, and were of one message, or of a part of one.
     looks: u32,
+    /// The last write ended within a message.
+    is_within: bool,
 }
 
 /// Where a part of a call ends.
@@ -151,19 +153,25 @@ impl Wire {
                 let behind_line = bytes.iter().position(|byte| *byte == b'\n').map(|place| place + 1);
                 behind_line.is_some_and(|place| event.offset as usize + place < event.total as usize)
             };
-            let is_answering = moved.is_written && is_last;
-            let is_open = is_answering && streams.calls.in_flight() > 0;
+            let is_end = moved.is_written && is_last;
+            let is_answer = is_end && bytes.ends_with(b"\n") && streams.calls.in_flight() > 0;
             if self.long.len() >= MAX_LONG_STREAMS {
                 self.long.clear();
             }
-            let whole_bytes =
-                self.long.entry(event.stream).or_default().next(is_several, is_answering, is_open, is_cut);
+            let long = self.long.entry(event.stream).or_default();
+            let whole_bytes = long.next(is_several, is_end, is_answer, is_cut);
             if let Some(whole_bytes) = whole_bytes
                 && let Ok(rule) = self.rules.get(&event.stream, 0)
             {
                 // Without it, what is taken stays as it is.
                 let _ = self.rules.insert(event.stream, StreamRule { whole_bytes, ..rule }, BPF_EXIST);
             }
+        }
+        if moved.is_written
+            && is_last
+            && let Some(long) = self.long.get_mut(&event.stream)
+        {
+            long.is_within = !bytes.ends_with(b"\n");
         }
         if interest == Interest::No {
             let rule = StreamRule { verdict: StreamVerdict::Ignored as u32, ..StreamRule::default() };
@@ -313,14 +321,14 @@ impl Wire {
 }
 
 impl Long {
-    /// Takes a part of a call. Returns up to which length calls of the stream are taken whole from now on, if that changes. What was cut
-    /// may have hidden answers, as long as calls are open; but a long answer that goes out in pieces looks the same, and its body
-    /// would fill the ring.
+    /// Takes a part of a call. Returns up to which length calls of the stream are taken whole from now on, if that changes. A write that was
+    /// cut between the start of a message and the end of one may have hidden answers, as long as calls are open. Most often it is of one
+    /// message all the same, and bodies of messages would fill the ring.
     fn next(
         &mut self,
         is_several: impl FnOnce() -> bool,
-        is_answering: bool,
-        is_open: bool,
+        is_end: bool,
+        is_answer: bool,
         is_cut: bool,
     ) -> Option<u32> {
         if self.are_several && !is_cut {
@@ -330,16 +338,16 @@ impl Long {
             self.are_several = true;
             return is_cut.then_some(MANY_WHOLE_BYTES);
         }
-        if self.are_several || !is_answering {
+        if self.are_several || !is_end {
             return None;
         }
         if is_cut {
-            let is_first = is_open && self.looks == 0;
+            let is_first = is_answer && !self.is_within && self.looks == 0;
             self.looks += u32::from(is_first);
             return is_first.then_some(MANY_WHOLE_BYTES);
         }
         self.looks = self.looks.saturating_add(1);
-        (self.looks == LONG_LOOKS).then_some(WHOLE_BYTES)
+        (self.looks > LONG_LOOKS).then_some(WHOLE_BYTES)
     }
 }
 
@@ -411,46 +419,49 @@ mod tests {
         }
     }
 
-    /// A long answer that goes out in pieces is soon cut again: its body need not be seen (needs root).
+    /// The body of a long answer that goes out in pieces is not taken. Where each write is an answer, some are taken whole, to see whether
+    /// they are of several (needs root).
     #[test]
-    fn one_message_in_many_writes() {
-        let mut wire = wire();
-        let verdict = StreamVerdict::Captured as u32;
-        wire.rules
-            .insert(21, StreamRule { verdict, whole_bytes: WHOLE_BYTES, ..StreamRule::default() }, 0)
-            .unwrap();
-        wire.take(&WireEvent { flags: WireFlag::Last as u32, ..written(7, 21, ASK.len() as u32, ASK) }, ASK);
-        let mut taken = Vec::new();
-        for piece in 0..LONG_LOOKS * 2 {
-            let start: &[u8] =
-                if piece == 0 { b"{\"jsonrpc\":\"2.0\",\"id\":1,\"result\":\"" } else { b"text" };
-            let whole_bytes = wire.rules.get(&21, 0).unwrap().whole_bytes;
-            taken.push(whole_bytes);
-            let piece = [start, &[b'x'; 2 * WHOLE_BYTES as usize]].concat();
-            let event = written(7, 21, piece.len() as u32, &piece);
-            let of = |from: usize, to: usize| {
-                let is_last = to == piece.len();
-                let flags = WireFlag::Written as u32 | (u32::from(is_last) * WireFlag::Last as u32);
-                (
-                    WireEvent { offset: from as u32, length: (to - from) as u32, flags, ..event },
-                    &piece[from..to],
-                )
-            };
-            let parts = if whole_bytes == WHOLE_BYTES {
-                vec![of(0, 4096), of(piece.len() - 4096, piece.len())]
-            } else {
-                let starts = (0..piece.len()).step_by(MAX_WIRE_BYTES);
-                starts.map(|start| of(start, (start + MAX_WIRE_BYTES).min(piece.len()))).collect()
-            };
-            parts.into_iter().for_each(|(event, bytes)| wire.take(&event, bytes));
+    fn long_answers() {
+        for (end, expected) in [("text", 0), ("\n", LONG_LOOKS as usize)] {
+            let mut wire = wire();
+            let verdict = StreamVerdict::Captured as u32;
+            let before = StreamRule { verdict, whole_bytes: WHOLE_BYTES, ..StreamRule::default() };
+            wire.rules.insert(21, before, 0).unwrap();
+            wire.take(
+                &WireEvent { flags: WireFlag::Last as u32, ..written(7, 20, ASK.len() as u32, ASK) },
+                ASK,
+            );
+            let log = b"{\"jsonrpc\":\"2.0\",\"method\":\"notifications/message\"}\n";
+            wire.take(&written(7, 21, log.len() as u32, log), log);
+            let whole_bytes = |wire: &Wire| wire.rules.get(&21, 0).unwrap().whole_bytes;
+            let mut whole = 0;
+            for _ in 0..LONG_LOOKS * 2 {
+                let answer = [b"{\"result\":\"".as_slice(), &[b'x'; 50_000], end.as_bytes()].concat();
+                let length = answer.len();
+                let parts = if whole_bytes(&wire) == WHOLE_BYTES {
+                    vec![(0, 4096), (length - 4096, length)]
+                } else {
+                    whole += 1;
+                    let starts = (0..length).step_by(MAX_WIRE_BYTES);
+                    starts.map(|start| (start, (start + MAX_WIRE_BYTES).min(length))).collect()
+                };
+                for (from, to) in parts {
+                    let bytes = &answer[from..to];
+                    let flags = WireFlag::Written as u32 | (u32::from(to == length) * WireFlag::Last as u32);
+                    let event = written(7, 21, length as u32, bytes);
+                    wire.take(
+                        &WireEvent { offset: from as u32, length: bytes.len() as u32, flags, ..event },
+                        bytes,
+                    );
+                }
+            }
+            assert_eq!((whole, whole_bytes(&wire)), (expected, WHOLE_BYTES), "{end:?}");
+            // One behind the end of another: they are of several after all.
+            let bytes = b"\"}\n{\"jsonrpc\":";
+            wire.take(&written(7, 21, 40_000, bytes), bytes);
+            assert_eq!(whole_bytes(&wire), MANY_WHOLE_BYTES);
         }
-        let whole = taken.iter().filter(|whole_bytes| **whole_bytes == MANY_WHOLE_BYTES).count();
-        assert_eq!(whole, LONG_LOOKS as usize - 1);
-        assert_eq!((taken[0], taken[taken.len() - 1]), (WHOLE_BYTES, WHOLE_BYTES));
-        // An answer behind the end of another one says that calls are of several after all.
-        let bytes = b"\"}\n{\"jsonrpc\":";
-        wire.take(&written(7, 21, 40_000, bytes), bytes);
-        assert_eq!(wire.rules.get(&21, 0).unwrap().whole_bytes, MANY_WHOLE_BYTES);
     }
 
     /// What was lost just before a process ended may have been its answer (needs root).
