@@ -149,9 +149,10 @@ impl Wire {
         // Parts of what is taken whole are full, but for the last.
         let is_cut = before + behind > 0 || (!is_last && event.length < MAX_WIRE_BYTES as u32);
         if (WHOLE_BYTES + 1..=MANY_WHOLE_BYTES).contains(&event.total) && streams.has_lines(event.stream) {
+            // Where the kernel half knows that a buffer ends a line, its part ends there too, and nothing is hidden.
             let is_several = || {
-                let behind_line = bytes.iter().position(|byte| *byte == b'\n').map(|place| place + 1);
-                behind_line.is_some_and(|place| event.offset as usize + place < event.total as usize)
+                let line_end = bytes.iter().position(|byte| *byte == b'\n');
+                line_end.is_some_and(|place| place + 1 < bytes.len())
             };
             let is_end = moved.is_written && is_last;
             let is_answer = is_end && bytes.ends_with(b"\n") && streams.calls.in_flight() > 0;
