@@ -13,6 +13,7 @@ use super::Error;
 use super::capabilities;
 use super::code::Code;
 use super::cpu::Sampling;
+use super::event::timestamp_ns;
 use super::gauges::Reading;
 use super::kernel::Kernel;
 use super::mappings::{MappingEvent, MappingRecords};
@@ -127,6 +128,17 @@ enum Drain {
     Tick,
     Woken,
     Last,
+}
+
+impl Drain {
+    /// Until when everything is known, if everything that was put into the rings until `told_ns` was taken out of them.
+    fn settled_ns(self, told_ns: u64) -> u64 {
+        match self {
+            Self::Last => u64::MAX,
+            Self::Tick => told_ns.saturating_sub(SETTLE_NS),
+            Self::Woken => 0,
+        }
+    }
 }
 
 /// What was drained at one time.
@@ -365,11 +377,6 @@ impl Session {
     fn drain(&mut self, drain: Drain) -> Result<Box<Batch>, Error> {
         let is_last = drain == Drain::Last;
         let now_ns = now_ns();
-        let settled_ns = match drain {
-            Drain::Last => u64::MAX,
-            Drain::Tick => now_ns.saturating_sub(SETTLE_NS),
-            Drain::Woken => 0,
-        };
         let mut records = std::mem::take(&mut self.held_records);
         let mut undecodable = 0;
         let mut take = |record: &[u8]| undecodable += u64::from(!records.push(record));
@@ -378,18 +385,23 @@ impl Session {
         }
         let waiting = self.backlog.bytes();
         let mut room = if is_last { u64::MAX } else { WAITING_BYTES.saturating_sub(waiting) };
+        let mut last_ns = 0;
         while room > 0
             && let Some(record) = self.kernel.messages.next()
         {
             room = room.saturating_sub(record.len() as u64);
+            last_ns = timestamp_ns(&record).unwrap_or(last_ns);
             take(&record);
         }
+        // Others are still in the ring.
+        let told_ns = if room == 0 { last_ns } else { now_ns };
         // They are small, and their ring is: it would be full long before the other one.
         if is_last || waiting < 2 * WAITING_BYTES {
             while let Some(record) = self.kernel.client_events.next() {
                 take(&record);
             }
         }
+        let settled_ns = drain.settled_ns(told_ns);
         let mut mappings = Vec::new();
         undecodable += self.mapping_records.drain(&mut mappings);
         let announced = if is_last { Vec::new() } else { self.of_targets(&mappings) };

@@ -17,6 +17,12 @@ const MAX_HELD_BYTES: usize = 32 << 20;
 /// System calls up to this length are taken whole on streams where longer ones were of several messages: as many parts as the kernel
 /// half makes of one (`MAX_PARTS` of `profiler-ebpf/src/wire/transfer.rs`).
 const MANY_WHOLE_BYTES: u32 = 16 * MAX_WIRE_BYTES as u32;
+/// Longer ones are cut, unless they were of several messages (`streams::insert` of `profiler-ebpf/src/wire/streams.rs`).
+const WHOLE_BYTES: u32 = 2 * MAX_WIRE_BYTES as u32;
+/// Long system calls that are taken whole to see whether they are of several messages.
+const LONG_LOOKS: u32 = 16;
+/// Streams of which that is remembered.
+const MAX_LONG_STREAMS: usize = 1024;
 /// Calls of a process that may have ended before they are written.
 const MAX_ENDED: usize = 4096;
 
@@ -41,6 +47,19 @@ pub(super) struct Wire {
     ended: Counts,
     /// How far the parts of the last call that was taken reach.
     last: Option<Part>,
+    /// Streams with long system calls.
+    long: HashMap<u64, Long>,
+}
+
+/// What is known of the long system calls of a stream.
+#[derive(Clone, Copy, Debug, Default)]
+struct Long {
+    /// Some were of several messages.
+    are_several: bool,
+    /// Calls that were looked at as they might be, and were of one message, or of a part of one.
+    looks: u32,
+    /// The last write ended within a message.
+    is_within: bool,
 }
 
 /// Where a part of a call ends.
@@ -64,6 +83,7 @@ impl Wire {
             capture: Capture::default(),
             ended: Counts::default(),
             last: None,
+            long: HashMap::new(),
         })
     }
 
@@ -126,23 +146,33 @@ impl Wire {
                 interest = streams.moved(moved, piece);
             }
         }
-        // Where a call was cut that is not one message alone, there may be others in its middle.
-        let is_several = || {
-            let behind_line = bytes.iter().position(|byte| *byte == b'\n').map(|place| place + 1);
-            behind_line.is_some_and(|place| event.offset as usize + place < event.total as usize)
-                || (moved.is_written && is_last && streams.calls.in_flight() > 0)
-        };
         // Parts of what is taken whole are full, but for the last.
         let is_cut = before + behind > 0 || (!is_last && event.length < MAX_WIRE_BYTES as u32);
-        if is_cut
-            && event.total <= MANY_WHOLE_BYTES
-            && streams.has_lines(event.stream)
-            && is_several()
-            && let Ok(rule) = self.rules.get(&event.stream, 0)
+        if (WHOLE_BYTES + 1..=MANY_WHOLE_BYTES).contains(&event.total) && streams.has_lines(event.stream) {
+            // Where the kernel half knows that a buffer ends a line, its part ends there too, and nothing is hidden.
+            let is_several = || {
+                let line_end = bytes.iter().position(|byte| *byte == b'\n');
+                line_end.is_some_and(|place| place + 1 < bytes.len())
+            };
+            let is_end = moved.is_written && is_last;
+            let is_answer = is_end && bytes.ends_with(b"\n") && streams.calls.in_flight() > 0;
+            if self.long.len() >= MAX_LONG_STREAMS {
+                self.long.clear();
+            }
+            let long = self.long.entry(event.stream).or_default();
+            let whole_bytes = long.next(is_several, is_end, is_answer, is_cut);
+            if let Some(whole_bytes) = whole_bytes
+                && let Ok(rule) = self.rules.get(&event.stream, 0)
+            {
+                // Without it, what is taken stays as it is.
+                let _ = self.rules.insert(event.stream, StreamRule { whole_bytes, ..rule }, BPF_EXIST);
+            }
+        }
+        if moved.is_written
+            && is_last
+            && let Some(long) = self.long.get_mut(&event.stream)
         {
-            let rule = StreamRule { whole_bytes: MANY_WHOLE_BYTES, ..rule };
-            // Without it, it goes on to be cut.
-            let _ = self.rules.insert(event.stream, rule, BPF_EXIST);
+            long.is_within = !bytes.ends_with(b"\n");
         }
         if interest == Interest::No {
             let rule = StreamRule { verdict: StreamVerdict::Ignored as u32, ..StreamRule::default() };
@@ -291,6 +321,37 @@ impl Wire {
     }
 }
 
+impl Long {
+    /// Takes a part of a call. Returns up to which length calls of the stream are taken whole from now on, if that changes. A write that was
+    /// cut between the start of a message and the end of one may have hidden answers, as long as calls are open. Most often it is of one
+    /// message all the same, and bodies of messages would fill the ring.
+    fn next(
+        &mut self,
+        is_several: impl FnOnce() -> bool,
+        is_end: bool,
+        is_answer: bool,
+        is_cut: bool,
+    ) -> Option<u32> {
+        if self.are_several && !is_cut {
+            return None;
+        }
+        if is_several() {
+            self.are_several = true;
+            return is_cut.then_some(MANY_WHOLE_BYTES);
+        }
+        if self.are_several || !is_end {
+            return None;
+        }
+        if is_cut {
+            let is_first = is_answer && !self.is_within && self.looks == 0;
+            self.looks += u32::from(is_first);
+            return is_first.then_some(MANY_WHOLE_BYTES);
+        }
+        self.looks = self.looks.saturating_add(1);
+        (self.looks > LONG_LOOKS).then_some(WHOLE_BYTES)
+    }
+}
+
 /// What was lost of a stream, and nobody was told yet.
 fn lost_at_end(stream: u64, rule: &StreamRule, now_ns: u64) -> impl Iterator<Item = Moved> + use<> {
     let lost = [(false, rule.lost_read), (true, rule.lost_written)];
@@ -355,6 +416,51 @@ mod tests {
             let (offset, flags) = (total - 4, WireFlag::Written as u32 | WireFlag::Last as u32);
             wire.take(&WireEvent { offset, flags, ..written(7, 21, total, tail) }, tail);
             assert_eq!(wire.rules.get(&21, 0).unwrap().whole_bytes, expected, "{total}");
+        }
+    }
+
+    /// The body of a long answer that goes out in pieces is not taken. Where each write is an answer, some are taken whole, to see whether
+    /// they are of several (needs root).
+    #[test]
+    fn long_answers() {
+        for (end, expected) in [("text", 0), ("\n", LONG_LOOKS as usize)] {
+            let mut wire = wire();
+            let verdict = StreamVerdict::Captured as u32;
+            let before = StreamRule { verdict, whole_bytes: WHOLE_BYTES, ..StreamRule::default() };
+            wire.rules.insert(21, before, 0).unwrap();
+            wire.take(
+                &WireEvent { flags: WireFlag::Last as u32, ..written(7, 20, ASK.len() as u32, ASK) },
+                ASK,
+            );
+            let log = b"{\"jsonrpc\":\"2.0\",\"method\":\"notifications/message\"}\n";
+            wire.take(&written(7, 21, log.len() as u32, log), log);
+            let whole_bytes = |wire: &Wire| wire.rules.get(&21, 0).unwrap().whole_bytes;
+            let mut whole = 0;
+            for _ in 0..LONG_LOOKS * 2 {
+                let answer = [b"{\"result\":\"".as_slice(), &[b'x'; 50_000], end.as_bytes()].concat();
+                let length = answer.len();
+                let parts = if whole_bytes(&wire) == WHOLE_BYTES {
+                    vec![(0, 4096), (length - 4096, length)]
+                } else {
+                    whole += 1;
+                    let starts = (0..length).step_by(MAX_WIRE_BYTES);
+                    starts.map(|start| (start, (start + MAX_WIRE_BYTES).min(length))).collect()
+                };
+                for (from, to) in parts {
+                    let bytes = &answer[from..to];
+                    let flags = WireFlag::Written as u32 | (u32::from(to == length) * WireFlag::Last as u32);
+                    let event = written(7, 21, length as u32, bytes);
+                    wire.take(
+                        &WireEvent { offset: from as u32, length: bytes.len() as u32, flags, ..event },
+                        bytes,
+                    );
+                }
+            }
+            assert_eq!((whole, whole_bytes(&wire)), (expected, WHOLE_BYTES), "{end:?}");
+            // One behind the end of another: they are of several after all.
+            let bytes = b"\"}\n{\"jsonrpc\":";
+            wire.take(&written(7, 21, 40_000, bytes), bytes);
+            assert_eq!(whole_bytes(&wire), MANY_WHOLE_BYTES);
         }
     }
 

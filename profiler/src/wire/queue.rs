@@ -9,8 +9,6 @@ use std::collections::VecDeque;
 
 /// Writes that are remembered; of older ones nothing is known.
 const MAX_WRITES: usize = 2048;
-/// Reads that are remembered while a look waits to be judged.
-const MAX_READS: usize = 2048;
 const MAX_LOOKS: usize = 4;
 /// A read is told when its system call returns, so much later than it took its bytes, at most, in nanoseconds.
 const MARGIN_NS: u64 = 50_000;
@@ -43,9 +41,11 @@ pub struct Look {
 #[derive(Clone, Debug, Default)]
 pub struct Queue {
     writes: VecDeque<ClientWrite>,
-    /// When the server had read how much.
-    reads: VecDeque<(u64, u64)>,
-    looks: VecDeque<Look>,
+    /// The last one that is remembered no more.
+    forgotten: Option<ClientWrite>,
+    /// When the server last read, and how much it had read then.
+    last_read: Option<(u64, u64)>,
+    looks: VecDeque<OpenLook>,
     /// The client's count less the server's, once it is certain.
     ahead: Option<i64>,
     /// What the last look said.
@@ -54,10 +54,49 @@ pub struct Queue {
     outrun: Option<(u64, i64)>,
 }
 
+/// A look that waits until everything around it has been told. It takes what it needs while that passes: at full speed thousands of
+/// messages do.
+#[derive(Clone, Copy, Debug)]
+struct OpenLook {
+    look: Look,
+    /// What the client had written by then, and the server read.
+    written: Option<u64>,
+    read: Option<u64>,
+    /// Somebody wrote or read at the same time.
+    is_disturbed: bool,
+}
+
+impl OpenLook {
+    fn wrote(&mut self, write: &ClientWrite) {
+        if write.end_ns < self.look.from_ns {
+            self.written = self.written.max(Some(write.written));
+        } else if write.start_ns <= self.look.to_ns {
+            self.is_disturbed = true;
+        } else {
+            self.written.get_or_insert(write.written.saturating_sub(write.length));
+        }
+    }
+
+    fn read(&mut self, timestamp_ns: u64, position: u64) {
+        if timestamp_ns < self.look.from_ns {
+            self.read = Some(position);
+        } else if timestamp_ns <= self.look.to_ns.saturating_add(MARGIN_NS) {
+            self.is_disturbed = true;
+        }
+    }
+
+    /// The client's count less the server's; `None` when it says nothing.
+    fn ahead(&self) -> Option<i64> {
+        let (written, read) = (self.written?, self.read?);
+        let waiting = signed(written).saturating_sub(signed(read));
+        (!self.is_disturbed).then(|| waiting.saturating_sub(signed(self.look.bytes)))
+    }
+}
+
 impl Queue {
     /// A queue whose server has read so many bytes until now.
     pub fn new(position: u64) -> Self {
-        Self { reads: VecDeque::from([(0, position)]), ..Self::default() }
+        Self { last_read: Some((0, position)), ..Self::default() }
     }
 
     /// The client wrote.
@@ -70,21 +109,19 @@ impl Queue {
             }
             self.outrun = None;
         }
+        self.looks.iter_mut().for_each(|look| look.wrote(&write));
         if self.writes.len() >= MAX_WRITES {
-            self.writes.pop_front();
+            self.forgotten = self.writes.pop_front();
         }
-        // Writes are told in the order in which they began.
-        let place = self.writes.partition_point(|other| other.written <= write.written);
-        self.writes.insert(place, write);
+        // Writes are told in the order in which they began: few have to go before others.
+        let later = self.writes.iter().rev().take_while(|other| other.written > write.written).count();
+        self.writes.insert(self.writes.len() - later, write);
     }
 
     /// The server has now read so much in all.
     pub fn read(&mut self, timestamp_ns: u64, position: u64) {
-        // Without a look that waits, only the last one matters.
-        if self.looks.is_empty() || self.reads.len() >= MAX_READS {
-            self.reads.clear();
-        }
-        self.reads.push_back((timestamp_ns, position));
+        self.looks.iter_mut().for_each(|look| look.read(timestamp_ns, position));
+        self.last_read = Some((timestamp_ns, position));
         if let Some(ahead) = self.ahead {
             let (read, written) = (signed(position).saturating_add(ahead), self.written());
             if read > written {
@@ -95,17 +132,23 @@ impl Queue {
 
     /// Somebody looked at how much waits.
     pub fn looked(&mut self, look: Look) {
-        if self.looks.len() < MAX_LOOKS {
-            self.looks.push_back(look);
+        if self.looks.len() >= MAX_LOOKS {
+            return;
         }
+        let mut open = OpenLook { look, written: None, read: None, is_disturbed: false };
+        self.forgotten.iter().chain(&self.writes).for_each(|write| open.wrote(write));
+        if let Some((timestamp_ns, position)) = self.last_read {
+            open.read(timestamp_ns, position);
+        }
+        self.looks.push_back(open);
     }
 
     /// Everything until this moment has been told.
     pub fn settle(&mut self, settled_ns: u64) {
         while let Some(look) =
-            self.looks.pop_front_if(|look| look.to_ns.saturating_add(MARGIN_NS) < settled_ns)
+            self.looks.pop_front_if(|open| open.look.to_ns.saturating_add(MARGIN_NS) < settled_ns)
         {
-            let Some(ahead) = self.judge(look) else { continue };
+            let Some(ahead) = look.ahead() else { continue };
             if self.ahead.is_some_and(|known| known != ahead) {
                 self.doubt();
             } else if self.candidate == Some(ahead) {
@@ -123,7 +166,7 @@ impl Queue {
     /// Some of what the server read was lost.
     pub fn lost(&mut self) {
         self.doubt();
-        self.reads.clear();
+        self.last_read = None;
         self.looks.clear();
     }
 
@@ -131,8 +174,8 @@ impl Queue {
     pub fn written_ns(&mut self, position: u64) -> Option<u64> {
         let place = u64::try_from(signed(position).saturating_add(self.ahead?)).ok()?;
         // Nobody asks for what is before it any more.
-        while self.writes.front().is_some_and(|write| write.written <= place) {
-            self.writes.pop_front();
+        while let Some(write) = self.writes.pop_front_if(|write| write.written <= place) {
+            self.forgotten = Some(write);
         }
         self.writes
             .front()
@@ -146,24 +189,6 @@ impl Queue {
 
     fn doubt(&mut self) {
         (self.ahead, self.candidate, self.outrun) = (None, None, None);
-    }
-
-    /// The client's count less the server's, by a look; `None` when somebody wrote or read at the same time.
-    fn judge(&self, look: Look) -> Option<i64> {
-        let is_disturbed =
-            self.writes.iter().any(|write| write.start_ns <= look.to_ns && write.end_ns >= look.from_ns);
-        let during = look.from_ns..=look.to_ns.saturating_add(MARGIN_NS);
-        if is_disturbed || self.reads.iter().any(|(timestamp_ns, _)| during.contains(timestamp_ns)) {
-            return None;
-        }
-        let before = self.writes.iter().rev().find(|write| write.end_ns < look.from_ns);
-        let written = match (before, self.writes.front()) {
-            (Some(write), _) => write.written,
-            (None, Some(first)) => first.written.saturating_sub(first.length),
-            (None, None) => return None,
-        };
-        let (_, read) = self.reads.iter().rev().find(|(timestamp_ns, _)| *timestamp_ns < look.from_ns)?;
-        Some(signed(written).saturating_sub(signed(*read)).saturating_sub(signed(look.bytes)))
     }
 }
 
@@ -239,6 +264,29 @@ mod tests {
         queue.looked(look(100, 3));
         queue.settle(1000 * US);
         assert!(!queue.is_certain(), "five bytes wait, not three");
+    }
+
+    /// At full speed thousands of messages are written and read from a look until it is known what was before it. Looks say the
+    /// same all the same, and what they say is believed on.
+    #[test]
+    fn thousands_of_messages_pass_meanwhile() {
+        // A message of ten bytes each 200 us, read 8 us after its write began; 700 bytes were read before.
+        let mut queue = Queue::new(700);
+        let mut known = 0;
+        for batch in 0..8_u64 {
+            for message in batch * 5000 + 1..=(batch + 1) * 5000 {
+                let at_us = message * 200;
+                queue.wrote(write(at_us, message * 10, 10));
+                queue.read((at_us + 8) * US, 700 + message * 10);
+                known += u64::from(queue.written_ns(700 + message * 10 - 1) == Some(at_us * US));
+            }
+            let end_us = (batch + 1) * 5000 * 200 + 50;
+            queue.settle(end_us * US);
+            // The look is of a moment at which nothing waits, after all that was told.
+            queue.looked(look(end_us + 10, 0));
+        }
+        assert!(queue.is_certain());
+        assert!(known >= 5 * 5000, "{known}");
     }
 
     proptest! {
