@@ -96,6 +96,18 @@ impl Profiler {
         Ok(calls)
     }
 
+    /// Waits until the calls that `calls` lists of a recording that goes on are as they should be.
+    pub fn wait_for_calls(
+        &self,
+        what: &str,
+        options: &[&str],
+        is_wanted: impl Fn(&[Value]) -> bool,
+    ) -> Result<()> {
+        wait_until(what, Duration::from_secs(60), || {
+            self.calls(options).ok().filter(|calls| is_wanted(calls)).map(drop)
+        })
+    }
+
     /// Records for some seconds what the arguments name, and reads the report of it.
     pub fn record_and_report(&self, seconds: u32, frequency: u32, target: &[&str]) -> Result<Report> {
         let (duration, frequency) = (format!("{seconds}s"), frequency.to_string());
