@@ -27,7 +27,7 @@ pub(super) fn while_recording<T>(
 }
 
 /// The same, for what looks at the recording meanwhile.
-fn while_looking<T>(
+pub(super) fn while_looking<T>(
     pid: u32,
     frequency: u32,
     work: impl FnOnce(&Profiler) -> Result<T>,

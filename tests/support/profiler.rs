@@ -80,7 +80,8 @@ impl Profiler {
         let (pid, frequency) = (pid.to_string(), frequency.to_string());
         let options = ["record", "--pid", &pid, "--duration", "100s", "--frequency", &frequency];
         let running = self.start(&[&options[..], more, &["-o", "recording.mcpprof"]].concat())?;
-        wait_until("the recording starts", Duration::from_secs(60), || {
+        // The tables of a program of some hundred megabytes take the unoptimized profiler a while.
+        wait_until("the recording starts", Duration::from_secs(180), || {
             running.stderr().ok()?.contains("recording ").then_some(())
         })?;
         Ok(running)
