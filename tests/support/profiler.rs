@@ -78,12 +78,9 @@ impl Profiler {
     /// The same, with further options.
     pub fn recording_with(&self, pid: u32, frequency: u32, more: &[&str]) -> Result<Running> {
         let (pid, frequency) = (pid.to_string(), frequency.to_string());
-        let options = ["record", "--pid", &pid, "--duration", "100s", "--frequency", &frequency];
+        let options = ["record", "--pid", &pid, "--duration", "10m", "--frequency", &frequency];
         let running = self.start(&[&options[..], more, &["-o", "recording.mcpprof"]].concat())?;
-        // The tables of a program of some hundred megabytes take the unoptimized profiler a while.
-        wait_until("the recording starts", Duration::from_secs(180), || {
-            running.stderr().ok()?.contains("recording ").then_some(())
-        })?;
+        running.wait_for_start()?;
         Ok(running)
     }
 
@@ -179,6 +176,14 @@ impl Running {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
         let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM")?;
         Ok(peak.trim().trim_end_matches(" kB").parse()?)
+    }
+
+    /// Waits until a recording has started.
+    pub fn wait_for_start(&self) -> Result<()> {
+        // The tables of a program of some hundred megabytes take the unoptimized profiler a while.
+        wait_until("the recording starts", Duration::from_secs(180), || {
+            self.stderr().ok()?.contains("recording ").then_some(())
+        })
     }
 
     /// What it printed on standard output so far.
