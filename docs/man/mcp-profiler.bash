@@ -278,7 +278,7 @@ _mcp__profiler() {
                     return 0
                     ;;
                 --outcome)
-                    COMPREPLY=($(compgen -W "ok error tool_error unfinished cancelled unanswered cut_off lost" -- "${cur}"))
+                    COMPREPLY=($(compgen -W "ok error tool_error unfinished cancelled unanswered cut_off lost in_flight" -- "${cur}"))
                     return 0
                     ;;
                 --min-time)
@@ -309,7 +309,7 @@ _mcp__profiler() {
             return 0
             ;;
         mcp__subcmd__profiler__subcmd__cpu)
-            opts="-h --mcp --pid --config --launch --duration --frequency --passive --no-calls --capture-arguments --tool --recording --top-functions --call-tree --flame-graph --hot-path-threshold --format --help"
+            opts="-h --mcp --pid --config --launch --duration --frequency --passive --no-calls --capture-arguments --tool --recording --top-functions --call-tree --flame-graph --hot-path-threshold --async-stacks --format --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

@@ -108,7 +108,7 @@ complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand top" -s o -l o
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand top" -l launch -d 'Start the server if it is not running'
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand top" -l passive -d 'Only watch: do not ask runtimes for names of methods. Java servers are asked by the JVM\'s attach mechanism (SIGQUIT, and files in their /tmp), .NET servers by their diagnostics socket'
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand top" -l no-calls -d 'Do not look at calls: nothing that the server reads and writes is read, and its system calls cost nothing'
-complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand top" -l batch -d 'Print a table as text at each interval'
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand top" -l batch -d 'Print a table as text at each interval, and one of what is new at the end'
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand top" -l once -d 'One table: --count 1'
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand top" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand cpu" -l mcp -d 'Server of this name: from the configuration of your MCP client, or as `list` shows it' -r
@@ -128,6 +128,7 @@ complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand cpu" -l launch
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand cpu" -l passive -d 'Only watch: do not ask runtimes for names of methods. Java servers are asked by the JVM\'s attach mechanism (SIGQUIT, and files in their /tmp), .NET servers by their diagnostics socket'
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand cpu" -l no-calls -d 'Do not look at calls: nothing that the server reads and writes is read, and its system calls cost nothing'
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand cpu" -l call-tree -d 'Also show the call tree'
+complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand cpu" -l async-stacks -d 'Show who waits for a task of Python\'s asyncio below it, and leave out the event loop\'s own callers; no effect on others'
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand cpu" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand report" -l mcp -d 'Server of this name: from the configuration of your MCP client, or as `list` shows it' -r
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand report" -l pid -d 'Process with this ID, and its children' -r
@@ -156,11 +157,12 @@ complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand calls" -l reco
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand calls" -l outcome -d 'Only calls that ended so' -r -f -a "ok\t'With a result'
 error\t'With an error of JSON-RPC or of the tool'
 tool_error\t'With an error of the tool'
-unfinished\t'Without an answer: cancelled, unanswered, cut_off or lost'
+unfinished\t'Without an answer: any of those below'
 cancelled\t'Its client cancelled it'
-unanswered\t'No answer came'
+unanswered\t'No answer came before its process ended, or its ID was used again'
 cut_off\t'Its connection was closed first'
-lost\t'Not known: its answer could not be recorded'"
+lost\t'Not known: its answer could not be recorded'
+in_flight\t'It had not ended when the recording did'"
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand calls" -l min-time -d 'Only calls that took at least this long' -r
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand calls" -l from -d 'Only calls that were in flight after this time since the recording\'s start' -r
 complete -c mcp-profiler -n "__fish_mcp_profiler_using_subcommand calls" -l to -d 'Only calls that started before this time since the recording\'s start' -r

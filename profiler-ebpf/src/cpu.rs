@@ -3,6 +3,7 @@
 use core::mem::size_of;
 
 use aya_ebpf::EbpfContext;
+use aya_ebpf::bindings::bpf_perf_event_data;
 use aya_ebpf::helpers::{bpf_get_current_comm, bpf_get_stack, bpf_ringbuf_output};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::PerCpuArray;
@@ -64,6 +65,12 @@ pub(crate) fn sample(context: &PerfEventContext) {
 /// Puts the kernel's own frames first and returns how many there are.
 #[inline(always)]
 fn kernel_stack(context: &PerfEventContext, scratch: &mut Scratch) -> u32 {
+    // SAFETY: the context of a program of this type.
+    let code_segment = unsafe { (*context.as_ptr().cast::<bpf_perf_event_data>()).regs.cs };
+    // The sample hit user code: there is no kernel stack. The helper would clear all of its buffer to say so.
+    if code_segment & 3 == 3 {
+        return 0;
+    }
     // SAFETY: the helper writes at most that many bytes into the slot.
     let bytes = unsafe {
         bpf_get_stack(

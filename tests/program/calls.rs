@@ -171,6 +171,8 @@ fn node_over_http() -> Result<()> {
     Ok(())
 }
 
+const TRACE_PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
 /// Each outcome is seen as what it was; long messages, and what is no message, do no harm.
 #[test]
 fn outcomes() -> Result<()> {
@@ -189,12 +191,29 @@ fn outcomes() -> Result<()> {
         let cancel =
             json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 99}});
         client.send(&cancel)?;
-        client.call_often(1, 1, "echo", |_| json!({"text": "the last"}))
+        let mut last = tool_call(&json!("last"), "echo", &json!({"text": "the last"}));
+        last["params"]["_meta"] = json!({"progressToken": 1, "traceparent": TRACE_PARENT});
+        client.send(&last)?;
+        client.receive()
     })?;
+    let traced = listed(&recorded, &["--tool", "echo", "--in-order"])?.pop().context("no calls")?;
+    assert_eq!(
+        (&traced["tool"], &traced["trace_parent"]),
+        (&json!("echo"), &json!(TRACE_PARENT)),
+        "{traced:#}"
+    );
     let report = &recorded.report;
     let calls = &report.json["calls"];
     assert_eq!((&calls["total"], &calls["errors"]), (&json!(13), &json!(4)), "{calls:#}");
-    assert_eq!(tool(report, "silent")?["unfinished"], json!({"unanswered": 1, "cancelled": 1}));
+    assert_eq!(tool(report, "silent")?["unfinished"], json!({"in_flight": 1, "cancelled": 1}));
+    let waits = tool(report, "silent")?["longest_in_flight_ms"].as_f64();
+    let in_flight = listed(&recorded, &["--outcome", "in_flight"])?;
+    ensure!(in_flight.len() == 1 && in_flight[0]["tool"] == "silent", "{in_flight:#?}");
+    assert_eq!(waits, in_flight[0]["duration_ms"].as_f64());
+    assert_eq!(in_flight[0]["attributes"].get("error.type"), None, "{in_flight:#?}");
+    let text = recorded.profiler.succeed(&["report", "recording.mcpprof"])?.stdout;
+    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(text.contains("1 cancelled by the client; 1 in flight at the end, for "), "{text}");
     assert_eq!(calls["messages"]["skipped_lines"], 4, "{calls:#}");
     for name in ["unmatched_responses", "repeated_ids", "cut_messages", "lost_stretches"] {
         assert_eq!(calls["messages"].get(name), None, "{calls:#}");
@@ -295,8 +314,12 @@ fn attached_in_the_middle() -> Result<()> {
     assert!((recorded.done..=after - before + 1).contains(&count), "{count} calls, not {}", recorded.done);
     assert_eq!(echo["errors"], 0);
     // One call may be in flight at the start, and one at the end.
-    let unanswered = echo["unfinished"]["unanswered"].as_u64().unwrap_or(0);
-    assert!(unmatched <= 1 && unanswered <= 1, "{:#}", report.json["calls"]);
+    let in_flight = echo["unfinished"]["in_flight"].as_u64().unwrap_or(0);
+    assert!(
+        unmatched <= 1 && in_flight <= 1 && echo["unfinished"].get("unanswered").is_none(),
+        "{:#}",
+        report.json["calls"]
+    );
     assert_nothing_lost(report);
     Ok(())
 }
@@ -424,7 +447,9 @@ fn more_than_can_be_taken() -> Result<()> {
     assert!(calls["messages"]["lost_stretches"].as_u64() >= Some(1), "{calls:#}");
     let echo = tool(&report, "echo")?;
     assert!((50..2050).contains(&echo["count"].as_u64().context("count")?), "{echo:#}");
-    assert_eq!(echo["unfinished"].get("unanswered"), None, "{echo:#}");
+    for never in ["unanswered", "in_flight"] {
+        assert_eq!(echo["unfinished"].get(never), None, "{echo:#}");
+    }
     let burn = tool(&report, "burn")?;
     assert_eq!((&burn["count"], burn.get("unfinished")), (&json!(100), None), "{calls:#}");
     let text = profiler.succeed(&["report", "recording.mcpprof"])?.stdout;

@@ -1,6 +1,7 @@
 //! `diagnose`, `trace` and their kin on a server that is slow, or fails, for reasons that are known.
 
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
@@ -94,6 +95,28 @@ fn slow_because_waiting() -> Result<()> {
     assert_eq!(first["cause"], "waiting", "{work:#}");
     assert!(first["slow_ms"].as_f64() > Some(250.0), "{work:#}");
     assert_eq!(finding(&work, "queued"), None, "{work:#}");
+    Ok(())
+}
+
+/// A call that never ends is told before those that were slow.
+#[test]
+fn calls_that_hang() -> Result<()> {
+    let mut client = Client::start(Command::new(python_program()?).arg(script("mcp_server.py")))?;
+    let recorded = while_recording(client.pid(), 99, || {
+        client.call_often(20, 1, "echo", |_| json!({"text": "x"}))?;
+        client.send(&tool_call(&json!("never"), "silent", &json!({})))?;
+        // For as long as it takes until a call without any like it is one that hangs.
+        std::thread::sleep(Duration::from_millis(1500));
+        client.call_often(1, 1, "echo", |_| json!({"text": "x"}))
+    })?;
+    let diagnose = ["diagnose", "slow-response", "recording.mcpprof"];
+    let outcome = recorded.profiler.succeed(&[&diagnose[..], &["--format", "json"]].concat())?;
+    let slow: Value = serde_json::from_str(&outcome.stdout)?;
+    let [hanging] = &slow["hanging"].as_array().context("hanging")?[..] else { panic!("{slow:#}") };
+    assert_eq!((&hanging["tool"], &hanging["calls"]), (&json!("silent"), &json!(1)), "{slow:#}");
+    assert!(hanging["longest_ms"].as_f64() > Some(1000.0), "{slow:#}");
+    let text = recorded.profiler.succeed(&diagnose)?.stdout;
+    assert!(text.starts_with("silent: 1 call had not ended when the recording did, after "), "{text}");
     Ok(())
 }
 

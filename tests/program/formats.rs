@@ -19,6 +19,9 @@ fn views_by_tasks_need_tasks() -> Result<()> {
     assert_eq!(by_tasks.stdout, plain.stdout);
     let said: Vec<&str> = by_tasks.stderr.lines().collect();
     assert!(matches!(said[..], [line] if line.contains("--async-stacks changes nothing here")), "{said:?}");
+    let plain = profiler.succeed(&["cpu", "recording.mcpprof", "--call-tree"])?;
+    let by_tasks = profiler.succeed(&["cpu", "recording.mcpprof", "--call-tree", "--async-stacks"])?;
+    assert_eq!((by_tasks.stdout, by_tasks.stderr.lines().count()), (plain.stdout, 1));
     Ok(())
 }
 

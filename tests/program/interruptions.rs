@@ -96,6 +96,11 @@ fn the_target_ends_at_once() -> Result<()> {
     outcome.assert_clean();
     assert_eq!(outcome.code, Some(0), "{outcome:#?}");
     assert!(outcome.stderr.contains("ended after"), "{outcome:#?}");
+    assert!(outcome.stderr.contains(", with exit status 0\n"), "{outcome:#?}");
+    for (script, manner) in [("exit 3", "with exit status 3"), ("kill -9 $$", "killed by SIGKILL")] {
+        let outcome = profiler.succeed(&["record", "-o", "other.mcpprof", "--", "sh", "-c", script])?;
+        assert!(outcome.stderr.contains(&format!(", {manner}\n")), "{outcome:#?}");
+    }
     assert!(profiler.report("recording.mcpprof")?.samples() < 10);
     let text = profiler.succeed(&["report", "recording.mcpprof"])?.stdout;
     assert!(!text.contains("[unnamed]"), "{text}");

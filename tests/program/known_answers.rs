@@ -118,8 +118,8 @@ fn short_lives_are_seen() -> Result<()> {
 #[test]
 fn libraries_at_one_address_are_told_apart() -> Result<()> {
     let workload = Workload::compile("libraries")?;
-    workload.add_library("library", "lib_one.so", "FUNCTION=one_work")?;
-    workload.add_library("library", "lib_two.so", "FUNCTION=two_work")?;
+    workload.add_library("library", "lib_one.so", &["-DFUNCTION=one_work"])?;
+    workload.add_library("library", "lib_two.so", &["-DFUNCTION=two_work"])?;
     let mut process = workload.start()?;
     let mut line = String::new();
     BufReader::new(process.child().stdout.take().context("stdout is a pipe")?).read_line(&mut line)?;

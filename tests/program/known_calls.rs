@@ -5,9 +5,10 @@ use std::collections::HashMap;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
+use nix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
-use tests::{Client, Profiler, everything, node, python_program, rmcp, script, tool_call};
+use tests::{Client, Profiler, everything, node, python, python_program, rmcp, script, tool_call};
 
 use super::calls::{Recorded, assert_nothing_lost, assert_parts_add_up, listed, tool, while_recording};
 
@@ -97,6 +98,162 @@ fn as_many_and_as_long_as_the_client_says() -> Result<()> {
         for (ours, theirs) in figures {
             assert!(ours <= theirs, "{ours} ms, not at most {theirs} ms with {in_flight} in flight");
         }
+    }
+    Ok(())
+}
+
+/// A server that notes, by the clock that the profiler goes by, when it had read the start of a request, when it was about to write the answer, and when
+/// it had written it; its answers tell the first two, and the third of the call before.
+const CLOCK_SERVER: &str = r#"
+import json, os, time
+
+now = lambda: time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+written = 0
+while request := os.read(0, 1 << 16):
+    read = now()
+    while not request.endswith(b'\n'):
+        request += os.read(0, 1 << 16)
+    request = json.loads(request)
+    time.sleep(request["params"]["arguments"]["milliseconds"] / 1000)
+    answer = '{"jsonrpc":"2.0","id":%d,"result":{"content":[{"type":"text","text":"%d %d %d"}]}}\n'
+    os.write(1, (answer % (request["id"], read, now(), written)).encode())
+    written = now()
+"#;
+
+/// A call as its client and its server saw it, by one clock, in nanoseconds.
+struct Clocked {
+    /// The client was about to write the request.
+    sent: u64,
+    /// The server had read its start.
+    read: u64,
+    /// The server was about to write the answer.
+    answered: u64,
+    /// The server had written it.
+    written: u64,
+}
+
+/// The clock of the profiler's timestamps.
+fn monotonic_ns() -> Result<u64> {
+    let time = clock_gettime(ClockId::CLOCK_MONOTONIC)?;
+    Ok(time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64)
+}
+
+/// Calls as long as their client saw them less the way there and back, which is how long the server itself saw them: half of them within
+/// 3 % or 100 µs. What a busy machine adds is between two clocks, the server's before and behind its system calls: each call begins and
+/// ends between them, so percentiles do.
+#[test]
+fn as_long_as_client_and_server_say() -> Result<()> {
+    const CALLS: u64 = 300;
+    let mut client = Client::connect(&mut python(CLOCK_SERVER)?)?;
+    let recorded = while_recording(client.pid(), 99, || {
+        let mut calls: Vec<Clocked> = Vec::new();
+        for id in 0..=CALLS {
+            // 1 to 20 ms.
+            let milliseconds = 1 + id * 7 % 20;
+            let call = tool_call(&json!(id), "nap", &json!({"milliseconds": milliseconds}));
+            let sent = monotonic_ns()?;
+            client.send(&call)?;
+            let answer = client.receive()?;
+            let text = answer["result"]["content"][0]["text"].as_str().context("a text")?;
+            let times: Vec<u64> = text.split(' ').map(|time| Ok(time.parse()?)).collect::<Result<_>>()?;
+            let [read, answered, before] = times[..] else { bail!("{text}") };
+            if let Some(last) = calls.last_mut() {
+                last.written = before;
+            }
+            calls.push(Clocked { sent, read, answered, written: 0 });
+        }
+        // Of the last one nobody told when it was written.
+        calls.pop();
+        Ok(calls)
+    })?;
+    let listed = listed(&recorded, &["--in-order"])?;
+    ensure!(listed.len() as u64 == CALLS + 1, "{} calls", listed.len());
+    let ms = |from: u64, to: u64| to.saturating_sub(from) as f64 / 1e6;
+    let mut times: [Vec<f64>; 3] = Default::default();
+    for (ours, theirs) in listed.iter().zip(&recorded.done) {
+        let ours_ms = ours["duration_ms"].as_f64().context("duration_ms")?;
+        let (least_ms, most_ms) = (ms(theirs.read, theirs.answered), ms(theirs.sent, theirs.written));
+        assert!(least_ms <= ours_ms && ours_ms <= most_ms, "{ours_ms} ms, not {least_ms} to {most_ms}");
+        // Nor did it wait longer than the client could have it wait.
+        let queue_ms = ours["queue_ms"].as_f64().unwrap_or(0.0);
+        assert!(queue_ms + ours_ms <= most_ms, "{queue_ms} and {ours_ms} ms, at most {most_ms}");
+        times[0].push(least_ms);
+        times[1].push(ours_ms);
+        times[2].push(most_ms);
+    }
+    for percent in [50, 99] {
+        let [least, ours, most] = [0, 1, 2].map(|which| percentile(&times[which], percent));
+        println!("p{percent}: {ours:.3} ms, {least:.3} by the server, {most:.3} at most");
+        let allowance = (0.03 * least).max(0.1);
+        assert!(least <= ours && ours <= most, "{ours} ms, not {least} to {most} ms");
+        if percent == 50 {
+            assert!(ours <= least + allowance, "{ours} ms, not {least}");
+        }
+    }
+    let latency = &tool(&recorded.report, "nap")?["latency_ms"];
+    let all: Vec<f64> = listed.iter().filter_map(|call| call["duration_ms"].as_f64()).collect();
+    for (name, percent) in [("p50", 50), ("p95", 95), ("p99", 99)] {
+        assert_eq!(latency[name].as_f64(), Some(percentile(&all, percent)), "{latency:#}");
+    }
+    Ok(())
+}
+
+/// A server whose tool `start` starts a program that burns CPU time and answers for how many nanoseconds it was on a CPU.
+const STARTING_SERVER: &str = r#"
+import json, subprocess, sys
+
+burn = "import time\nwhile time.process_time_ns() < 400_000_000: pass\nprint(time.process_time_ns())"
+for request in sys.stdin:
+    request = json.loads(request)
+    text = "0"
+    if request["params"]["name"] == "start":
+        text = subprocess.run([sys.executable, "-S", "-c", burn], capture_output=True, text=True).stdout.strip()
+    answer = {"jsonrpc": "2.0", "id": request["id"], "result": {"content": [{"type": "text", "text": text}]}}
+    print(json.dumps(answer), flush=True)
+"#;
+
+/// What a program burns that a call started is that call's, for certain, and of no other one; its trace shows the program.
+#[test]
+fn children_are_their_calls() -> Result<()> {
+    const CALLS: u64 = 4;
+    let mut client = Client::connect(&mut python(STARTING_SERVER)?)?;
+    let recorded = while_recording(client.pid(), 999, || {
+        let mut burned = 0.0;
+        for _ in 0..CALLS {
+            burned += burn(&mut client, "start", 1, 1, 0)?.1;
+            burn(&mut client, "other", 3, 1, 0)?;
+        }
+        Ok(burned)
+    })?;
+    let start = tool(&recorded.report, "start")?;
+    let ours = start["cpu_ms"].as_f64().context("cpu_ms")?;
+    println!("{ours:.1} ms were seen of {:.1}", recorded.done);
+    // Who lives for less than a second is not counted by the kernel's clock but by samples, of which a busy machine takes some away.
+    assert!((0.5 * recorded.done..1.5 * recorded.done).contains(&ours), "{ours} ms, not {}", recorded.done);
+    assert_eq!((&start["count"], &start["exact_ratio"]), (&json!(CALLS), &json!(1.0)), "{start:#}");
+    let other = tool(&recorded.report, "other")?["cpu_ms"].as_f64().context("cpu_ms")?;
+    assert!(other < 0.1 * ours, "{other} ms");
+    assert_parts_add_up(&recorded.report)?;
+    for call in listed(&recorded, &["--tool", "start"])? {
+        let number = call["call"].to_string();
+        let trace =
+            recorded.profiler.succeed(&["trace", &number, "recording.mcpprof", "--format", "json"])?;
+        let trace: Value = serde_json::from_str(&trace.stdout)?;
+        let [child] = &trace["children"].as_array().context("children")?[..] else { bail!("{trace:#}") };
+        assert!(
+            child["command"].as_str().is_some_and(|command| command.contains("process_time")),
+            "{child:#}"
+        );
+        assert!(child["to_ms"].as_f64() <= trace["duration_ms"].as_f64(), "{child:#}");
+        let cpu =
+            (child["cpu_ms"].as_f64().context("cpu_ms")?, call["cpu_exact_ms"].as_f64().context("cpu")?);
+        assert!(
+            cpu.0 > 0.5 * cpu.1 && cpu.0 <= cpu.1 + 1e-6 && child.get("shared").is_none(),
+            "{child:#} {call:#}"
+        );
+        let text = recorded.profiler.succeed(&["trace", &number, "recording.mcpprof"])?.stdout;
+        let row = format!("process {}:", child["pid"]);
+        assert!(text.contains(&row) && text.contains("response goes out"), "{text}");
     }
     Ok(())
 }

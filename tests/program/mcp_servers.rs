@@ -141,7 +141,7 @@ fn server_everything_over_stdio() -> Result<()> {
         let cancelled = json!({"requestId": "c"});
         client.send(&json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": cancelled}))?;
         expect("trigger-long-running-operation", "cancelled");
-        expect("trigger-long-running-operation", "unanswered");
+        expect("trigger-long-running-operation", "in_flight");
         // All that was sent before has been read when this is answered.
         client.send(&json!({"jsonrpc": "2.0", "id": "e", "method": "ping"}))?;
         expect("ping", &outcome_of(&client.receive()?));

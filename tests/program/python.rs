@@ -163,6 +163,23 @@ fn awaited_coroutines_stand_on_who_awaits_them() -> Result<()> {
         for line in of_tool {
             assert!(line.contains("_run;main;tool;") && !line.contains("run_forever"), "{python:?}: {line}");
         }
+        // Where CPU time goes, by tasks: none of theirs comes through the loop, and each function's own time is what it was.
+        let cpu = |options: &[&str]| -> Result<Value> {
+            let command = ["cpu", "recording.mcpprof", "--format", "json"];
+            Ok(serde_json::from_str(&profiler.succeed(&[&command, options].concat())?.stdout)?)
+        };
+        let (plain, tasks) = (cpu(&[])?, cpu(&["--async-stacks"])?);
+        let through_loop = |report: &Value| {
+            let paths =
+                report["hot_paths"].as_array().into_iter().flatten().map(|path| path["path"].to_string());
+            paths.filter(|path| path.contains("run_forever") && path.contains("\"burn\"")).count()
+        };
+        assert!(through_loop(&plain) > 0 && through_loop(&tasks) == 0, "{:#}", tasks["hot_paths"]);
+        let own = |report: &Value| -> Option<f64> {
+            let functions = report["cpu"]["functions"].as_array()?;
+            functions.iter().find(|function| function["function"] == "burn")?["self_seconds"].as_f64()
+        };
+        assert_eq!(own(&plain).context("no burn")?, own(&tasks).context("no burn")?);
     }
     Ok(())
 }

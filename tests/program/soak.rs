@@ -26,8 +26,8 @@ fn nothing_grows_and_no_name_is_wrong() -> Result<()> {
     let seconds: u64 = seconds.map_or(Ok(24), |text| text.parse()).context("MCP_PROFILER_SOAK_SECONDS")?;
     let workload = Workload::compile_optimized("soak")?;
     workload.add_program("short")?;
-    workload.add_library("library", "lib_one.so", "FUNCTION=one_work")?;
-    workload.add_library("library", "lib_two.so", "FUNCTION=two_work")?;
+    workload.add_library("library", "lib_one.so", &["-DFUNCTION=one_work"])?;
+    workload.add_library("library", "lib_two.so", &["-DFUNCTION=two_work"])?;
     let mut process = Process::start(&mut workload.command())?;
     let mut line = String::new();
     BufReader::new(process.child().stdout.take().context("stdout is a pipe")?).read_line(&mut line)?;
@@ -56,12 +56,13 @@ fn nothing_grows_and_no_name_is_wrong() -> Result<()> {
             }
         }
     }
-    // A program that lives for some milliseconds may be over on a busy machine before its tables are there.
+    // A program that lives for some milliseconds may be over on a busy machine before its tables are there, and so may a library.
     let all = report.samples();
     println!(
         "{all} samples: {right} of known functions below their callers, {shortened} without their callers"
     );
-    assert!(shortened < right, "{right} right, {shortened} without their callers");
+    let told = report.json["stacks"]["incomplete"]["unknown_code"].as_u64().unwrap_or(0);
+    assert!(right > 0 && shortened <= told, "{right} right, {shortened} without their callers, {told} told");
     for (name, _) in CALLS {
         report.function(name)?;
     }
@@ -99,8 +100,12 @@ fn finish_without_growth(running: Running, seconds: u64) -> Result<()> {
 #[test]
 fn code_that_is_unmapped_lends_its_name_to_none() -> Result<()> {
     let workload = Workload::compile_optimized("remaps")?;
-    workload.add_library("library", "lib_one.so", "FUNCTION=one_work")?;
-    workload.add_library("library", "lib_two.so", "FUNCTION=two_work")?;
+    workload.add_library("library", "lib_one.so", &["-DFUNCTION=one_work", "-fomit-frame-pointer"])?;
+    workload.add_library(
+        "library",
+        "lib_two.so",
+        &["-DFUNCTION=two_work", "-DPLANTED", "-fomit-frame-pointer"],
+    )?;
     let mut process = Process::start(&mut workload.command())?;
     let mut line = String::new();
     BufReader::new(process.child().stdout.take().context("stdout is a pipe")?).read_line(&mut line)?;
@@ -115,6 +120,7 @@ fn code_that_is_unmapped_lends_its_name_to_none() -> Result<()> {
     let (mut named, mut cut, mut other) = ([0; 3], 0, 0);
     let callers = ["run_made", "run_one", "run_two"];
     for (stack, weight) in profiler.folded("remaps.mcpprof")? {
+        assert!(!stack.contains("run_never"), "{weight} samples of {stack}");
         // Behind the names of the process and the thread.
         let user: Vec<&str> = stack.split(';').skip(2).filter(|frame| !frame.ends_with("_[k]")).collect();
         let leaf = user.last().copied().unwrap_or_default();

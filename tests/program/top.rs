@@ -228,6 +228,26 @@ fn launched() -> Result<()> {
     Ok(())
 }
 
+/// Who ends it before a window is full gets what there is; and is told when that is nothing.
+#[test]
+fn ends_before_its_window() -> Result<()> {
+    let load = under_load()?;
+    let profiler = Profiler::new()?;
+    let pid = load.pid().to_string();
+    let arguments = ["top", "--pid", &pid, "--duration", "4s", "--format", "json"];
+    let outcome = profiler.succeed(&arguments)?;
+    outcome.assert_clean();
+    let tables = tables(&outcome.stdout)?;
+    ensure!(tables.len() == 1, "{outcome:#?}");
+    assert!(tool(&tables[0], "echo")?["calls"].as_u64() > Some(0), "{outcome:#?}");
+    let outcome = profiler.succeed(&["top", "--pid", &pid, "--duration", "1ms", "--batch"])?;
+    assert!(
+        outcome.stdout.is_empty() && outcome.stderr.contains("before there were any figures"),
+        "{outcome:#?}"
+    );
+    Ok(())
+}
+
 /// What can't be meant is refused in one line.
 #[test]
 fn wrong_usage() -> Result<()> {

@@ -125,9 +125,12 @@ impl Workload {
     }
 
     /// Adds a shared library; `definitions` are `NAME=VALUE` for the preprocessor.
-    pub fn add_library(&self, source_name: &str, library: &str, definition: &str) -> Result<()> {
-        let definition = format!("-D{definition}");
-        compile(&source(source_name, "c"), &self.path(library), &["-shared", "-fPIC", &definition])
+    pub fn add_library(&self, source_name: &str, library: &str, definitions: &[&str]) -> Result<()> {
+        compile(
+            &source(source_name, "c"),
+            &self.path(library),
+            &[&["-shared", "-fPIC"], definitions].concat(),
+        )
     }
 
     /// The program's file.

@@ -42,28 +42,31 @@ static void *map(int protection, int flags, int descriptor, off_t offset) {
     return memory;
 }
 
-static void call(size_t function, unsigned long units) {
-    ((void (*)(unsigned long))(place + function))(units);
+static void call(size_t function, unsigned long units, void (*never)(void)) {
+    ((void (*)(unsigned long, void *))(place + function))(units, (char *)never + 1);
     /* Nothing is there until something else is. */
     munmap(place, 2 * PAGE);
 }
 
+/* Nobody calls it. */
+KEPT void run_never(void) { WORK(1); }
+
 KEPT void run_made(unsigned long units) {
     memcpy(map(PROT_READ | PROT_WRITE, MAP_ANONYMOUS, -1, 0), code, sizeof code);
     mprotect(place, PAGE, PROT_READ | PROT_EXEC);
-    call(0, units);
+    call(0, units, run_never);
     __asm__ volatile("");
 }
 
 KEPT void run_one(const struct file *file, unsigned long units) {
     map(PROT_READ | PROT_EXEC, 0, file->descriptor, file->page);
-    call(file->function, units);
+    call(file->function, units, run_never);
     __asm__ volatile("");
 }
 
 KEPT void run_two(const struct file *file, unsigned long units) {
     map(PROT_READ | PROT_EXEC, 0, file->descriptor, file->page);
-    call(file->function, units);
+    call(file->function, units, run_never);
     __asm__ volatile("");
 }
 

@@ -15,6 +15,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use mcp_profiler::symbol::{ElfImage, Namer, perf_map_names};
 use mcp_profiler::unwind::read_table;
 use mcp_profiler::wire::Piece;
+use mcp_profiler::wire::calls::Ended;
 use mcp_profiler::wire::contents::Capture;
 use mcp_profiler::wire::streams::{Moved, Streams};
 use nix::sys::resource::{Resource, setrlimit};
@@ -170,7 +171,7 @@ fn converse(mut input: &[u8], random: &mut Random) -> Result<bool> {
         }
         input = rest;
     }
-    streams.calls.finish(number);
+    streams.calls.finish(number, &Ended::InFlight);
     let (ended, messages) = (streams.calls.take_ended().len() as u64, streams.counts().messages);
     ensure!(ended <= messages, "{ended} calls of {messages} messages");
     Ok(messages > 0)

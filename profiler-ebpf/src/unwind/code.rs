@@ -33,6 +33,14 @@ pub(super) struct Recent {
     mappings: [CodeMapping; RECENT],
 }
 
+impl Recent {
+    /// Changes whenever what was remembered of code and its process may be out of date.
+    #[inline(always)]
+    pub(super) fn of(&self) -> u64 {
+        self.of
+    }
+}
+
 /// Starts a walk: forgets what may be out of date.
 #[inline(always)]
 pub(super) fn begin(walker: &mut Walker) {

@@ -349,7 +349,16 @@ pub(super) fn read_code(chain: &mut Chain, code: u64) -> Result<u32, StackEnd> {
         return Err(StackEnd::Unreadable);
     }
     chain.is_coroutine = tail(&chain.code_words, layout.code_flags) & PythonLayout::COROUTINE_FLAGS;
-    Ok(identify(&chain.code_words, layout))
+    let identity = |index: u32| word(&chain.code_words, layout.code_identity.wrapping_add(8 * index));
+    Ok(identify([identity(0), identity(1), identity(2), identity(3)], layout))
+}
+
+/// The same for the code of what is known to be a coroutine: reads only what it is known again by, which lies apart from the rest, in
+/// memory that nobody has looked at for long.
+#[inline(always)]
+pub(super) fn read_identity(layout: &PythonLayout, code: u64) -> u32 {
+    let words = at(code, layout.code_identity);
+    words.map_or(0, |words| identify(words, layout))
 }
 
 /// A function as it is sent.
@@ -375,13 +384,11 @@ pub(super) fn function(
 }
 
 #[inline(always)]
-fn identify(code: &[u64; CODE_WORDS], layout: &PythonLayout) -> u32 {
-    let identity = |index: u32| word(code, layout.code_identity.wrapping_add(8 * index));
-    let last = if layout.code_identity_words < 4 { 0 } else { identity(3) };
-    match at(identity(1), layout.string_hash) {
-        Ok(name_hash) => code_fingerprint([identity(0), identity(1), identity(2), last], name_hash),
-        Err(_) => 0,
+fn identify(mut identity: [u64; 4], layout: &PythonLayout) -> u32 {
+    if layout.code_identity_words < 4 {
+        identity[3] = 0;
     }
+    at(identity[1], layout.string_hash).map_or(0, |name_hash| code_fingerprint(identity, name_hash))
 }
 
 /// The walker has gone to the evaluation's caller. An evaluation that was interrupted before it had put its function into the

@@ -8,8 +8,8 @@
 use aya_ebpf::helpers::generated;
 use profiler_common::{Failure, FrameTag, InstanceValues, PythonLayout, StackEnd, TaskSource};
 
-use super::python::{Chain, State, at, function, read_code, tail, word};
-use super::{emit, read};
+use super::python::{Chain, State, at, function, read_identity, tail, word};
+use super::{emit, place_of, read};
 use crate::cpu::Scratch;
 use crate::output::count;
 
@@ -107,7 +107,6 @@ const STEP: Text<2> = Text::new(b"TaskStepMethWrapper");
 const STEP_OF_MODULE: Text<2> = Text::new(b"_asyncio.TaskStepMethWrapper");
 const WAKEUP: Text<2> = Text::new(b"TaskWakeupMethWrapper");
 const BUILTIN: Text<2> = Text::new(b"builtin_function_or_method");
-const WAKEUP_DEFINITION: Text<2> = Text::new(b"task_wakeup");
 const FUNCTION: Text<2> = Text::new(b"function");
 const METHOD: Text<2> = Text::new(b"method");
 const PARTIAL: Text<2> = Text::new(b"functools.partial");
@@ -117,7 +116,67 @@ const ASYNC_GENERATOR: Text<2> = Text::new(b"async_generator");
 /// `async_generator_asend` and `async_generator_athrow`.
 const ASYNC_GENERATOR_STEP: Text<2> = Text::new(b"async_generator_asend");
 const COROUTINE_WRAPPER: Text<2> = Text::new(b"coroutine_wrapper");
+/// Of anyio, as the next.
+const TASK_GROUP: Text<2> = Text::new(b"TaskGroup");
+const CANCEL_SCOPE: Text<2> = Text::new(b"CancelScope");
 
+/// What an object is, by the name of its type.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(transparent)]
+struct Kind(u64);
+
+impl Kind {
+    const OTHER: Self = Self(0);
+    const TASK: Self = Self(1);
+    const FUTURE: Self = Self(2);
+    /// It makes a task go on.
+    const STEP: Self = Self(3);
+    const BUILTIN: Self = Self(4);
+    const FUNCTION: Self = Self(5);
+    const METHOD: Self = Self(6);
+    const PARTIAL: Self = Self(7);
+    /// Also an asynchronous generator.
+    const COROUTINE: Self = Self(8);
+    const GENERATOR: Self = Self(9);
+    /// It stands for the coroutine that it holds.
+    const WRAPPER: Self = Self(10);
+    const TASK_GROUP: Self = Self(11);
+    const CANCEL_SCOPE: Self = Self(12);
+
+    /// Called, not copied to each place that asks: it is long.
+    #[inline(never)]
+    fn of(name: &TypeName) -> Self {
+        if TASK.is(name) {
+            Self::TASK
+        } else if FUTURE.is(name) || GATHERING_FUTURE.is(name) {
+            Self::FUTURE
+        } else if STEP.is(name) || STEP_OF_MODULE.is(name) || WAKEUP.is(name) {
+            Self::STEP
+        } else if BUILTIN.is(name) {
+            Self::BUILTIN
+        } else if FUNCTION.is(name) {
+            Self::FUNCTION
+        } else if METHOD.is(name) {
+            Self::METHOD
+        } else if PARTIAL.is(name) {
+            Self::PARTIAL
+        } else if COROUTINE.is(name) || ASYNC_GENERATOR.is(name) {
+            Self::COROUTINE
+        } else if GENERATOR.is(name) {
+            Self::GENERATOR
+        } else if ASYNC_GENERATOR_STEP.is(name) || COROUTINE_WRAPPER.is(name) {
+            Self::WRAPPER
+        } else if TASK_GROUP.is(name) {
+            Self::TASK_GROUP
+        } else if CANCEL_SCOPE.is(name) {
+            Self::CANCEL_SCOPE
+        } else {
+            Self::OTHER
+        }
+    }
+}
+
+const WAKEUP_DEFINITION: Text<2> = Text::new(b"task_wakeup");
 const TASKS_MODULE: Text<2> = Text::new(b"asyncio.tasks");
 const TASK_GROUPS_MODULE: Text<2> = Text::new(b"asyncio.taskgroups");
 /// Functions of `asyncio.tasks` that hold the future that they complete. Of `gather` until 3.9, and from 3.10 on.
@@ -136,8 +195,6 @@ const TASK_GROUP_DONE: Text<3> = Text::new(b"TaskGroup._on_task_done");
 const SPAWNED_DONE: Text<5> = Text::new(b"TaskGroup._spawn.<locals>.task_done");
 const START_OF_SPAWNED_DONE: Text<3> = Text::new(b"TaskGroup._spawn.<locals>.task_done");
 const ANYIO_MODULE: Text<4> = Text::new(b"anyio._backends._asyncio");
-const TASK_GROUP: Text<2> = Text::new(b"TaskGroup");
-const CANCEL_SCOPE: Text<2> = Text::new(b"CancelScope");
 
 /// Where the search for tasks that wait is.
 #[repr(C)]
@@ -151,23 +208,84 @@ pub(crate) struct Waiting {
     callback: Words,
     /// What holds a future, or leads to it.
     held: Objects,
+    /// How many of these are still to be looked at, and the number of the one that is looked at last.
+    held_left: u64,
+    held_last: u64,
     /// A [`Held`].
     held_by: u64,
-    /// What this sample has met already: the definition of `task_wakeup`, and the name of a function that completes a future.
-    known_wakeup: u64,
-    known_completing: u64,
     /// What is to be shown next.
     coroutine: u64,
     /// 1 for the first of a task.
     is_outermost: u64,
-    /// Types that this sample has met, and their names.
-    known_types: [u64; KNOWN_TYPES],
-    known_names: [TypeName; KNOWN_TYPES],
+    known: Known,
 }
 
-const KNOWN_TYPES: usize = 8;
+/// What searches met on this CPU: it takes long to read, and is the same in the next sample.
+#[repr(C)]
+struct Known {
+    /// The process, and how often the mappings of any had changed.
+    of: u64,
+    /// When it was, in [`STRETCH_BITS`]: all is forgotten behind that, as a type's memory may become another's.
+    stretch: u64,
+    /// The definition of `task_wakeup`.
+    wakeup: u64,
+    /// The name of a function that completes a future, and of anyio's for tasks of a group.
+    completing: u64,
+    spawned_done: u64,
+    /// The name of a function that does neither.
+    other: u64,
+    /// For each [`Held`], the number of the object behind the one that was looked for.
+    behind: [u64; HELD_KINDS],
+    types: [KnownType; KNOWN_TYPES],
+}
 
-/// Pointers to objects: so many bytes from one to the next. The last is looked at first.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct KnownType {
+    address: u64,
+    kind: Kind,
+}
+
+const KNOWN_TYPES_BITS: u32 = 5;
+const KNOWN_TYPES: usize = 1 << KNOWN_TYPES_BITS;
+/// About a second, as a power of two in nanoseconds.
+const STRETCH_BITS: u32 = 30;
+
+impl Known {
+    /// Starts a search: forgets what may be out of date.
+    #[inline(always)]
+    fn begin(&mut self, of: u64, now_ns: u64) {
+        let stretch = now_ns >> STRETCH_BITS;
+        if self.of == of && self.stretch == stretch {
+            return;
+        }
+        self.of = of;
+        self.stretch = stretch;
+        self.wakeup = u64::MAX;
+        self.completing = u64::MAX;
+        self.spawned_done = u64::MAX;
+        self.other = u64::MAX;
+        for known in &mut self.types {
+            *known = KnownType { address: 0, kind: Kind::OTHER };
+        }
+    }
+
+    /// What objects of a type are.
+    #[inline(always)]
+    fn kind_of(&mut self, layout: &PythonLayout, ty: u64) -> Result<Kind, StackEnd> {
+        let known = &mut self.types[place_of(ty, KNOWN_TYPES_BITS) & (KNOWN_TYPES - 1)];
+        if ty != known.address {
+            // What has no type is nothing that we look for.
+            *known = KnownType { address: 0, kind: Kind::OTHER };
+            known.kind = Kind::of(&read(at(ty, layout.tasks.type_name)?)?);
+            known.address = ty;
+        }
+        // SAFETY: a reference. Read again, so that the verifier forgets which of them it is.
+        Ok(unsafe { core::ptr::read_volatile(&known.kind) })
+    }
+}
+
+/// Pointers to objects: so many bytes from one to the next.
 #[derive(Clone, Copy)]
 #[repr(C)]
 struct Objects {
@@ -189,6 +307,8 @@ enum Held {
     /// A cancel scope of anyio.
     Scope = 3,
 }
+
+const HELD_KINDS: usize = 4;
 
 impl Waiting {
     #[inline(always)]
@@ -219,7 +339,17 @@ impl Waiting {
         }
         self.held = objects;
         self.held_by = by as u64;
+        self.held_left = objects.count;
+        let behind = self.known.behind[by as usize];
+        self.held_last = if behind > objects.count { 0 } else { behind };
         Ok(State::Holding)
+    }
+
+    /// What was looked for is where it will be looked for first the next time. Only where there is one: of several futures in a closure
+    /// it is always the last.
+    #[inline(always)]
+    fn found(&mut self, by: Held, number: u64) {
+        self.known.behind[by as usize] = number + 1;
     }
 
     /// A task waits.
@@ -237,27 +367,17 @@ impl Waiting {
         self.index = 0;
     }
 
+    /// What an object is.
     #[inline(always)]
-    fn type_name(&mut self, layout: &PythonLayout, object: u64) -> Result<TypeName, StackEnd> {
-        self.name_of(layout, at(object, layout.object_type)?)
+    fn kind(&mut self, layout: &PythonLayout, object: u64) -> Result<Kind, StackEnd> {
+        self.known.kind_of(layout, at(object, layout.object_type)?)
     }
 
-    /// Reads a callback, and the name of its type.
+    /// Reads a callback, and tells what it is.
     #[inline(always)]
-    fn read_callback(&mut self, layout: &PythonLayout, callback: u64) -> Result<TypeName, StackEnd> {
+    fn read_callback(&mut self, layout: &PythonLayout, callback: u64) -> Result<Kind, StackEnd> {
         fill(&mut self.callback, CALLBACK_BYTES, callback)?;
-        self.name_of(layout, word(&self.callback, OBJECT_TYPE))
-    }
-
-    #[inline(always)]
-    fn name_of(&mut self, layout: &PythonLayout, ty: u64) -> Result<TypeName, StackEnd> {
-        let place = (ty / 64) as usize % KNOWN_TYPES;
-        if ty != self.known_types[place] {
-            self.known_types[place] = 0;
-            self.known_names[place] = read(at(ty, layout.tasks.type_name)?)?;
-            self.known_types[place] = ty;
-        }
-        Ok(self.known_names[place])
+        self.known.kind_of(layout, word(&self.callback, OBJECT_TYPE))
     }
 }
 
@@ -281,6 +401,10 @@ pub(super) fn step(scratch: &mut Scratch) {
         return give_up(chain);
     }
     let state = chain.state();
+    if state == State::Entered && chain.waiting.attempts == 0 {
+        chain.waiting.known.begin(scratch.walker.recent.of(), scratch.event.header.timestamp_ns);
+    }
+    let chain = &mut scratch.walker.chain;
     let Chain { layout, waiting, .. } = chain;
     let outcome = match state {
         State::Entered => Ok(find_task(chain)),
@@ -308,11 +432,6 @@ fn give_up(chain: &mut Chain) {
 #[inline(always)]
 fn find_task(chain: &mut Chain) -> State {
     let Chain { layout, waiting, .. } = chain;
-    if waiting.attempts == 0 {
-        waiting.known_types = [0; KNOWN_TYPES];
-        waiting.known_wakeup = 0;
-        waiting.known_completing = 0;
-    }
     waiting.attempts += 1;
     let task = if layout.tasks.source == TaskSource::AwaitedBy as u32 {
         at(chain.thread, layout.tasks.running_task)
@@ -321,8 +440,8 @@ fn find_task(chain: &mut Chain) -> State {
         at(chain.frame, layout.tasks.frame_locals)
             .and_then(|handle: u64| at(handle, HANDLE_CALLBACK))
             .and_then(|callback: u64| {
-                let name = waiting.read_callback(layout, callback)?;
-                task_of(waiting, &name)
+                let kind = waiting.read_callback(layout, callback)?;
+                task_of(waiting, kind)
             })
     };
     let is_its = |task: u64| {
@@ -341,20 +460,20 @@ fn find_task(chain: &mut Chain) -> State {
 
 /// The task that a callback makes go on; zero when it does something else.
 #[inline(always)]
-fn task_of(waiting: &mut Waiting, name: &TypeName) -> Result<u64, StackEnd> {
+fn task_of(waiting: &mut Waiting, kind: Kind) -> Result<u64, StackEnd> {
     let callback = &waiting.callback;
-    if STEP.is(name) || STEP_OF_MODULE.is(name) || WAKEUP.is(name) {
+    if kind == Kind::STEP {
         return Ok(word(callback, WRAPPER_TASK));
     }
-    if !BUILTIN.is(name) {
+    if kind != Kind::BUILTIN {
         return Ok(0);
     }
     let definition = word(callback, BUILTIN_DEFINITION);
-    if definition != waiting.known_wakeup {
+    if definition != waiting.known.wakeup {
         if !WAKEUP_DEFINITION.is(&read(read(definition)?)?) {
             return Ok(0);
         }
-        waiting.known_wakeup = definition;
+        waiting.known.wakeup = definition;
     }
     Ok(word(&waiting.callback, BUILTIN_SELF))
 }
@@ -416,17 +535,17 @@ fn look_at_callbacks(layout: &PythonLayout, waiting: &mut Waiting) -> Result<Sta
     if callback == 0 {
         return Ok(State::Awaited);
     }
-    let name = waiting.read_callback(layout, callback)?;
-    let task = task_of(waiting, &name)?;
+    let kind = waiting.read_callback(layout, callback)?;
+    let task = task_of(waiting, kind)?;
     if task != 0 {
         return waiting.show(layout, task);
     }
     let tasks = &layout.tasks;
-    if FUNCTION.is(&name) {
+    if kind == Kind::FUNCTION {
         fill(&mut waiting.callback, FUNCTION_BYTES, callback)?;
         return look_at_function(layout, waiting);
     }
-    if METHOD.is(&name) {
+    if kind == Kind::METHOD {
         let function = word(&waiting.callback, METHOD_FUNCTION);
         let name: [u64; 3] = at(at(function, tasks.function_name)?, tasks.string_data)?;
         let module: [u64; 2] = at(at(function, tasks.function_module)?, tasks.string_data)?;
@@ -434,10 +553,10 @@ fn look_at_callbacks(layout: &PythonLayout, waiting: &mut Waiting) -> Result<Sta
             let parent = parent_of(layout, word(&waiting.callback, METHOD_SELF))?;
             return look_at_object(layout, waiting, parent, State::Awaited);
         }
-    } else if PARTIAL.is(&name) {
+    } else if kind == Kind::PARTIAL {
         let function = word(&waiting.callback, PARTIAL_FUNCTION);
         // What a partial calls need not be a function.
-        if !FUNCTION.is(&waiting.type_name(layout, function)?) {
+        if waiting.kind(layout, function)? != Kind::FUNCTION {
             return Ok(State::Awaited);
         }
         let name: [u64; 3] = at(at(function, tasks.function_name)?, tasks.string_data)?;
@@ -456,18 +575,24 @@ fn look_at_function(layout: &PythonLayout, waiting: &mut Waiting) -> Result<Stat
     let tasks = &layout.tasks;
     let callback = &waiting.callback;
     let name_object = word(callback, tasks.function_name);
-    if name_object != waiting.known_completing {
+    if name_object == waiting.known.spawned_done {
+        return hold_closure(layout, waiting, Held::AnyioClosure);
+    }
+    if name_object == waiting.known.other {
+        return Ok(State::Awaited);
+    }
+    if name_object != waiting.known.completing {
         let name: [u64; 3] = at(name_object, tasks.string_data)?;
         if START_OF_SPAWNED_DONE.is(&name) {
             return look_at_spawned(layout, waiting);
         }
-        let module: [u64; 2] = at(word(callback, tasks.function_module), tasks.string_data)?;
         let [ref first, ref second, ref third, ref fourth] = COMPLETING;
         let is_known = first.is(&name) || second.is(&name) || third.is(&name) || fourth.is(&name);
-        if !is_known || !TASKS_MODULE.is(&module) {
+        if !is_known || !TASKS_MODULE.is(&at(word(callback, tasks.function_module), tasks.string_data)?) {
+            waiting.known.other = name_object;
             return Ok(State::Awaited);
         }
-        waiting.known_completing = name_object;
+        waiting.known.completing = name_object;
     }
     hold_closure(layout, waiting, Held::Closure)
 }
@@ -476,11 +601,13 @@ fn look_at_function(layout: &PythonLayout, waiting: &mut Waiting) -> Result<Stat
 #[inline(always)]
 fn look_at_spawned(layout: &PythonLayout, waiting: &mut Waiting) -> Result<State, StackEnd> {
     let tasks = &layout.tasks;
-    let name: [u64; 5] = at(word(&waiting.callback, tasks.function_name), tasks.string_data)?;
+    let name_object = word(&waiting.callback, tasks.function_name);
+    let name: [u64; 5] = at(name_object, tasks.string_data)?;
     let module: [u64; 4] = at(word(&waiting.callback, tasks.function_module), tasks.string_data)?;
     if !SPAWNED_DONE.is(&name) || !ANYIO_MODULE.is(&module) {
         return Ok(State::Awaited);
     }
+    waiting.known.spawned_done = name_object;
     hold_closure(layout, waiting, Held::AnyioClosure)
 }
 
@@ -539,12 +666,14 @@ fn parent_of(layout: &PythonLayout, group: u64) -> Result<u64, StackEnd> {
 /// One of what a closure, or an object, holds.
 #[inline(always)]
 fn look_at_held(layout: &PythonLayout, waiting: &mut Waiting) -> Result<State, StackEnd> {
-    let held = &mut waiting.held;
-    if held.count == 0 {
+    if waiting.held_left == 0 {
         return Ok(State::Awaited);
     }
-    held.count -= 1;
-    let mut object = read(held.first.wrapping_add(held.stride * held.count))?;
+    waiting.held_left -= 1;
+    let held = waiting.held;
+    let number = waiting.held_last + waiting.held_left;
+    let number = if number < held.count { number } else { number - held.count };
+    let mut object = read(held.first.wrapping_add(held.stride.wrapping_mul(number)))?;
     let by = waiting.held_by;
     if by <= Held::AnyioClosure as u64 {
         object = at(object, CELL_CONTENT)?;
@@ -556,16 +685,19 @@ fn look_at_held(layout: &PythonLayout, waiting: &mut Waiting) -> Result<State, S
     if by == Held::Closure as u64 {
         return look_at_object(layout, waiting, object, State::Holding);
     }
-    let name = waiting.type_name(layout, object)?;
+    let kind = waiting.kind(layout, object)?;
     if by == Held::Scope as u64 {
-        if TASK.is(&name) {
+        if kind == Kind::TASK {
+            waiting.found(Held::Scope, number);
             return waiting.show(layout, object);
         }
     } else if by == Held::AnyioClosure as u64 {
-        if TASK_GROUP.is(&name) {
+        if kind == Kind::TASK_GROUP {
+            waiting.found(Held::AnyioClosure, number);
             return waiting.hold(Held::Group, attributes(layout, object)?);
         }
-    } else if CANCEL_SCOPE.is(&name) {
+    } else if kind == Kind::CANCEL_SCOPE {
+        waiting.found(Held::Group, number);
         // Versions of anyio differ in that.
         let size: u64 = at(at(object, layout.object_type)?, TYPE_SIZE)?;
         let objects = if size > LARGEST_WITHOUT_SLOTS {
@@ -587,11 +719,11 @@ fn look_at_object(
     object: u64,
     otherwise: State,
 ) -> Result<State, StackEnd> {
-    let name = waiting.type_name(layout, object)?;
-    if TASK.is(&name) {
+    let kind = waiting.kind(layout, object)?;
+    if kind == Kind::TASK {
         return waiting.show(layout, object);
     }
-    if FUTURE.is(&name) || GATHERING_FUTURE.is(&name) {
+    if kind == Kind::FUTURE {
         waiting.look_at(object);
         return Ok(State::Awaited);
     }
@@ -607,15 +739,15 @@ fn show_coroutine(scratch: &mut Scratch) -> Result<State, StackEnd> {
     if object == 0 {
         return Ok(State::Awaited);
     }
-    let name = waiting.type_name(layout, object)?;
-    if ASYNC_GENERATOR_STEP.is(&name) || COROUTINE_WRAPPER.is(&name) {
+    let kind = waiting.kind(layout, object)?;
+    if kind == Kind::WRAPPER {
         // The first word of these objects is what they stand for (`Objects/genobject.c`).
         waiting.coroutine = at(object, layout.object_type.wrapping_add(8))?;
         return Ok(State::Waiting);
     }
     // A generator need not wait for what is on top of its stack.
-    let is_generator = GENERATOR.is(&name);
-    if !is_generator && !COROUTINE.is(&name) && !ASYNC_GENERATOR.is(&name) {
+    let is_generator = kind == Kind::GENERATOR;
+    if !is_generator && kind != Kind::COROUTINE {
         return Ok(State::Awaited);
     }
     let frame = frame_of(layout, object)?;
@@ -650,7 +782,7 @@ fn show_coroutine(scratch: &mut Scratch) -> Result<State, StackEnd> {
     if code == 0 || code & 7 != 0 {
         return Err(StackEnd::Unreadable);
     }
-    let fingerprint = read_code(chain, code)?;
+    let fingerprint = read_identity(layout, code);
     let words = function(tag, code, instruction, fingerprint, &chain.layout);
     emit(scratch, words);
     Ok(State::Waiting)

@@ -5,7 +5,8 @@
 //! - **exact** when one call alone was in flight, or the sampled thread was bound to one: it read that request and wrote
 //!   that response, and had no other call between; or when the process was made and ended within one call alone;
 //! - **shared** when several were in flight: each gets an equal part, an estimate. Where the functions of one of their tools are on the
-//!   stack, only its calls do. Of more than [`MAX_SHARING`], those that came last do;
+//!   stack, only its calls do. Of more than [`MAX_SHARING`], those that came last do. So is what only one was in flight for whose answer may
+//!   have been lost;
 //! - **background** when none was.
 //!
 //! The three add up to all samples.
@@ -14,7 +15,7 @@ use std::collections::HashMap;
 
 use super::tool_functions::ToolFunctions;
 use crate::recording::{ProcessIndex, Recording, Sample};
-use crate::wire::calls::Side;
+use crate::wire::calls::{Ended, Side};
 
 /// Index in [`Recording::calls`].
 pub type CallIndex = usize;
@@ -276,7 +277,7 @@ impl Now {
         let nobody = (Charge::Background, false);
         let Some(thread) = recording.threads.get(sample.thread) else { return nobody };
         if let Some(calls) = self.within.get(&thread.process) {
-            return shared(calls);
+            return shared(recording, calls);
         }
         // Its own calls; else those of whoever started it. Parents have smaller indices, so this ends.
         let mut process = Some(thread.process);
@@ -285,7 +286,7 @@ impl Now {
                 let bound = (index == thread.process && calls.len() > 1)
                     .then(|| self.bound(recording, (index, thread.tid)))
                     .flatten();
-                return bound.map_or_else(|| shared(calls), |call| (Charge::Exact(call), false));
+                return bound.map_or_else(|| shared(recording, calls), |call| (Charge::Exact(call), false));
             }
             let parent = recording.processes.get(index).and_then(|process| process.parent);
             process = parent.filter(|parent| *parent < index);
@@ -301,9 +302,10 @@ impl Now {
     }
 }
 
-fn shared(calls: &[CallIndex]) -> (Charge<'_>, bool) {
+fn shared<'calls>(recording: &Recording, calls: &'calls [CallIndex]) -> (Charge<'calls>, bool) {
     match calls {
-        [call] => (Charge::Exact(*call), false),
+        // Of one whose answer may have been lost nobody knows whether it still was in flight.
+        [call] if recording.calls[*call].call.ended != Ended::Lost => (Charge::Exact(*call), false),
         _ => {
             let latest = &calls[calls.len().saturating_sub(MAX_SHARING)..];
             (Charge::Shared(latest), latest.len() < calls.len())
@@ -438,6 +440,18 @@ mod tests {
         assert_eq!(charges(&builder.recording), [(false, vec![0]), (false, vec![0, 1])]);
         let cost = |shared_ns| Cost { exact_ns: 0, shared_ns };
         assert_eq!((attribution.costs, attribution.told_ns), (vec![cost(12), cost(4)], 8));
+    }
+
+    /// Nobody knows when a call ended whose answer may have been lost: what it has is an estimate, also where it was alone.
+    #[test]
+    fn calls_without_a_known_end_have_nothing_for_certain() {
+        let mut builder = Builder::new();
+        let thread = builder.thread(0, 100, "main");
+        builder.call(0, "a", 10 * MS, 40 * MS);
+        builder.call(0, "b", 50 * MS, 60 * MS);
+        builder.recording.calls[0].call.ended = Ended::Lost;
+        [20, 55].into_iter().for_each(|time| builder.sample_at(time * MS, thread, 1));
+        assert_eq!(charges(&builder.recording), [(false, vec![0]), (true, vec![1])]);
     }
 
     /// A child process works for the call that its parent has in flight, unless it answers calls itself.

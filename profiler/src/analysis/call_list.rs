@@ -54,6 +54,8 @@ pub enum Outcome {
     CutOff,
     /// Not known.
     Lost,
+    /// Not yet.
+    InFlight,
 }
 
 /// A call in a list.
@@ -86,7 +88,7 @@ pub struct ListedCall {
     pub request_bytes: u64,
     /// Length of its responses.
     pub response_bytes: u64,
-    /// `ok`, `error`, `tool_error`, `cancelled`, `unanswered` or `cut_off`.
+    /// [`Ended::name`].
     pub outcome: &'static str,
     /// Code of its error.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -161,6 +163,7 @@ impl Outcome {
             Self::Unanswered => *ended == Ended::Unanswered,
             Self::CutOff => *ended == Ended::CutOff,
             Self::Lost => *ended == Ended::Lost,
+            Self::InFlight => *ended == Ended::InFlight,
         }
     }
 }
@@ -227,7 +230,7 @@ fn attributes(call: &Call) -> BTreeMap<&'static str, Value> {
     let code = call.ended.error().0.map(|code| Value::from(code.to_string()));
     set("rpc.response.status_code", code.clone());
     let kind = match &call.ended {
-        Ended::Ok => None,
+        Ended::Ok | Ended::InFlight => None,
         Ended::Error { .. } => Some(code.unwrap_or_else(|| "_OTHER".into())),
         other => Some(other.name().into()),
     };

@@ -69,6 +69,9 @@ pub struct Tool {
     /// The others that have no result, by how they ended.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub unfinished: BTreeMap<&'static str, u64>,
+    /// How long the oldest of those had been in flight when the recording ended; absent without any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub longest_in_flight_ms: Option<f64>,
     /// Length of all requests.
     pub request_bytes: u64,
     /// Length of all responses.
@@ -222,13 +225,19 @@ impl Tool {
     fn new(method: &str, tool: Option<&str>, calls: &[(&Call, Cost)], sample_ns: u64) -> Self {
         let mut unfinished = BTreeMap::new();
         let mut durations = Vec::new();
+        let mut in_flight_ns = None;
         let (mut wall_ns, mut on_cpu_ns) = (0_u64, 0_u64);
         let mut cost = Cost::default();
         for (call, own) in calls {
             let duration = duration_ns(call);
             match &call.ended {
                 Ended::Ok | Ended::Error { .. } | Ended::ToolError { .. } => durations.push(duration),
-                other => *unfinished.entry(other.name()).or_default() += 1,
+                other => {
+                    *unfinished.entry(other.name()).or_default() += 1;
+                    if *other == Ended::InFlight {
+                        in_flight_ns = in_flight_ns.max(Some(duration));
+                    }
+                }
             }
             wall_ns = wall_ns.saturating_add(duration);
             // By call: one call's many threads do not make up for another's waiting. But one sample stands for many calls
@@ -247,6 +256,7 @@ impl Tool {
             count: calls.len() as u64,
             errors: calls.iter().filter(|(call, _)| call.ended.is_error()).count() as u64,
             unfinished,
+            longest_in_flight_ms: in_flight_ns.map(milliseconds),
             request_bytes: sum(|call| call.request_bytes),
             response_bytes: sum(|call| call.response_bytes),
             latency_ms: Latency::new(durations),

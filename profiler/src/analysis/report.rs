@@ -284,6 +284,14 @@ impl Report {
         Self { operations: tools.to_vec(), ..Self::with_calls(&own, calls, hot_path_threshold) }
     }
 
+    /// The same with functions and hot paths by what frames stand for in these functions of its recording.
+    pub fn folded(mut self, recording: &Recording, functions: &Functions) -> Self {
+        let tree = CallTree::new(recording, functions, Filter::All, Grouping::None);
+        self.cpu.functions = reported_functions(&tree, functions);
+        self.hot_paths = reported_paths(&tree, functions, self.hot_path_threshold);
+        self
+    }
+
     fn with_calls(recording: &Recording, calls: Option<Calls>, hot_path_threshold: f64) -> Self {
         let meta = &recording.meta;
         let functions = Functions::new(recording);

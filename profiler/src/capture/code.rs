@@ -95,25 +95,24 @@ impl Code {
         }
     }
 
-    /// A process has just mapped a module's code, and [`Self::map`] will be told of it.
-    pub(super) fn announce(&mut self, pid: u32, module: &Module, mapped: &Mapped) {
-        self.insert(pid, module, mapped);
-        if let Some(loaded) = self.by_module.get_mut(&mapped.module) {
-            loaded.announced += 1;
+    /// A process has just mapped a module's code, and [`Self::map`] will be told of it: its table is made ready, and stays.
+    pub(super) fn announce(&mut self, id: ModuleId, module: &Module) {
+        if let Image::Elf(_) = module.image {
+            self.expect(id, module);
         }
     }
 
-    /// A process has mapped a module's code. Whether it is V8's, and news: then what the process mapped without a file
-    /// before has to be mapped again.
+    /// A process has mapped a module's code. Whether it is V8's, and news: then the kernel half has to be told again of what the
+    /// process mapped without a file before.
     pub(super) fn map(&mut self, pid: u32, module: &Module, mapped: &Mapped) -> bool {
-        let base = self.insert(pid, module, mapped);
-        // Not before it is certain when: an exec that is told next would take it back.
-        let is_news = base.zip(module.v8()).is_some_and(|(base, v8)| self.v8.add(pid, v8, base));
+        let Image::Elf(_) = module.image else { return false };
+        let (_, base) = self.table(mapped.module, module);
         if let Some(loaded) = self.by_module.get_mut(&mapped.module) {
             loaded.users += 1;
             loaded.announced = loaded.announced.saturating_sub(1);
         }
-        is_news
+        // Not before it is certain when: an exec that is told next would take it back.
+        module.v8().is_some_and(|v8| self.v8.add(pid, v8, base))
     }
 
     /// A mapping that was announced is there already.
@@ -123,18 +122,13 @@ impl Code {
         }
     }
 
-    /// Maps once more what a process has mapped already: now it is known to run V8.
-    pub(super) fn remap(&mut self, pid: u32, module: &Module, mapped: &Mapped) {
-        self.insert(pid, module, mapped);
-    }
-
-    /// Tells the kernel half of a mapping. Returns what the rows of its file count from.
-    fn insert(&mut self, pid: u32, module: &Module, mapped: &Mapped) -> Option<u64> {
+    /// Tells the kernel half of a mapping.
+    pub(super) fn tell(&mut self, pid: u32, module: &Module, mapped: &Mapped) {
         let (table, base) = match &module.image {
             Image::Elf(_) => self.table(mapped.module, module),
             // Runtimes keep frame pointers in the code that they make.
             Image::Jit => (CodeMapping::NO_TABLE, 0),
-            Image::Opaque => return None,
+            Image::Opaque => return,
         };
         let makes_code = matches!(module.image, Image::Jit) && self.v8.contains(pid);
         let to_row = module.address(mapped.start, mapped.start, mapped.file_offset).wrapping_sub(base);
@@ -153,7 +147,6 @@ impl Code {
             }
         }
         self.has_changed();
-        Some(base)
     }
 
     /// The kernel half forgets the mappings that it remembers.
@@ -161,13 +154,6 @@ impl Code {
         self.changed = self.changed.wrapping_add(1);
         // An array's only entry can always be set.
         let _ = self.changes.set(0, self.changed, 0);
-    }
-
-    /// A process has the code no longer. For a change, all that is gone is erased before the new is mapped, and
-    /// released behind that: a table is not loaded again for a part that stays.
-    pub(super) fn unmap(&mut self, pid: u32, module: &Module, mapped: &Mapped) {
-        self.erase(pid, module, mapped);
-        self.release(mapped);
     }
 
     /// Takes a mapping from the kernel half.
@@ -181,7 +167,8 @@ impl Code {
         self.has_changed();
     }
 
-    /// Gives up the table of a mapping that was erased, if nobody else uses it.
+    /// A process has the code no longer. For a change, behind the new that comes to its place: a table is not loaded again for a
+    /// part that stays.
     pub(super) fn release(&mut self, mapped: &Mapped) {
         if let Some(loaded) = self.by_module.get_mut(&mapped.module) {
             loaded.users = loaded.users.saturating_sub(1);
@@ -340,7 +327,13 @@ mod tests {
     /// A mapping is cut at interpreters' code, of which only what is mapped counts.
     #[test]
     fn mappings_are_cut_at_interpreters() {
-        let mapped = Mapped { start: 0x1000, end: 0x2000, file_offset: 0, module: ModuleId::from_index(0) };
+        let mapped = Mapped {
+            start: 0x1000,
+            end: 0x2000,
+            file_offset: 0,
+            module: ModuleId::from_index(0),
+            since_ns: 0,
+        };
         let code = |start, end| InterpreterCode { start, end, interpreter: Interpreter::Python };
         let interpreters = [code(0, 0x10), code(0xf0, 0x110), code(0x300, 0x400), code(0x1080, 0x1200)];
         let cut = cut(&mapped, 0x100, &interpreters);

@@ -181,7 +181,12 @@ impl FoundMapping {
         mappings.into_iter().map(|mapping| Self { pid, mapping, begun_ns, ended_ns }).collect()
     }
 
-    /// As if the kernel had told of it when the reading ended.
+    /// When the reading ended.
+    pub(super) fn ended_ns(&self) -> u64 {
+        self.ended_ns
+    }
+
+    /// As if the kernel had told of it then.
     pub(super) fn event(&self) -> MappingEvent {
         MappingEvent::Mapped { timestamp_ns: self.ended_ns, pid: self.pid, mapping: self.mapping.clone() }
     }
@@ -269,6 +274,16 @@ pub(super) struct Mapped {
     pub(super) end: u64,
     pub(super) file_offset: u64,
     pub(super) module: crate::symbol::ModuleId,
+    /// Since when the kernel half knows of it.
+    pub(super) since_ns: u64,
+}
+
+impl Mapped {
+    /// Whether it puts the same code at the same addresses.
+    fn continues(&self, other: &Self) -> bool {
+        let base = |mapped: &Self| mapped.start.wrapping_sub(mapped.file_offset);
+        self.module == other.module && base(self) == base(other)
+    }
 }
 
 impl AddressSpace {
@@ -296,6 +311,17 @@ impl AddressSpace {
         self.by_start = kept;
         let gone: BTreeMap<u64, Mapped> = gone;
         gone.into_values().collect()
+    }
+
+    /// Since when all of a mapping has been in place as it is; `None` when not all of it is.
+    pub(super) fn covers(&self, mapping: &Mapped) -> Option<u64> {
+        let (mut next, mut since_ns) = (mapping.start, 0);
+        while next < mapping.end {
+            let part = self.find(next).filter(|part| part.continues(mapping))?;
+            since_ns = part.since_ns.max(since_ns);
+            next = part.end;
+        }
+        Some(since_ns)
     }
 
     pub(super) fn find(&self, address: u64) -> Option<Mapped> {
@@ -353,8 +379,13 @@ mod tests {
     #[test]
     fn unmapped_code_is_dropped() {
         let mut space = AddressSpace::default();
-        let mapped =
-            |start| Mapped { start, end: start + 0x1000, file_offset: 0, module: ModuleId::from_index(0) };
+        let mapped = |start| Mapped {
+            start,
+            end: start + 0x1000,
+            file_offset: 0,
+            module: ModuleId::from_index(0),
+            since_ns: 0,
+        };
         for start in [0x1000, 0x2000, 0x5000] {
             space.insert(mapped(start));
         }
@@ -400,7 +431,7 @@ mod tests {
             let mut space = AddressSpace::default();
             for (module, &(start, length)) in ranges.iter().enumerate() {
                 let module = ModuleId::from_index(module);
-                space.insert(Mapped { start, end: start + length, file_offset: start, module });
+                space.insert(Mapped { start, end: start + length, file_offset: start, module, since_ns: 0 });
             }
             for address in 0..140 {
                 let expected = ranges.iter().rposition(|&(start, length)| (start..start + length).contains(&address));

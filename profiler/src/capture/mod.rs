@@ -22,6 +22,7 @@ mod sockets;
 mod tables;
 mod timeline;
 mod tls;
+mod told;
 mod unwinding;
 mod v8;
 mod wakeups;

@@ -7,7 +7,7 @@ use profiler_common::{ClientWriteEvent, MAX_WIRE_BYTES, StreamRule, StreamVerdic
 use super::clients::Clients;
 use super::read_streams::Read;
 use crate::wire::Piece;
-use crate::wire::calls::Call;
+use crate::wire::calls::{Call, Ended};
 use crate::wire::contents::Capture;
 use crate::wire::queue::ClientWrite;
 use crate::wire::streams::{Counts, Interest, Moved, Streams};
@@ -258,7 +258,7 @@ impl Wire {
         if streams.counts().messages > 0 {
             self.io_urings.remove(&pid);
         }
-        streams.calls.finish(now_ns);
+        streams.calls.finish(now_ns, &Ended::Unanswered);
         self.ended.add(streams.counts());
         streams.calls.take_ended()
     }
@@ -276,7 +276,7 @@ impl Wire {
                 concerned.for_each(|streams| streams.lost(moved, true));
             }
         }
-        self.processes.values_mut().for_each(|streams| streams.calls.finish(now_ns));
+        self.processes.values_mut().for_each(|streams| streams.calls.finish(now_ns, &Ended::InFlight));
     }
 
     /// What was seen besides calls, by name.
@@ -311,7 +311,6 @@ mod tests {
 
     use super::*;
     use crate::capture::kernel::OBJECT;
-    use crate::wire::calls::Ended;
 
     fn wire() -> Wire {
         let mut object = EbpfLoader::new().load(OBJECT).unwrap();
@@ -374,5 +373,16 @@ mod tests {
             let ended: Vec<Ended> = wire.process_ended(7, 50).into_iter().map(|call| call.ended).collect();
             assert_eq!(ended, [expected]);
         }
+    }
+
+    /// A call that has no answer yet when the recording ends is in flight: its process may still answer it (needs root).
+    #[test]
+    fn calls_at_the_end_of_a_recording() {
+        let mut wire = wire();
+        wire.take(&WireEvent { flags: WireFlag::Last as u32, ..written(7, 20, ASK.len() as u32, ASK) }, ASK);
+        wire.finish(50);
+        let ended: Vec<(u64, Ended)> =
+            wire.take_calls().into_iter().map(|(_, call)| (call.end_ns, call.ended)).collect();
+        assert_eq!(ended, [(50, Ended::InFlight)]);
     }
 }

@@ -7,7 +7,7 @@ use clap::Args;
 use super::recording::{FoldArguments, Source, folded, parse_share};
 use super::terminal::{print, style};
 use crate::analysis::call_tree::{CallTree, Filter, Grouping};
-use crate::analysis::functions::Folding;
+use crate::analysis::functions::Functions;
 use crate::output::call_tree::{CallTreeOptions, write_call_tree};
 use crate::recording::Recording;
 
@@ -36,17 +36,17 @@ pub(super) struct Arguments {
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let recorded = arguments.source.open()?;
     let options = CallTreeOptions { max_depth: arguments.max_depth, min_share: arguments.min_share };
-    print(|out| write(out, &recorded.recording, arguments.fold.folding(), options))
+    let functions = folded(&recorded.recording, arguments.fold.folding());
+    print(|out| write(out, &recorded.recording, &functions, options))
 }
 
 /// Writes the call tree of a recording.
 pub(super) fn write(
     out: impl Write,
     recording: &Recording,
-    folding: Folding,
+    functions: &Functions,
     options: CallTreeOptions,
 ) -> io::Result<()> {
-    let functions = folded(recording, folding);
-    let tree = CallTree::new(recording, &functions, Filter::All, Grouping::None);
-    write_call_tree(out, &tree, &functions, options, style())
+    let tree = CallTree::new(recording, functions, Filter::All, Grouping::None);
+    write_call_tree(out, &tree, functions, options, style())
 }

@@ -13,9 +13,11 @@ use crate::analysis::attribution::Attribution;
 use crate::analysis::call_list::{
     CallList, ListedCall, Outcome, SCHEMA_VERSION, Selection, activity, select,
 };
+use crate::analysis::functions::Functions;
 use crate::analysis::trace::Trace;
-use crate::output::calls::{write_call, write_calls, write_no_calls};
+use crate::output::calls::{write_calls, write_no_calls};
 use crate::output::json;
+use crate::output::trace::write_trace;
 use crate::recording::Recording;
 
 /// Options of `calls`.
@@ -64,16 +66,18 @@ enum OutcomeArgument {
     Error,
     /// With an error of the tool
     ToolError,
-    /// Without an answer: cancelled, unanswered, cut_off or lost
+    /// Without an answer: any of those below
     Unfinished,
     /// Its client cancelled it
     Cancelled,
-    /// No answer came
+    /// No answer came before its process ended, or its ID was used again
     Unanswered,
     /// Its connection was closed first
     CutOff,
     /// Not known: its answer could not be recorded
     Lost,
+    /// It had not ended when the recording did
+    InFlight,
 }
 
 impl From<OutcomeArgument> for Outcome {
@@ -87,6 +91,7 @@ impl From<OutcomeArgument> for Outcome {
             OutcomeArgument::Unanswered => Self::Unanswered,
             OutcomeArgument::CutOff => Self::CutOff,
             OutcomeArgument::Lost => Self::Lost,
+            OutcomeArgument::InFlight => Self::InFlight,
         }
     }
 }
@@ -172,9 +177,9 @@ pub(super) fn trace(arguments: &TraceArguments) -> anyhow::Result<()> {
         Format::Json => json::write_json(out, &trace),
         Format::Text => {
             let style = style();
-            write_call(
+            write_trace(
                 &mut *out,
-                &trace.call,
+                &trace,
                 &activity(recording, &attribution, index, style.columns()),
                 style,
             )?;
@@ -186,7 +191,7 @@ pub(super) fn trace(arguments: &TraceArguments) -> anyhow::Result<()> {
             }
             writeln!(out)?;
             let own = attribution.only(recording, |other| other == index);
-            call_tree::write(out, &own, Default::default(), Default::default())
+            call_tree::write(out, &own, &Functions::new(&own), Default::default())
         }
     })
 }

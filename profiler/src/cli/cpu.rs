@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::recording::{Source, parse_share};
+use super::recording::{Source, TASKS_HELP, folded, parse_share};
 use super::terminal::{Format, note, print, style};
 use super::{call_tree, files, flame_graph};
-use crate::analysis::functions::Folding;
+use crate::analysis::functions::{Folding, Functions};
 use crate::analysis::hot_paths::DEFAULT_THRESHOLD;
 use crate::analysis::report::Report;
 use crate::output::{json, summary, text};
@@ -18,7 +18,8 @@ use crate::output::{json, summary, text};
 Examples:
   sudo mcp-profiler cpu --mcp filesystem --duration 30s --top-functions 10
   sudo mcp-profiler cpu --mcp filesystem --duration 30s --flame-graph --call-tree
-  mcp-profiler cpu server.mcpprof --call-tree")]
+  mcp-profiler cpu server.mcpprof --call-tree
+  mcp-profiler cpu server.mcpprof --async-stacks")]
 pub(super) struct Arguments {
     #[command(flatten)]
     source: Source,
@@ -34,6 +35,8 @@ pub(super) struct Arguments {
     /// Share of the time that makes a call path hot
     #[arg(long, value_name = "SHARE", default_value_t = DEFAULT_THRESHOLD, value_parser = parse_share)]
     hot_path_threshold: f64,
+    #[arg(long, help = TASKS_HELP)]
+    async_stacks: bool,
     /// How to print it
     #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
     format: Format,
@@ -47,6 +50,14 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let tools = arguments.source.tools(&whole.recording)?;
     let report = Report::of_tools(&whole.recording, &tools, arguments.hot_path_threshold);
     let recorded = arguments.source.narrow(whole)?;
+    let recording = &recorded.recording;
+    let (functions, report) = if arguments.async_stacks {
+        let functions = folded(recording, Folding::Task);
+        let report = report.folded(recording, &functions);
+        (functions, report)
+    } else {
+        (Functions::new(recording), report)
+    };
     print(|out| match arguments.format {
         Format::Json => json::write_json(out, &report),
         Format::Text => {
@@ -60,14 +71,14 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
             text::write_functions(&mut *out, &report, arguments.top_functions, style())?;
             if arguments.call_tree {
                 writeln!(out)?;
-                call_tree::write(&mut *out, &recorded.recording, Folding::Function, Default::default())?;
+                call_tree::write(&mut *out, recording, &functions, Default::default())?;
             }
             Ok(())
         }
     })?;
     if let Some(path) = &arguments.flame_graph {
         let path = path.clone().unwrap_or_else(|| recorded.path.with_extension("svg"));
-        flame_graph::write(&path, &recorded.recording, Folding::Function)?;
+        flame_graph::write(&path, recording, &functions)?;
         note(&format!("flame graph: {}", path.display()));
     }
     Ok(())

@@ -9,7 +9,7 @@ use super::flame_graph;
 use super::record::{Recorder, parse_duration, shell_word};
 use super::report::ReportOptions;
 use super::terminal::note;
-use crate::analysis::functions::Folding;
+use crate::analysis::functions::Functions;
 use crate::capture::Options;
 use crate::demo::{run_load, serve as serve_demo, spawn_server};
 use crate::output::units::count;
@@ -82,7 +82,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         recorder.finish()
     })?;
     arguments.options.print(&recorded.recording, &[])?;
-    flame_graph::write(Path::new(FLAME_GRAPH), &recorded.recording, Folding::Function)?;
+    flame_graph::write(Path::new(FLAME_GRAPH), &recorded.recording, &Functions::new(&recorded.recording))?;
     note(&format!("flame graph: {FLAME_GRAPH} (open it in a browser)"));
     note(&format!("call tree:   mcp-profiler call-tree {}", shell_word(&recorded.path)));
     Ok(())

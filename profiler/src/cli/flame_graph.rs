@@ -9,7 +9,7 @@ use super::terminal::note;
 use super::{Usage, files};
 use crate::analysis::call_tree::{CallTree, Filter, Grouping};
 use crate::analysis::diff::Diff;
-use crate::analysis::functions::{Folding, Functions};
+use crate::analysis::functions::Functions;
 use crate::output::flame_graph::{write_diff_flame_graph, write_flame_graph};
 use crate::recording::Recording;
 
@@ -66,17 +66,14 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     if output == recorded.path {
         return Err(Usage(format!("{} is the recording itself: name another file", output.display())).into());
     }
-    write(&output, &recorded.recording, folding)?;
+    write(&output, &recorded.recording, &folded(&recorded.recording, folding))?;
     note(&format!("flame graph: {}", output.display()));
     Ok(())
 }
 
 /// Draws the flame graph of a recording.
-pub(super) fn write(path: &Path, recording: &Recording, folding: Folding) -> anyhow::Result<()> {
-    let functions = folded(recording, folding);
-    files::write(path, |out| {
-        write_flame_graph(out, &tree(recording, &functions), &functions, &recording.meta)
-    })
+pub(super) fn write(path: &Path, recording: &Recording, functions: &Functions) -> anyhow::Result<()> {
+    files::write(path, |out| write_flame_graph(out, &tree(recording, functions), functions, &recording.meta))
 }
 
 fn tree(recording: &Recording, functions: &Functions) -> CallTree {

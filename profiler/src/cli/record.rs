@@ -1,8 +1,9 @@
 //! `record`: from a target to a recording. Every command that records first comes through here.
 
 use std::ffi::OsString;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{ChildStdin, ChildStdout};
+use std::process::{ChildStdin, ChildStdout, ExitStatus};
 use std::time::Duration;
 
 use clap::Args;
@@ -399,6 +400,8 @@ impl Recorder {
             }
         };
         end();
+        // How it ended by itself, if it did.
+        let status = self.launched.as_mut().and_then(|launched| launched.try_wait().ok().flatten());
         if let Some(launched) = &mut self.launched {
             end_launched(launched);
         }
@@ -408,7 +411,12 @@ impl Recorder {
         let recording = super::recording::read(&self.output)?;
         let ended_early = self.end == "target ended";
         if ended_early {
-            note(&format!("process {} ended after {}", self.pid, duration(summary.duration.as_secs_f64())));
+            let time = duration(summary.duration.as_secs_f64());
+            note(&format!(
+                "process {} ended after {time}{}",
+                self.pid,
+                status.map(manner).unwrap_or_default()
+            ));
         }
         let place = if is_kept { format!(": {}", self.output.display()) } else { String::new() };
         note(&format!("{}{place}", end_line(&recording, &summary)));
@@ -455,6 +463,19 @@ fn give_up(
     }
     if let Some(state) = state {
         state.end(&error.to_string(), last);
+    }
+}
+
+/// How a launched command ended.
+fn manner(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!(", with exit status {code}"),
+        (None, Some(signal)) => {
+            let name = Kill::try_from(signal)
+                .map_or_else(|_| format!("signal {signal}"), |signal| signal.as_str().to_owned());
+            format!(", killed by {name}{}", if status.core_dumped() { " (core dumped)" } else { "" })
+        }
+        (None, None) => String::new(),
     }
 }
 

@@ -104,14 +104,16 @@ impl Source {
     }
 }
 
+/// What `--async-stacks` does.
+pub(super) const TASKS_HELP: &str = "Show who waits for a task of Python's asyncio below it, and leave out the event loop's own callers; no effect on others";
+
 /// What one frame of a view stands for.
 #[derive(Args, Clone, Copy, Debug)]
 pub(super) struct FoldArguments {
     /// What a frame stands for; functions of a package that call each other are one frame of that package
     #[arg(long, value_enum, default_value_t, value_name = "WHAT")]
     fold_by: FoldBy,
-    /// Show who waits for a task of Python's asyncio below it, and leave out the event loop's own callers; no effect on others
-    #[arg(long, conflicts_with = "fold_by")]
+    #[arg(long, conflicts_with = "fold_by", help = TASKS_HELP)]
     async_stacks: bool,
 }
 

@@ -12,7 +12,7 @@ use super::files::create_folder;
 use super::flame_graph;
 use super::record::{Recorder, parse_duration};
 use super::terminal::{Format, note, print, style};
-use crate::analysis::functions::Folding;
+use crate::analysis::functions::Functions;
 use crate::analysis::startup::{Startup, within};
 use crate::capture::{FREQUENCY_RANGE_HZ, Options};
 use crate::load::{HandshakeError, Introduction, introduce};
@@ -116,7 +116,8 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         for (number, phase) in last.startup.phases.iter().enumerate().filter(|(_, phase)| phase.samples > 0) {
             let name = phase.phase.name().replace(' ', "-");
             let file = folder.join(format!("{}-{name}.svg", number + 1));
-            flame_graph::write(&file, &within(&last.recording, phase.span_ns), Folding::Function)?;
+            let own = within(&last.recording, phase.span_ns);
+            flame_graph::write(&file, &own, &Functions::new(&own))?;
             note(&format!("flame graph: {}", file.display()));
         }
     }

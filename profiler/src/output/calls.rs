@@ -1,4 +1,4 @@
-//! Calls as text: by tool, one by one, and one alone.
+//! Calls as text: by tool, and one by one.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -7,8 +7,13 @@ use super::style::{Paint, Style, columns_of, printable, wrap};
 use super::table::{Align, Table};
 use super::units::{count, duration, percent, plural};
 use crate::analysis::attribution::MAX_SHARING;
-use crate::analysis::call_list::{Activity, ListedCall};
-use crate::analysis::calls::{CallCpu, Calls, Latency};
+use crate::analysis::call_list::ListedCall;
+use crate::analysis::calls::{CallCpu, Calls, Latency, Tool};
+
+/// From this share of the CPU time of calls on that is shared, it is told what that means.
+const MUCH_SHARED: f64 = 0.2;
+/// Tools of which it is told how many of their calls have no result.
+const SHOWN_UNFINISHED: usize = 5;
 
 /// Writes the calls of a report, by tool.
 ///
@@ -77,6 +82,9 @@ pub fn write_tools(mut out: impl Write, calls: &Calls, style: Style) -> io::Resu
         );
         write_wrapped(&mut out, &text, Paint::Warning, style)?;
     }
+    for text in unfinished(&calls.tools) {
+        write_wrapped(&mut out, &text, Paint::Warning, style)?;
+    }
     if calls.incomplete {
         let text =
             "Some of what was said could not be recorded: calls may be missing, and their ends not known.";
@@ -84,6 +92,41 @@ pub fn write_tools(mut out: impl Write, calls: &Calls, style: Style) -> io::Resu
     }
     write_notes(&mut out, calls, style)?;
     write_cpu(&mut out, &calls.cpu, style)
+}
+
+/// What became of the calls that have no result, tool by tool.
+fn unfinished(tools: &[Tool]) -> Vec<String> {
+    let concerned: Vec<&Tool> = tools.iter().filter(|tool| !tool.unfinished.is_empty()).collect();
+    let (shown, hidden) = concerned.split_at(SHOWN_UNFINISHED.min(concerned.len()));
+    let of_tool = |tool: &&Tool| {
+        let ends: Vec<String> = tool
+            .unfinished
+            .iter()
+            .map(|(outcome, calls)| {
+                let text = match *outcome {
+                    "in_flight" => "in flight at the end",
+                    "cancelled" => "cancelled by the client",
+                    "cut_off" => "cut off as the connection was closed",
+                    "unanswered" => "without an answer",
+                    "lost" => "with an answer that may have been lost here",
+                    other => other,
+                };
+                let since = tool.longest_in_flight_ms.filter(|_| *outcome == "in_flight").map(|longest| {
+                    let most = if *calls == 1 { "" } else { "up to " };
+                    format!(", for {most}{}", duration(longest / 1e3))
+                });
+                format!("{} {text}{}", count(*calls), since.unwrap_or_default())
+            })
+            .collect();
+        let name = name(&tool.method, tool.tool.as_deref(), tool.asked_by_server);
+        format!("No result from {}: {}.", printable(&name), ends.join("; "))
+    };
+    let mut texts: Vec<String> = shown.iter().map(of_tool).collect();
+    if !hidden.is_empty() {
+        let tools = plural(hidden.len() as u64, "tool has", "tools have");
+        texts.push(format!("{tools} calls without a result too: see --format json."));
+    }
+    texts
 }
 
 /// What is certain of the CPU time of calls, what is an estimate, and what is no call's; and that this is all of it.
@@ -122,6 +165,10 @@ fn write_cpu(out: &mut impl Write, cpu: &CallCpu, style: Style) -> io::Result<()
             let before = if index == 0 { figures.clone() } else { " ".repeat(indent) };
             writeln!(out, "{before}{line}")?;
         }
+    }
+    if cpu.shared_seconds > MUCH_SHARED * (cpu.exact_seconds + cpu.shared_seconds) {
+        let text = "Shared time is charged in equal parts, also to calls that only waited: to be sure of a tool, call it while no other one runs.";
+        write_wrapped(out, text, Paint::Dim, style)?;
     }
     Ok(())
 }
@@ -213,7 +260,7 @@ fn notes(messages: &BTreeMap<String, u64>) -> Vec<String> {
 }
 
 /// Sampled time; without a sample nobody knows.
-fn sampled(milliseconds: f64) -> String {
+pub(super) fn sampled(milliseconds: f64) -> String {
     if milliseconds > 0.0 { duration(milliseconds / 1e3) } else { "-".to_owned() }
 }
 
@@ -266,70 +313,12 @@ pub fn write_calls(mut out: impl Write, calls: &[ListedCall], hidden: usize, sty
     write_wrapped(out, &legend.join(" "), Paint::Dim, style)
 }
 
-/// Writes what is known of one call, with its time as a bar.
-///
-/// # Errors
-/// Those of the writer.
-pub fn write_call(
-    mut out: impl Write,
-    call: &ListedCall,
-    activity: &[Activity],
-    style: Style,
-) -> io::Result<()> {
-    let title = format!("Call {}: {}", call.call, name(&call.method, call.tool.as_deref(), false));
-    writeln!(out, "{}", style.paint(Paint::Heading, &printable(&title)))?;
-    let mut fact = |key: &str, value: String| writeln!(out, "{key:<11}{}", printable(&value));
-    fact("Start", format!("+{} in process {}", duration(call.start_seconds), call.pid))?;
-    if let Some(queue) = call.queue_ms {
-        fact("Queue", format!("{} before that, since its client wrote it", duration(queue / 1e3)))?;
-    }
-    fact("Time", duration(call.duration_ms / 1e3))?;
-    let shared = format!("{} shared with other calls (an estimate)", sampled(call.cpu_shared_ms));
-    let cpu = match (call.cpu_exact_ms > 0.0, call.cpu_shared_ms > 0.0) {
-        (false, false) => "not sampled on one".to_owned(),
-        (true, false) => format!("{} its own", sampled(call.cpu_exact_ms)),
-        (false, true) => shared,
-        (true, true) => format!("{} its own, {shared}", sampled(call.cpu_exact_ms)),
-    };
-    fact("CPU", cpu)?;
-    fact("Request", format!("{} B", count(call.request_bytes)))?;
-    let first = call.first_response_ms.map(|first| format!(", the first after {}", duration(first / 1e3)));
-    fact("Response", format!("{} B{}", count(call.response_bytes), first.unwrap_or_default()))?;
-    fact("Outcome", outcome(call))?;
-    if let Some(message) = &call.error_message {
-        fact("Message", message.clone())?;
-    }
-    for (name, contents) in [("Arguments", &call.arguments), ("Result", &call.result)] {
-        if let Some(contents) = contents {
-            fact(name, contents.to_string())?;
-        }
-    }
-    if let Some(trace) = &call.trace_parent {
-        fact("Trace", trace.clone())?;
-    }
-    let bar: String = activity
-        .iter()
-        .map(|part| match part {
-            Activity::OnCpu => '█',
-            Activity::Shared => '▒',
-            Activity::Unknown => '·',
-        })
-        .collect();
-    writeln!(out)?;
-    writeln!(out, "{bar}")?;
-    let end = format!("+{}", duration(call.duration_ms / 1e3));
-    let columns = activity.len().saturating_sub(1);
-    writeln!(out, "{}", style.paint(Paint::Dim, &format!("0{end:>columns$}")))?;
-    let legend = "█ on a CPU for it   ▒ on a CPU, several calls in flight   · not sampled on a CPU";
-    writeln!(out, "{}", style.paint(Paint::Dim, legend))
-}
-
 fn cpu(call: &ListedCall) -> String {
     let total = sampled(call.cpu_exact_ms + call.cpu_shared_ms);
     if call.cpu_shared_ms > 0.0 { format!("~{total}") } else { total }
 }
 
-fn outcome(call: &ListedCall) -> String {
+pub(super) fn outcome(call: &ListedCall) -> String {
     match call.error_code {
         Some(code) => format!("{} {code}", call.outcome),
         None => call.outcome.to_owned(),
@@ -346,10 +335,10 @@ pub(super) fn name(method: &str, tool: Option<&str>, asked_by_server: bool) -> S
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::analysis::attribution::Attribution;
-    use crate::analysis::call_list::{Selection, activity, select};
+    use crate::analysis::call_list::{Selection, select};
     use crate::analysis::report::Report;
     use crate::analysis::testing::Builder;
     use crate::output::text::write_report;
@@ -358,7 +347,7 @@ mod tests {
 
     const MS: u64 = 1_000_000;
 
-    fn recording() -> Recording {
+    pub(crate) fn recording() -> Recording {
         let mut builder = Builder::new();
         let start = builder.recording.meta.start_ns;
         let thread = builder.thread(0, 100, "main");
@@ -402,6 +391,8 @@ mod tests {
                                          split between them
             0.0 %       0 s  background  no call was in flight
           100.0 %   40.0 ms  together    the whole time on CPU
+        Shared time is charged in equal parts, also to calls that only waited: to be
+        sure of a tool, call it while no other one runs.
         ");
     }
 
@@ -417,7 +408,7 @@ mod tests {
         assert!(!text.contains("background"), "{text}");
     }
 
-    /// Calls in a list, and one with its time; control characters of a message are not printed.
+    /// Calls in a list.
     #[test]
     fn calls_are_shown() {
         let recording = recording();
@@ -428,29 +419,12 @@ mod tests {
             .collect();
         let mut out = Vec::new();
         write_calls(&mut out, &calls, 3, Style::default()).unwrap();
-        writeln!(out).unwrap();
-        write_call(&mut out, &calls[0], &activity(&recording, &attribution, 1, 40), Style::default())
-            .unwrap();
         insta::assert_snapshot!(String::from_utf8(out).unwrap(), @r"
           call     start   queue     time       CPU  request  response  outcome       tool
              2  +50.0 ms  3.0 ms   200 ms  ~15.0 ms    100 B     200 B  error -32000  sleep
              1  +10.0 ms       -  80.0 ms  ~25.0 ms    100 B     200 B  ok            burn
         … 3 more
         ~: with a part of what several calls in flight used, an estimate.
-
-        Call 2: sleep
-        Start      +50.0 ms in process 100
-        Queue      3.0 ms before that, since its client wrote it
-        Time       200 ms
-        CPU        10.0 ms its own, 5.0 ms shared with other calls (an estimate)
-        Request    100 B
-        Response   200 B, the first after 200 ms
-        Outcome    error -32000
-        Message    too�[1m late
-
-        ··▒······█······························
-        0                                +200 ms
-        █ on a CPU for it   ▒ on a CPU, several calls in flight   · not sampled on a CPU
         ");
     }
 }

@@ -9,7 +9,7 @@ use super::units::{count, duration, percent, plural};
 use crate::analysis::errors::{ErrorAnalysis, ErrorGroup, Errors, Stretch};
 use crate::analysis::excess::ExcessPath;
 use crate::analysis::slow::{
-    Cause, Finding, LEAST_EXCESS_MS, LEAST_RATIO, SlowRequest, SlowResponses, SlowTool,
+    Cause, Finding, Hanging, LEAST_EXCESS_MS, LEAST_RATIO, SlowRequest, SlowResponses, SlowTool,
 };
 
 /// Columns before the text of a finding.
@@ -28,6 +28,12 @@ const MAX_SHOWN: usize = 20;
 pub fn write_slow(mut out: impl Write, slow: &SlowResponses, style: Style) -> io::Result<()> {
     if slow.incomplete {
         paragraph(&mut out, style, Paint::Warning, 0, "Some calls could not be recorded, or their ends.")?;
+    }
+    for hanging in slow.hanging.iter().take(MAX_SHOWN) {
+        paragraph(&mut out, style, Paint::Hot, 0, &hangs(hanging))?;
+    }
+    if !slow.hanging.is_empty() {
+        writeln!(out)?;
     }
     let (told, even): (Vec<&SlowTool>, Vec<&SlowTool>) =
         slow.tools.iter().partition(|tool| !tool.findings.is_empty());
@@ -71,6 +77,28 @@ pub fn write_slow(mut out: impl Write, slow: &SlowResponses, style: Style) -> io
         writeln!(out)?;
     }
     rest.iter().try_for_each(|text| paragraph(&mut out, style, Paint::Dim, 0, text))
+}
+
+/// What may never end.
+fn hangs(hanging: &Hanging) -> String {
+    let Hanging { method, tool, calls, longest_ms, longest_answered_ms, .. } = hanging;
+    let examples: Vec<String> = hanging.examples.iter().map(ToString::to_string).collect();
+    format!(
+        "{}: {} had not ended when the recording did, after {}{}; {}. See `trace {}`{}.",
+        title(method, tool.as_deref()),
+        plural(*calls, "call", "calls"),
+        if *calls == 1 { "" } else { "up to " },
+        duration(longest_ms / 1e3),
+        longest_answered_ms.map_or_else(
+            || "none was answered".to_owned(),
+            |longest| format!("the longest that was answered took {}", duration(longest / 1e3))
+        ),
+        examples.first().map_or("", String::as_str),
+        examples
+            .get(1..)
+            .filter(|more| !more.is_empty())
+            .map_or_else(String::new, |more| format!(", also of {}", more.join(", ")))
+    )
 }
 
 fn title(method: &str, tool: Option<&str>) -> String {
@@ -183,10 +211,10 @@ fn write_request(out: &mut impl Write, request: &SlowRequest, style: Style) -> i
     writeln!(out, "  {}", style.paint(Paint::Heading, &title))?;
     for stretch in &request.timeline {
         let behind = stretch.behind.map_or_else(String::new, |call| format!(", behind call {call}"));
-        let cpu = if stretch.on_cpu_ms > 0.0 {
-            format!(", {} on a CPU", duration(stretch.on_cpu_ms / 1e3))
-        } else {
-            String::new()
+        let cpu = match stretch.what {
+            _ if stretch.on_cpu_ms > 0.0 => format!(", {} of it on a CPU", duration(stretch.on_cpu_ms / 1e3)),
+            "working" => ", not sampled on a CPU".to_owned(),
+            _ => String::new(),
         };
         writeln!(
             out,
@@ -434,11 +462,11 @@ mod tests {
             69.0 ms a call, 0 s in typical ones; such as call 53, 154
           Other calls in flight: 1.0 at a time, 0.0 in typical ones
           call 53  +2.26 s  70.0 ms
-                 0 s to  69.0 ms  queued, behind call 52, 69.0 ms on a CPU
-             69.0 ms to  70.0 ms  working
+                 0 s to  69.0 ms  queued, behind call 52, 69.0 ms of it on a CPU
+             69.0 ms to  70.0 ms  working, not sampled on a CPU
           call 154  +6.76 s  70.0 ms
-                 0 s to  69.0 ms  queued, behind call 153, 69.0 ms on a CPU
-             69.0 ms to  70.0 ms  working
+                 0 s to  69.0 ms  queued, behind call 153, 69.0 ms of it on a CPU
+             69.0 ms to  70.0 ms  working, not sampled on a CPU
 
         work: the slowest 2 of 102 calls took 70.0 ms on average, a typical one 5.0 ms
           100.0 % on a CPU: the server ran longer for them
@@ -447,9 +475,24 @@ mod tests {
               100.0 %   70.0 ms  main > handle > burn
           Other calls in flight: 1.0 at a time, 0.0 in typical ones
           call 52  +2.26 s  70.0 ms
-                 0 s to  70.0 ms  working, 70.0 ms on a CPU
+                 0 s to  70.0 ms  working, 70.0 ms of it on a CPU
           call 153  +6.76 s  70.0 ms
-                 0 s to  70.0 ms  working, 70.0 ms on a CPU
+                 0 s to  70.0 ms  working, 70.0 ms of it on a CPU
+        ");
+    }
+
+    /// What has not ended is told before what is slow.
+    #[test]
+    fn calls_that_hang_come_first() {
+        let mut recording = recording();
+        recording.calls[3].call.ended = Ended::InFlight;
+        let question = Question { tools: Vec::new(), percentile: 98.5, with_requests: false };
+        recording.calls[3].call.end_ns = recording.calls[3].call.start_ns + 4000 * MS;
+        let slow = SlowResponses::new(&recording, &Attribution::new(&recording), &question);
+        let text = shown(|out, style| write_slow(out, &slow, style));
+        insta::assert_snapshot!(text.split("\n\n").next().unwrap(), @r"
+        quick: 1 call had not ended when the recording did, after 4.00 s; the longest
+          that was answered took 70.0 ms. See `trace 4`.
         ");
     }
 

@@ -14,6 +14,7 @@ pub mod summary;
 mod table;
 pub mod text;
 pub mod top;
+pub mod trace;
 pub mod units;
 
 /// Why a view could not be written.

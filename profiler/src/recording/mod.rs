@@ -18,7 +18,7 @@ pub use writer::{FrameId, ProcessId, RowId, StackId, ThreadId, Writer, is_record
 
 const SCHEMA: &str = include_str!("schema.sql");
 /// Version of the schema that this program writes. It reads the earlier ones too.
-const SCHEMA_VERSION: i64 = 5;
+const SCHEMA_VERSION: i64 = 6;
 /// `PRAGMA application_id` of our files: "mcpp".
 const APPLICATION_ID: i64 = 0x6d63_7070;
 /// The only kind of sample so far.

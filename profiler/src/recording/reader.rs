@@ -332,7 +332,8 @@ impl Reader<'_> {
         })?;
         if meta.end_reason.is_none() && has_in_flight(&self.connection) {
             let cut = |(process, call): (i64, Call)| {
-                (process, Call { end_ns: meta.end_ns.max(call.request_end_ns), ..call })
+                let end_ns = meta.end_ns.max(call.request_end_ns);
+                (process, Call { end_ns, ended: Ended::InFlight, ..call })
             };
             let in_flight = of(&format!("request_id, NULL, NULL, {session_id} FROM in_flight"))?;
             calls.extend(in_flight.into_iter().map(cut));

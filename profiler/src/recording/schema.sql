@@ -81,7 +81,7 @@ CREATE TABLE calls (
     response_bytes INTEGER NOT NULL,
     requests INTEGER NOT NULL,      -- more than one: it was asked for input
     input_wait_ns INTEGER NOT NULL,
-    outcome INTEGER NOT NULL,       -- Ended
+    outcome INTEGER NOT NULL,       -- Ended; 8 since version 6
     error_code INTEGER,
     error_message INTEGER REFERENCES strings,   -- without --capture-arguments: its shape
     queue_ns INTEGER,               -- from the client's write to the server's read; since version 4

@@ -171,7 +171,7 @@ fn leaves_other_files_alone() {
 #[test]
 fn refuses_what_it_cannot_trust() {
     let broken = [
-        "PRAGMA user_version = 6",
+        "PRAGMA user_version = 7",
         "UPDATE samples SET stack = 99",
         "UPDATE samples SET thread = 0",
         "UPDATE samples SET weight_ns = -1",
@@ -195,7 +195,7 @@ fn refuses_what_it_cannot_trust() {
         write(&path).finish(9, "").unwrap();
         Connection::open(&path).unwrap().execute_batch(&format!("PRAGMA foreign_keys = off; {sql}")).unwrap();
         match read(&path) {
-            Err(Error::Newer { found: 6, .. } | Error::Damaged { .. }) => {}
+            Err(Error::Newer { found: 7, .. } | Error::Damaged { .. }) => {}
             other => panic!("{sql}: {other:?}"),
         }
         // A newer recording is still one of ours: it can be replaced.
@@ -330,7 +330,7 @@ fn calls_in_flight_of_a_killed_recording() {
     writer.in_flight([(1, &call("burn", 6, 6))].into_iter()).unwrap();
     writer.commit_until(20).unwrap();
     let calls = read(&path).unwrap().calls;
-    assert_eq!((calls.len(), calls[0].call.end_ns, &calls[0].call.ended), (1, 20, &Ended::Unanswered));
+    assert_eq!((calls.len(), calls[0].call.end_ns, &calls[0].call.ended), (1, 20, &Ended::InFlight));
     writer.finish(21, "time is up").unwrap();
     assert!(read(&path).unwrap().calls.is_empty());
     let older = "DROP TABLE in_flight; DELETE FROM meta WHERE key = 'end_reason'";

@@ -48,12 +48,14 @@ pub enum Ended {
     },
     /// The caller cancelled it, and no answer came.
     Cancelled,
-    /// No answer by the end, or before its ID was used again.
+    /// No answer by the end of its process, or before its ID was used again; or it was given up.
     Unanswered,
     /// Its stream ended first.
     CutOff,
     /// Not known: its answer may have been among what could not be recorded.
     Lost,
+    /// Not yet: it was still worked on, or waited for its caller, when the recording ended.
+    InFlight,
 }
 
 impl Ended {
@@ -67,6 +69,7 @@ impl Ended {
             Self::Unanswered => 5,
             Self::CutOff => 6,
             Self::Lost => 7,
+            Self::InFlight => 8,
         }
     }
 
@@ -94,6 +97,7 @@ impl Ended {
             5 => Self::Unanswered,
             6 => Self::CutOff,
             7 => Self::Lost,
+            8 => Self::InFlight,
             _ => return None,
         })
     }
@@ -108,6 +112,7 @@ impl Ended {
             Self::Unanswered => "unanswered",
             Self::CutOff => "cut_off",
             Self::Lost => "lost",
+            Self::InFlight => "in_flight",
         }
     }
 }

@@ -239,7 +239,7 @@ impl Calls {
         self.peers.remove(&session);
         self.answered_by.retain(|_, by| *by != session);
         for open in gone {
-            self.give_up(open, now_ns, Ended::CutOff);
+            self.give_up(*open, now_ns, Ended::CutOff);
         }
         if self.gaps.has(session) {
             // Those whose responses come elsewhere still wait.
@@ -252,16 +252,16 @@ impl Calls {
         }
     }
 
-    /// Nothing more comes at all.
-    pub fn finish(&mut self, now_ns: u64) {
+    /// Nothing more comes at all; `ended` is how it ends for calls that wait.
+    pub fn finish(&mut self, now_ns: u64, ended: &Ended) {
         for open in self.open.take(|_| true) {
-            self.give_up(open, now_ns, Ended::Unanswered);
+            self.give_up(*open, now_ns, ended.clone());
         }
         let tasks = self.tasks.drain().map(|(_, call)| call);
         let calls = self.for_input.drain(..).map(|waiting| waiting.call).chain(tasks);
         self.ended.extend(calls.map(|call| Call {
             end_ns: now_ns.max(call.request_end_ns),
-            ended: Ended::Unanswered,
+            ended: ended.clone(),
             ..call
         }));
     }
@@ -302,7 +302,8 @@ impl Calls {
             + self.answered_by.len() * size_of::<(Peer, Session)>();
         let waiting = self.for_input.iter().map(|waiting| waiting.call.held_bytes());
         let tasks = self.tasks.iter().map(|((_, task), call)| task.len() + call.held_bytes());
-        open.chain(detached).chain(waiting).chain(tasks).sum::<usize>() + self.gaps.held_bytes() + peers
+        let calls = open.chain(detached).chain(waiting).chain(tasks).sum::<usize>();
+        calls + self.open.table_bytes() + self.gaps.held_bytes() + peers
     }
 
     /// Gives up the older half of the calls that have not ended: they take too much memory.
@@ -374,7 +375,7 @@ impl Calls {
                 requests: 1,
                 queue_ns,
                 input_wait_ns: 0,
-                ended: Ended::Unanswered,
+                ended: Ended::InFlight,
             },
         };
         self.make_room(last_ns);
@@ -453,7 +454,7 @@ impl Calls {
         let gone = self.open.take(|open| open.number <= last);
         self.given_up += gone.len() as u64;
         for open in gone {
-            self.give_up(open, now_ns, Ended::Unanswered);
+            self.give_up(*open, now_ns, Ended::Unanswered);
         }
     }
 
@@ -556,7 +557,7 @@ mod tests {
             (Client, r#""method":"notifications/cancelled","params":{"requestId":1}"#),
             (Client, r#""id":2,"method":"c""#),
         ]);
-        calls.finish(9000);
+        calls.finish(9000, &Ended::Unanswered);
         let expected =
             [("b", 2000, Ended::Unanswered), ("a", 2000, Ended::Cancelled), ("c", 5000, Ended::Unanswered)];
         assert_eq!(ends(&mut calls), expected.map(|(name, time, ended)| (name.to_owned(), time, ended)));
@@ -579,7 +580,7 @@ mod tests {
         let line = b"{\"jsonrpc\":\"2.0\",\"id\":2,\"result\":{}}\n";
         let received = Lines::default().feed(5000, Piece::Bytes(line)).remove(0);
         calls.message(1, Server, received);
-        calls.finish(9000);
+        calls.finish(9000, &Ended::Unanswered);
         let expected =
             [("b", 3000, Ended::Ok), ("a", 3000, Ended::Lost), ("roots/list", 6000, Ended::Unanswered)];
         assert_eq!(ends(&mut calls), expected.map(|(name, time, ended)| (name.to_owned(), time, ended)));
@@ -606,7 +607,7 @@ mod tests {
         calls.hidden(1, Server, 2_000_001);
         calls.hidden(1, Client, 2_000_002);
         ask(&mut calls, 1, 50_001, 2_000_003);
-        calls.finish(3_000_000);
+        calls.finish(3_000_000, &Ended::Unanswered);
         let ended = calls.take_ended();
         let of = |id: usize| (ended[id].end_ns, &ended[id].ended);
         assert_eq!((of(0), of(49_999)), ((100_000, &Ended::Lost), (100_000, &Ended::Lost)));
@@ -645,7 +646,7 @@ mod tests {
                 }
             }
             calls.close(1, 6000);
-            calls.finish(9000);
+            calls.finish(9000, &Ended::Unanswered);
             assert_eq!(calls.take_ended()[0].ended, expected);
         }
     }
@@ -661,6 +662,9 @@ mod tests {
             }
         }
         assert!(calls.in_flight() <= MAX_PENDING);
+        // Tables double, and have both their sizes while they do: they hold little more than what is looked for.
+        assert!(calls.open.table_bytes() < 8 << 20, "{}", calls.open.table_bytes());
+        assert!(calls.held_bytes() > calls.open.table_bytes() + calls.in_flight() * size_of::<Open>());
         assert_eq!(calls.take_ended().len() as u64, calls.given_up);
         assert_eq!(calls.given_up + calls.in_flight() as u64, 100_000);
     }

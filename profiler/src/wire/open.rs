@@ -29,10 +29,14 @@ pub(super) struct Open {
     pub(super) peer: Option<Peer>,
 }
 
+/// Some that were taken out, in the order of arrival, in the boxes that they were in.
+type Taken = Vec<Box<Open>>;
+
 /// All of them.
 #[derive(Clone, Debug, Default)]
 pub(super) struct OpenCalls {
-    sessions: HashMap<Session, HashMap<Key, Open>>,
+    /// In boxes: a table has up to twice the room that it needs, and both the old and the new one while it grows.
+    sessions: HashMap<Session, HashMap<Key, Box<Open>>>,
     count: usize,
 }
 
@@ -42,18 +46,18 @@ impl OpenCalls {
     }
 
     pub(super) fn get(&self, key: &Key) -> Option<&Open> {
-        self.sessions.get(&key.0)?.get(key)
+        self.sessions.get(&key.0)?.get(key).map(Box::as_ref)
     }
 
     pub(super) fn get_mut(&mut self, key: &Key) -> Option<&mut Open> {
-        self.sessions.get_mut(&key.0)?.get_mut(key)
+        self.sessions.get_mut(&key.0)?.get_mut(key).map(Box::as_mut)
     }
 
     /// Returns what had this key.
     pub(super) fn insert(&mut self, key: Key, open: Open) -> Option<Open> {
-        let earlier = self.sessions.entry(key.0).or_default().insert(key, open);
+        let earlier = self.sessions.entry(key.0).or_default().insert(key, Box::new(open));
         self.count += usize::from(earlier.is_none());
-        earlier
+        earlier.map(|open| *open)
     }
 
     pub(super) fn remove(&mut self, key: &Key) -> Option<Open> {
@@ -63,12 +67,12 @@ impl OpenCalls {
         if calls.is_empty() && self.sessions.len() > FEW_SESSIONS {
             self.sessions.remove(&key.0);
         }
-        Some(open)
+        Some(*open)
     }
 
     /// All, in no order.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&Key, &Open)> {
-        self.sessions.values().flatten()
+        self.sessions.values().flatten().map(|(key, open)| (key, open.as_ref()))
     }
 
     /// Whether something waits in a session.
@@ -78,11 +82,16 @@ impl OpenCalls {
 
     /// Those of a session.
     pub(super) fn of_mut(&mut self, session: Session) -> impl Iterator<Item = &mut Open> {
-        self.sessions.get_mut(&session).into_iter().flat_map(HashMap::values_mut)
+        self.sessions.get_mut(&session).into_iter().flat_map(HashMap::values_mut).map(Box::as_mut)
+    }
+
+    /// The memory that the tables take, in bytes, without what is in their boxes.
+    pub(super) fn table_bytes(&self) -> usize {
+        self.sessions.allocation_size() + self.sessions.values().map(HashMap::allocation_size).sum::<usize>()
     }
 
     /// Takes those of a session for which this is true, in the order of arrival.
-    pub(super) fn take_of(&mut self, session: Session, is_taken: impl Fn(&Open) -> bool) -> Vec<Open> {
+    pub(super) fn take_of(&mut self, session: Session, is_taken: impl Fn(&Open) -> bool) -> Taken {
         let Some(calls) = self.sessions.get_mut(&session) else { return Vec::new() };
         let taken = calls.extract_if(|_, open| is_taken(open)).map(|(_, open)| open).collect();
         if calls.is_empty() {
@@ -92,7 +101,7 @@ impl OpenCalls {
     }
 
     /// Takes those of all sessions for which this is true, in the order of arrival.
-    pub(super) fn take(&mut self, is_taken: impl Fn(&Open) -> bool) -> Vec<Open> {
+    pub(super) fn take(&mut self, is_taken: impl Fn(&Open) -> bool) -> Taken {
         let is_taken = &is_taken;
         let sessions = self.sessions.values_mut();
         let taken = sessions
@@ -102,7 +111,7 @@ impl OpenCalls {
         self.count_taken(taken)
     }
 
-    fn count_taken(&mut self, mut taken: Vec<Open>) -> Vec<Open> {
+    fn count_taken(&mut self, mut taken: Taken) -> Taken {
         self.count -= taken.len();
         taken.sort_unstable_by_key(|open| open.number);
         taken

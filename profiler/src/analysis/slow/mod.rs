@@ -4,6 +4,7 @@
 //! and its response to go out, and the rest: waiting for something else. A sample of the time in which several calls were in flight
 //! is theirs whose turn it was.
 
+mod hanging;
 mod serial;
 
 use std::collections::{BTreeMap, HashMap};
@@ -18,6 +19,8 @@ use super::functions::Functions;
 use super::{call_list, seconds};
 use crate::recording::Recording;
 use crate::wire::calls::{Call, Ended, Side};
+pub use hanging::Hanging;
+use hanging::hanging;
 use serial::{Turn, turns};
 
 /// Version of the shape of [`SlowResponses`].
@@ -70,6 +73,8 @@ pub struct SlowResponses {
     pub too_few_calls: BTreeMap<String, u64>,
     /// Calls without an answer: they have no time to compare.
     pub unanswered: u64,
+    /// Those of them that had not ended when the recording did, and took longer than any that was answered; the oldest first.
+    pub hanging: Vec<Hanging>,
 }
 
 /// The slow calls of a tool.
@@ -251,6 +256,7 @@ impl SlowResponses {
             tools,
             too_few_calls,
             unanswered,
+            hanging: hanging(recording, &question.tools),
         }
     }
 }

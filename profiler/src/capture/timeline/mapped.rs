@@ -7,8 +7,11 @@ use std::time::{Duration, Instant};
 use nix::sys::stat::{major, minor};
 
 use super::Timeline;
-use crate::capture::mappings::{FileIdentity, FoundMapping, Mapped, MappingEvent, NewMapping, read_maps};
-use crate::symbol::{Image, ModuleId};
+use crate::capture::code::Code;
+use crate::capture::mappings::{
+    Change, FileIdentity, FoundMapping, Mapped, MappingEvent, NewMapping, read_maps,
+};
+use crate::symbol::{Image, Modules};
 
 /// Mappings of executable memory that most processes stay below.
 pub(super) const FEW_MAPPINGS: usize = 4096;
@@ -21,7 +24,7 @@ impl Timeline {
     pub(in crate::capture) fn read_mappings(&mut self, pid: u32) {
         let found = FoundMapping::all_of(pid);
         for found in &found {
-            self.map(pid, &found.mapping);
+            self.map(pid, found.ended_ns(), &found.mapping);
         }
         // Records from before are still to come, and must not have the last word.
         self.found.add(found);
@@ -42,23 +45,21 @@ impl Timeline {
         }
     }
 
-    pub(super) fn map(&mut self, pid: u32, new: &NewMapping) {
+    pub(super) fn map(&mut self, pid: u32, timestamp_ns: u64, new: &NewMapping) {
         if !self.processes.contains_key(&pid) {
             return;
         }
-        let module = self.resolve(pid, new);
+        let mut mapped = self.mapped(pid, new);
         let Some(process) = self.processes.get_mut(&pid) else { return };
-        let NewMapping { start, end, file_offset, .. } = *new;
-        let mapped = Mapped { start, end, file_offset, module };
-        if process.space.find(start) == Some(mapped) {
-            self.code.told_again(module);
+        let (code, modules) = (&mut self.code, &self.modules);
+        mapped.since_ns =
+            process.told.settle(timestamp_ns, mapped, |change| tell_change(code, modules, pid, change));
+        if process.space.covers(&mapped).is_some_and(|since_ns| since_ns >= mapped.since_ns) {
+            self.code.told_again(mapped.module);
             return;
         }
+        process.newest_code_ns = process.newest_code_ns.max(mapped.since_ns);
         let change = process.space.insert(mapped);
-        for gone in &change.gone {
-            let module = self.modules.get(gone.module).expect("a mapping has a module");
-            self.code.erase(pid, module, gone);
-        }
         self.map_code(pid, &change.new, false);
         change.gone.iter().for_each(|gone| self.code.release(gone));
         self.drop_unmapped(pid);
@@ -72,12 +73,13 @@ impl Timeline {
         }
         // One that has ended keeps what it had until its end is told.
         let Ok(now) = read_maps(pid) else { return };
-        let gone = process.space.drop_unmapped(&now);
+        let (gone, untold) = (process.space.drop_unmapped(&now), process.told.drop_unmapped(&now));
         process.mappings_limit = FEW_MAPPINGS.max(process.space.len() * 2);
-        self.unmap(pid, &gone);
+        self.erase(pid, &untold);
+        gone.iter().for_each(|gone| self.code.release(gone));
     }
 
-    /// Tells the kernel half of what a process has mapped.
+    /// Takes up what a process has mapped.
     pub(super) fn map_code(&mut self, pid: u32, mapped: &[Mapped], is_child: bool) {
         let (mut is_news, mut has_v8) = (false, false);
         for mapped in mapped {
@@ -88,10 +90,10 @@ impl Timeline {
             self.tls.map(pid, mapped.module, module, is_child);
         }
         if let Some(process) = self.processes.get(&pid).filter(|_| is_news) {
-            for mapped in process.space.iter() {
+            for mapped in process.told.iter() {
                 let module = self.modules.get(mapped.module).expect("a mapping has a module");
                 if let Image::Jit = module.image {
-                    self.code.remap(pid, module, mapped);
+                    self.code.tell(pid, module, mapped);
                 }
             }
         }
@@ -101,17 +103,25 @@ impl Timeline {
     }
 
     /// Lets the kernel half walk code that was mapped just now. What an address means is decided later, in order.
-    pub(in crate::capture) fn announce(&mut self, mappings: &[MappingEvent]) {
-        for event in mappings {
-            let MappingEvent::Mapped { pid, mapping, .. } = event else { continue };
-            if !self.processes.contains_key(pid) {
+    pub(in crate::capture) fn announce(&mut self, news: &[MappingEvent]) {
+        let mut news: Vec<&MappingEvent> = news.iter().collect();
+        news.sort_by_key(|event| event.timestamp_ns());
+        for event in news {
+            let Some(pid) = event.pid().filter(|pid| self.processes.contains_key(pid)) else {
                 continue; // its fork is not settled yet
+            };
+            let timestamp_ns = event.timestamp_ns();
+            if let MappingEvent::Mapped { mapping, .. } = event {
+                let mapped = self.mapped(pid, mapping);
+                let module = self.modules.get(mapped.module).expect("just resolved");
+                self.code.announce(mapped.module, module);
+                let Some(process) = self.processes.get_mut(&pid) else { continue };
+                let (code, modules) = (&mut self.code, &self.modules);
+                process.told.announce(timestamp_ns, mapped, |change| tell_change(code, modules, pid, change));
+            } else if let Some(process) = self.processes.get_mut(&pid) {
+                let gone = process.told.announce_exec(timestamp_ns);
+                self.erase(pid, &gone);
             }
-            let NewMapping { start, end, file_offset, .. } = *mapping;
-            let module = self.resolve(*pid, mapping);
-            let mapped = Mapped { start, end, file_offset, module };
-            let module = self.modules.get(module).expect("just resolved");
-            self.code.announce(*pid, module, &mapped);
         }
     }
 
@@ -146,20 +156,34 @@ impl Timeline {
     pub(super) fn settle_found(&mut self, records: &[MappingEvent], settled_ns: u64) -> Vec<MappingEvent> {
         for FoundMapping { pid, mapping, .. } in self.found.take_doubtful(records) {
             // It may have been announced.
-            let module = self.resolve(pid, &mapping);
-            self.code.told_again(module);
+            let mapped = self.mapped(pid, &mapping);
+            self.code.told_again(mapped.module);
         }
         self.found.take_settled(settled_ns).iter().map(FoundMapping::event).collect()
     }
 
-    fn resolve(&mut self, pid: u32, mapping: &NewMapping) -> ModuleId {
-        self.modules.resolve(pid, mapping.file, &mapping.path, mapping.start, mapping.end)
+    /// With its module, and not told to the kernel half.
+    fn mapped(&mut self, pid: u32, new: &NewMapping) -> Mapped {
+        let NewMapping { start, end, file_offset, .. } = *new;
+        let module = self.modules.resolve(pid, new.file, &new.path, start, end);
+        let is_memory = self.modules.get(module).is_some_and(|module| matches!(module.image, Image::Jit));
+        // The kernel's records and `/proc/PID/maps` differ in the offset of what has no file.
+        let file_offset = if is_memory { start } else { file_offset };
+        Mapped { start, end, file_offset, module, since_ns: 0 }
     }
 
-    pub(super) fn unmap(&mut self, pid: u32, gone: &[Mapped]) {
+    /// Takes mappings from the kernel half.
+    pub(super) fn erase(&mut self, pid: u32, gone: &[Mapped]) {
         for gone in gone {
             let module = self.modules.get(gone.module).expect("a mapping has a module");
-            self.code.unmap(pid, module, gone);
+            self.code.erase(pid, module, gone);
         }
     }
+}
+
+/// Tells the kernel half what a mapping changes.
+fn tell_change(code: &mut Code, modules: &Modules, pid: u32, change: &Change) {
+    let module = |mapped: &Mapped| modules.get(mapped.module).expect("a mapping has a module");
+    change.gone.iter().for_each(|gone| code.erase(pid, module(gone), gone));
+    change.new.iter().for_each(|new| code.tell(pid, module(new), new));
 }

@@ -22,6 +22,7 @@ use super::mappings::{AddressSpace, FoundMappings, Mapped, MappingEvent};
 use super::python::Pythons;
 use super::records::Records;
 use super::tls::Tls;
+use super::told::Told;
 use super::unwinding;
 use super::wire::Wire;
 use crate::recording::{Error, GaugeKind, ProcessId, RowId, Runtime, ThreadId, Unwinding, Writer};
@@ -83,6 +84,9 @@ struct ProcessState {
     id: ProcessId,
     first_ns: u64,
     space: AddressSpace,
+    told: Told,
+    /// Since when the kernel half knows of all code in `space`.
+    newest_code_ns: u64,
     threads: HashMap<u32, (ThreadId, [u8; profiler_common::COMM_LEN])>,
     /// Where frames of this process's own JIT code belong.
     jit_module: Option<RowId>,
@@ -122,6 +126,8 @@ impl ProcessState {
         Self {
             id,
             first_ns,
+            told: Told::of_child(&space),
+            newest_code_ns: space.iter().map(|mapped| mapped.since_ns).max().unwrap_or(0),
             space,
             threads: HashMap::new(),
             jit_module: None,
@@ -285,15 +291,16 @@ impl Timeline {
 
     fn apply_mapping(&mut self, event: &MappingEvent) -> Result<(), Error> {
         match event {
-            MappingEvent::Mapped { pid, mapping, .. } => self.map(*pid, mapping),
-            MappingEvent::Exec { pid, .. } => {
+            MappingEvent::Mapped { pid, mapping, timestamp_ns } => self.map(*pid, *timestamp_ns, mapping),
+            MappingEvent::Exec { pid, timestamp_ns } => {
                 self.forget_jit(*pid)?;
                 self.pythons.forget(*pid);
                 self.tls.forget(*pid);
                 if let Some(process) = self.processes.get_mut(pid) {
-                    let gone = process.space.clear();
+                    let (gone, untold) = (process.space.clear(), process.told.settle_exec(*timestamp_ns));
                     process.jit_module = None;
-                    self.unmap(*pid, &gone);
+                    self.erase(*pid, &untold);
+                    gone.iter().for_each(|gone| self.code.release(gone));
                     self.code.v8.remove(*pid);
                 }
             }
@@ -352,6 +359,10 @@ impl Timeline {
         let state = ProcessState::new(id, timestamp_ns, space, program);
         let mapped: Vec<Mapped> = state.space.iter().copied().collect();
         self.processes.insert(child, state);
+        for mapped in &mapped {
+            let module = self.modules.get(mapped.module).expect("a mapping has a module");
+            self.code.tell(child, module, mapped);
+        }
         self.map_code(child, &mapped, true);
         self.pythons.fork(parent, child);
         self.code.own(child);
@@ -363,7 +374,8 @@ impl Timeline {
         self.pythons.forget(pid);
         self.tls.forget(pid);
         if let Some(mut process) = self.processes.remove(&pid) {
-            self.unmap(pid, &process.space.clear());
+            self.erase(pid, &process.told.clear());
+            process.space.clear().iter().for_each(|gone| self.code.release(gone));
             self.code.v8.remove(pid);
         }
     }

@@ -27,6 +27,8 @@ impl Timeline {
             self.read_mappings(pid);
         }
         let stack_end = StackEnd::from_number(sample.stack_end).unwrap_or(StackEnd::NoUserStack);
+        let (user, is_outdated) = self.founded(pid, sample.header.timestamp_ns, user);
+        let stack_end = if is_outdated { StackEnd::NoMapping } else { stack_end };
         let (user, stack_end) = self.believed(pid, user, stack_end);
         let mut stack: Option<StackId> = None;
         for (depth, frame) in user.iter().enumerate().rev() {
@@ -71,12 +73,41 @@ impl Timeline {
         let thread = self.thread(pid, sample)?;
         self.writer.sample(sample.header.timestamp_ns, thread, stack, self.period_ns, stack_end)?;
         if stack_end == StackEnd::NoMapping
+            && !is_outdated
             && let Some(process) = self.processes.get_mut(&pid)
         {
             process.met_unknown_code = true;
         }
         self.samples += 1;
         Ok(())
+    }
+
+    /// The innermost frames up to the first in code that the kernel half did not know of at that moment, so that it may have taken it
+    /// for what was there before; and whether there is one.
+    fn founded<'frames>(
+        &self,
+        pid: u32,
+        timestamp_ns: u64,
+        user: &'frames [UserFrame],
+    ) -> (&'frames [UserFrame], bool) {
+        let Some(process) = self.processes.get(&pid).filter(|process| process.newest_code_ns > timestamp_ns)
+        else {
+            return (user, false);
+        };
+        let is_new = |(depth, frame): (usize, &UserFrame)| {
+            let address = match *frame {
+                UserFrame::Native(address) => Some(address),
+                UserFrame::JavaScript(frame) => frame.address(),
+                UserFrame::Python(_) | UserFrame::Waiting(_) => None,
+            };
+            let mapped =
+                address.and_then(|address| process.space.find(address.wrapping_sub(u64::from(depth > 0))));
+            mapped.is_some_and(|mapped| mapped.since_ns > timestamp_ns)
+        };
+        match user.iter().enumerate().position(is_new) {
+            Some(last) => (&user[..=last], true),
+            None => (user, false),
+        }
     }
 
     /// The innermost frames up to the first whose caller is a guess, since it keeps no frame pointer.

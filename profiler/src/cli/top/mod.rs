@@ -43,6 +43,8 @@ use screen::Screen;
 const KEPT: Duration = Duration::from_secs(75);
 /// How long the view may take to leave the terminal.
 const LEAVE_LIMIT: Duration = Duration::from_secs(1);
+/// How long the last figures may take, within that.
+const LAST_LOOK: Duration = Duration::from_millis(500);
 /// How often keys and figures are looked for.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -87,7 +89,7 @@ pub(super) struct Arguments {
     /// Time between two looks [default: 1s; with --batch the window]
     #[arg(long, value_name = "TIME", value_parser = parse_interval)]
     interval: Option<Duration>,
-    /// Print a table as text at each interval
+    /// Print a table as text at each interval, and one of what is new at the end
     #[arg(long)]
     batch: bool,
     /// End after so many tables; text as with --batch
@@ -253,7 +255,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
                 let _finished = finished;
                 match manner {
                     Manner::Live => show(&feed, window, interval, &stop),
-                    Manner::Batch { format, count } => print_tables(&feed, format, count, &stop),
+                    Manner::Batch { format, count } => print_tables(&feed, window, format, count, &stop),
                 }
             })?;
             view = Some(thread);
@@ -366,16 +368,29 @@ fn show(
     Ok(Some(state.snapshot).filter(|snapshot| snapshot.window_seconds > 0.0))
 }
 
-/// Tables as text, until there were `count` of them, nobody reads them any more, or `stop`.
+/// Tables as text, until there were `count` of them, nobody reads them any more, or `stop`. What is new at the end is the last one.
 fn print_tables(
     feed: &Feed,
+    window: Duration,
     format: Format,
     count: Option<u64>,
     stop: &AtomicBool,
 ) -> anyhow::Result<Option<Snapshot>> {
-    let mut printed = 0;
-    while !stop.load(Ordering::Relaxed) && count.is_none_or(|count| printed < count) {
-        let Some(View { snapshot, .. }) = feed.next(LOOK)? else { continue };
+    let (mut printed, mut until_seconds, mut end) = (0, 0.0, None);
+    while count.is_none_or(|count| printed < count) {
+        if end.is_none() && stop.load(Ordering::Relaxed) {
+            end = Some(Instant::now() + LAST_LOOK);
+            feed.ask(Ask::Window(window));
+        }
+        let view = feed.next(LOOK)?;
+        let Some(snapshot) = view.map(|view| view.snapshot).filter(|new| new.elapsed_seconds > until_seconds)
+        else {
+            if end.is_some_and(|end| Instant::now() > end) {
+                break;
+            }
+            continue;
+        };
+        until_seconds = snapshot.elapsed_seconds;
         let mut out = io::stdout().lock();
         let written = match format {
             Format::Json => json::write_line(&mut out, &snapshot),
@@ -389,6 +404,12 @@ fn print_tables(
             other => other.context("cannot write to standard output")?,
         }
         printed += 1;
+        if end.is_some() {
+            break;
+        }
+    }
+    if printed == 0 {
+        note("it ended before there were any figures: the first come about a second after it has begun");
     }
     Ok(None)
 }

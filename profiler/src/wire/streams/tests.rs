@@ -65,7 +65,7 @@ fn messages_within_a_gap_are_counted() {
     // And this one was not.
     streams.moved(at(11, true, 8), Piece::Bytes(format!("{}\n", ANSWER.replace(":1,", ":5,")).as_bytes()));
     assert_eq!((streams.calls.take_ended().len(), streams.counts().cut_messages), (3, 0));
-    streams.calls.finish(9);
+    streams.calls.finish(9, &Ended::Unanswered);
     let ended: Vec<_> =
         streams.calls.take_ended().into_iter().map(|call| (call.end_ns, call.ended)).collect();
     assert_eq!(ended, [(6, Ended::Lost), (6, Ended::Lost), (9, Ended::Unanswered)]);
@@ -215,7 +215,7 @@ proptest! {
             ended += streams.calls.take_ended().len();
         }
         let open = streams.calls.in_flight();
-        streams.calls.finish(1000);
+        streams.calls.finish(1000, &Ended::Unanswered);
         ended += streams.calls.take_ended().len();
         prop_assert!(open <= ended && ended as u64 <= streams.counts().messages);
         prop_assert_eq!(streams.calls.in_flight(), 0);
