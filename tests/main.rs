@@ -9,6 +9,7 @@ mod program {
     mod dotnet;
     mod failures;
     mod formats;
+    mod hostile;
     mod interruptions;
     mod java;
     mod known_answers;

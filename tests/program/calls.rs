@@ -23,9 +23,18 @@ pub(super) fn while_recording<T>(
     frequency: u32,
     work: impl FnOnce() -> Result<T>,
 ) -> Result<Recorded<T>> {
+    while_looking(pid, frequency, |_| work())
+}
+
+/// The same, for what looks at the recording meanwhile.
+pub(super) fn while_looking<T>(
+    pid: u32,
+    frequency: u32,
+    work: impl FnOnce(&Profiler) -> Result<T>,
+) -> Result<Recorded<T>> {
     let profiler = Profiler::new()?;
     let running = profiler.recording(pid, frequency)?;
-    let done = work()?;
+    let done = work(&profiler)?;
     running.signal(Signal::SIGINT)?;
     let outcome = running.finish()?;
     ensure!(outcome.code == Some(0), "{outcome:#?}");
@@ -145,10 +154,13 @@ fn node_over_http() -> Result<()> {
         let mut stranger = clients.pop().context("four clients")?;
         stranger.set_session("no such session");
         stranger.post(&tool_call(&json!(1), "refused", &json!({})))?;
+        // Node has read what was sent before on other connections when it has answered this.
+        let other = clients.last_mut().context("four clients")?;
+        let mut answered = || other.post(&json!({"jsonrpc": "2.0", "id": 0, "method": "ping"}));
         client.send(&long)?;
-        std::thread::sleep(Duration::from_millis(500));
+        answered()?;
         drop(client);
-        std::thread::sleep(Duration::from_millis(500));
+        answered()?;
         Ok(())
     })?;
     assert_whole(&recorded.report, "echo", 400, 0)?;
@@ -320,9 +332,8 @@ fn client_and_server_watched() -> Result<()> {
         load.children().ok()?.first().copied()
     })?;
     let server = load.children()?[0];
-    let recorded = while_recording(load.pid(), 99, || {
-        std::thread::sleep(Duration::from_secs(2));
-        Ok(())
+    let recorded = while_looking(load.pid(), 99, |profiler| {
+        profiler.wait_for_calls("calls of the load", &["--tool", "echo"], |calls| calls.len() > 10)
     })?;
     let tools = recorded.report.json["calls"]["tools"].as_array().context("no calls")?;
     assert!(tools.iter().all(|tool| tool.get("asked_by_server").is_none()), "{tools:#?}");
@@ -399,6 +410,15 @@ pub(super) fn assert_parts_add_up(report: &Report) -> Result<()> {
     Ok(())
 }
 
+/// Waits until the profiler has taken all that was said before: a call of this tool that is made now is seen.
+pub(super) fn until_taken(profiler: &Profiler, client: &mut Client, tool: &str) -> Result<()> {
+    wait_until("the profiler keeps up", Duration::from_secs(60), || {
+        client.call_often(1, 1, tool, |_| json!({})).ok()?;
+        std::thread::sleep(Duration::from_millis(200));
+        profiler.calls(&["--tool", tool]).ok().filter(|calls| !calls.is_empty()).map(drop)
+    })
+}
+
 /// A profiler that can't keep up says so, blames nobody for it, and goes on when it can.
 #[test]
 fn more_than_can_be_taken() -> Result<()> {
@@ -411,7 +431,7 @@ fn more_than_can_be_taken() -> Result<()> {
     running.signal(Signal::SIGSTOP)?;
     client.call_often(2000, 4, "echo", |_| text.clone())?;
     running.signal(Signal::SIGCONT)?;
-    std::thread::sleep(Duration::from_secs(3));
+    until_taken(&profiler, &mut client, "now")?;
     client.call_often(100, 4, "burn", |_| json!({"milliseconds": 1}))?;
     running.signal(Signal::SIGINT)?;
     let outcome = running.finish()?;

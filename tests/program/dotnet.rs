@@ -47,6 +47,6 @@ fn only_watched() -> Result<()> {
 fn warm() -> Result<Load> {
     let load = Client::start(&mut azure()?)?.requests("tools/list", json!({}))?;
     let has_answered = || (load.calls() > 2_000).then_some(());
-    wait_until("the server answers", Duration::from_secs(60), has_answered)?;
+    wait_until("the server answers", Duration::from_secs(180), has_answered)?;
     Ok(load)
 }

@@ -115,17 +115,18 @@ fn start_status_stop() -> Result<()> {
     let pid = target.pid().to_string();
     profiler.succeed(&["start", "--pid", &pid, "-o", "background.mcpprof"])?;
     // Whatever goes wrong from here, it has to be stopped.
-    std::thread::sleep(Duration::from_secs(2));
-    let (status, json) = (profiler.succeed(&["status"]), profiler.succeed(&["status", "--format", "json"]));
+    let state = wait_until("samples in the status", Duration::from_secs(60), || {
+        let status = profiler.succeed(&["status", "--format", "json"]).ok()?;
+        let json: serde_json::Value = serde_json::from_str(&status.stdout).ok()?;
+        let own = |state: &&serde_json::Value| state["target_pid"] == target.pid();
+        let state = json["recordings"].as_array()?.iter().find(own)?;
+        (state["samples"].as_u64() > Some(0)).then(|| state.clone())
+    });
+    let status = profiler.succeed(&["status"]);
     let stopped = profiler.succeed(&["stop", "--pid", &pid]);
-    let status = status?;
+    let (state, status, stopped) = (state?, status?, stopped?);
     assert!(status.stdout.contains(&format!("(process {pid}): recording since ")), "{status:#?}");
-    let json: serde_json::Value = serde_json::from_str(&json?.stdout)?;
-    let own = |state: &&serde_json::Value| state["target_pid"] == target.pid();
-    let state =
-        json["recordings"].as_array().and_then(|states| states.iter().find(own)).context("no state")?;
-    assert!(state["running"] == true && state["samples"].as_u64() > Some(0), "{state}");
-    let stopped = stopped?;
+    assert_eq!(state["running"], true, "{state}");
     assert!(stopped.stderr.contains("background.mcpprof"), "{stopped:#?}");
     profiler.run(&["stop", "--pid", &pid])?.assert_fails(1, &["no such background recording"]);
     let report = profiler.report("background.mcpprof")?;

@@ -12,7 +12,7 @@ const SHARES_HZ: u32 = 1999;
 
 /// Records a running workload and reports it.
 fn profile(process: &Process, seconds: u32) -> Result<Report> {
-    Profiler::new()?.record_and_report(seconds, 199, &["--pid", &process.pid().to_string()])
+    Profiler::new()?.record_enough(seconds, 199, &["--pid", &process.pid().to_string()], 100)
 }
 
 /// Three parts in `a` and one in `b` are reported as what the program measured itself.

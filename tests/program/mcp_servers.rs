@@ -14,12 +14,15 @@ use tests::{
     rmcp_over_http, tool_call, toolbox, with_metadata,
 };
 
-use super::calls::{Recorded, assert_nothing_lost, assert_parts_add_up, listed, while_recording};
+use super::calls::{
+    Recorded, assert_nothing_lost, assert_parts_add_up, listed, while_looking, while_recording,
+};
 
 /// Calls by tool and outcome.
 type Tally = BTreeMap<(String, String), u64>;
 
 /// Calls of one tool.
+#[derive(Clone)]
 struct Plan {
     tool: &'static str,
     arguments: Value,
@@ -350,22 +353,28 @@ fn roots(request: &Value) -> Value {
 /// Node, whose answers are of 2 MB, in many system calls.
 #[test]
 fn server_filesystem() -> Result<()> {
+    const LARGE_READS: usize = 20;
     let folder = tempfile::tempdir()?;
     let file = |name: &str| json!({"path": folder.path().join(name)});
     std::fs::write(folder.path().join("large.txt"), "large ".repeat(180_000))?;
-    let recorded = over_stdio(
-        &mut filesystem(folder.path())?,
-        &[
-            Plan { in_flight: 1, ..plan("read_text_file", file("large.txt"), "ok", 20) },
-            plan("read_text_file", file("missing.txt"), "tool_error", 5),
-            plan(
-                "write_file",
-                json!({"path": folder.path().join("new"), "content": "x".repeat(500_000)}),
-                "ok",
-                5,
-            ),
-        ],
-    )?;
+    let mut plans =
+        vec![Plan { in_flight: 1, ..plan("read_text_file", file("large.txt"), "ok", 2) }; LARGE_READS / 2];
+    plans.push(plan("read_text_file", file("missing.txt"), "tool_error", 5));
+    let content = "x".repeat(500_000);
+    plans.push(plan("write_file", json!({"path": folder.path().join("new"), "content": content}), "ok", 5));
+    let mut client = Client::start(&mut filesystem(folder.path())?)?;
+    let recorded = while_looking(client.pid(), 99, |profiler| {
+        let (mut made, mut answers) = (0, Vec::new());
+        for plan in &plans {
+            answers
+                .push(client.call_often(plan.count, plan.in_flight, plan.tool, |_| plan.arguments.clone())?);
+            made += answers.last().map_or(0, Vec::len);
+            // No more at a time than there is room for, however busy the machine is.
+            profiler.wait_for_calls("the calls so far", &[], |calls| calls.len() == made)?;
+        }
+        tally(&plans, &answers)
+    })?;
+    assert_seen(&recorded, &recorded.done)?;
     let read: Vec<Value> = listed(&recorded, &["--tool", "read_text_file", "--outcome", "ok"])?;
     // The text is there twice, and what frames it is short.
     let is_right =

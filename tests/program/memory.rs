@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use nix::sys::signal::Signal;
 use tests::{Footprint, Process, Profiler, node, python_program, script, wait_until};
 
@@ -20,16 +20,14 @@ fn tables_are_small() -> Result<()> {
     let profiler = Profiler::new()?;
     let running = profiler.recording_with(process.pid(), 99, &["--no-calls"])?;
     // Samples come once all tables are there.
-    wait_until("the recording begins", Duration::from_secs(60), || {
-        profiler.report("recording.mcpprof").ok().filter(|report| report.samples() > 0)
+    let report = wait_until("samples of both servers", Duration::from_secs(60), || {
+        let report = profiler.report("recording.mcpprof").ok()?;
+        (report.function("caller").is_ok() && report.function("recurse").is_ok()).then_some(report)
     })?;
     let footprint = Footprint::of(running.pid())?;
     running.signal(Signal::SIGINT)?;
     assert_eq!(running.finish()?.code, Some(0));
-    let report = profiler.report("recording.mcpprof")?;
     assert_eq!(report.json["losses"]["by_cause"]["code_tables_full"], serde_json::Value::Null);
-    report.function("caller").context("of Node")?;
-    report.function("recurse").context("of Python")?;
     // At least 370,000 rows before neighbours are merged, and each is 8 bytes.
     assert!((MEBIBYTE..=4 * MEBIBYTE).contains(&footprint.largest_table_bytes), "{footprint:?}");
     assert!(footprint.map_bytes < 16 * MEBIBYTE, "{footprint:?}");

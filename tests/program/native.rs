@@ -355,7 +355,9 @@ fn leaf_functions_have_callers() -> Result<()> {
         let Some(main) = frames.iter().position(|frame| frame == "main") else { continue };
         let next = frames.get(main + 1).map_or("", String::as_str);
         let is_ours = ["copies", "moves", "fills", "measures", "searches"].contains(&next);
-        assert!(is_ours || *weight < 10, "{weight} samples of {frames:?}");
+        // Between two calls there is next to nothing.
+        let is_rare = *weight < 10 || weight * 500 < recorded.report.samples();
+        assert!(is_ours || is_rare, "{weight} samples of {frames:?}");
     }
     Ok(())
 }

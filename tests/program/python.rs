@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
-use tests::{Process, Profiler, Python, Report, assert_share, together};
+use tests::{Process, Profiler, Python, Report, Workload, assert_share, script, together};
 
 const FREQUENCY: u32 = 999;
 
@@ -83,6 +83,23 @@ fn shares_and_depths_are_true() -> Result<()> {
             let count = |name: &str| stack.iter().filter(|frame| frame.name == name).count();
             assert_eq!((count("<module>"), count("recurse")), (1, 31), "{python:?}: {stack:?}");
         }
+    }
+    Ok(())
+}
+
+/// An interpreter in a shared library that a program has loaded while it runs is read as one that is the program.
+#[test]
+fn embedded_interpreters_are_read() -> Result<()> {
+    let workload = Workload::compile("embeds")?;
+    let mut command = workload.command();
+    let (_, recorded) = record(command.arg("-B").arg(script("python_shares.py")), 3, FREQUENCY)?;
+    recorded.report.assert_complete(0.995);
+    let three = recorded.report.function("three")?;
+    assert_share("three", three.total_ratio, 0.5, recorded.report.samples() as f64);
+    recorded.report.assert_names_any(&["Py_BytesMain"]);
+    for (stack, _) in recorded.stacks.iter().filter(|(stack, _)| has(stack, "three")) {
+        let count = |name: &str| stack.iter().filter(|frame| frame.name == name).count();
+        assert_eq!((count("<module>"), count("recurse")), (1, 31), "{stack:?}");
     }
     Ok(())
 }

@@ -14,8 +14,7 @@ use tests::{
 #[test]
 fn node_by_pid() -> Result<()> {
     let load = under_load()?;
-    let report = Profiler::new()?.record_and_report(4, 199, &["--pid", &load.pid().to_string()])?;
-    assert!(report.samples() > 50, "{} samples", report.samples());
+    let report = Profiler::new()?.record_enough(4, 199, &["--pid", &load.pid().to_string()], 100)?;
     assert_eq!(report.lost(), 0);
     assert_eq!(report.runtime(), "node");
     report.assert_complete(0.99);
@@ -61,8 +60,7 @@ fn idle_http_server() -> Result<()> {
 #[test]
 fn python_by_pid() -> Result<()> {
     let load = Client::start(&mut python_time()?)?.load("get_current_time", json!({"timezone": "UTC"}))?;
-    let report = Profiler::new()?.record_and_report(4, 199, &["--pid", &load.pid().to_string()])?;
-    assert!(report.samples() > 20, "{} samples", report.samples());
+    let report = Profiler::new()?.record_enough(4, 199, &["--pid", &load.pid().to_string()], 100)?;
     assert_eq!(report.lost(), 0);
     assert_eq!(report.runtime(), "python");
     report.assert_names_any(&["_PyEval_", "PyObject_", "_PyObject"]);
@@ -75,8 +73,7 @@ fn python_by_pid() -> Result<()> {
 fn go_by_pid() -> Result<()> {
     let load = Client::start(&mut go_time()?)?
         .load("current_time", json!({"format": "%Y-%m-%d %H:%M:%S", "timezone": "UTC"}))?;
-    let report = Profiler::new()?.record_and_report(4, 199, &["--pid", &load.pid().to_string()])?;
-    assert!(report.samples() > 10, "{} samples", report.samples());
+    let report = Profiler::new()?.record_enough(4, 199, &["--pid", &load.pid().to_string()], 100)?;
     assert_eq!(report.lost(), 0);
     assert_eq!(report.runtime(), "go");
     let own: Vec<_> =
@@ -94,8 +91,7 @@ fn go_by_pid() -> Result<()> {
 #[test]
 fn rust_by_pid() -> Result<()> {
     let load = Client::start(&mut demo_server()?)?.load("compute", json!({"rounds": 8}))?;
-    let report = Profiler::new()?.record_and_report(4, 199, &["--pid", &load.pid().to_string()])?;
-    assert!(report.samples() > 50, "{} samples", report.samples());
+    let report = Profiler::new()?.record_enough(4, 199, &["--pid", &load.pid().to_string()], 100)?;
     assert_eq!(report.lost(), 0);
     report.assert_names_any(&["mcp_profiler::demo::work::"]);
     let round = report.function("mcp_profiler::demo::work::compute_round")?;

@@ -78,7 +78,7 @@ impl Profiler {
     /// The same, with further options.
     pub fn recording_with(&self, pid: u32, frequency: u32, more: &[&str]) -> Result<Running> {
         let (pid, frequency) = (pid.to_string(), frequency.to_string());
-        let options = ["record", "--pid", &pid, "--duration", "100s", "--frequency", &frequency];
+        let options = ["record", "--pid", &pid, "--duration", "10m", "--frequency", &frequency];
         let running = self.start(&[&options[..], more, &["-o", "recording.mcpprof"]].concat())?;
         running.wait_for_start()?;
         Ok(running)
@@ -92,6 +92,18 @@ impl Profiler {
         let calls: Vec<Value> = serde_json::from_value(list["calls"].take())?;
         ensure!((&list["schema_version"], &list["total"]) == (&json!(1), &json!(calls.len())), "{list}");
         Ok(calls)
+    }
+
+    /// Waits until the calls that `calls` lists of a recording that goes on are as they should be.
+    pub fn wait_for_calls(
+        &self,
+        what: &str,
+        options: &[&str],
+        is_wanted: impl Fn(&[Value]) -> bool,
+    ) -> Result<()> {
+        wait_until(what, Duration::from_secs(60), || {
+            self.calls(options).ok().filter(|calls| is_wanted(calls)).map(drop)
+        })
     }
 
     /// Records for some seconds what the arguments name, and reads the report of it.
@@ -168,7 +180,8 @@ impl Running {
 
     /// Waits until a recording has started.
     pub fn wait_for_start(&self) -> Result<()> {
-        wait_until("the recording starts", Duration::from_secs(60), || {
+        // The tables of a program of some hundred megabytes take the unoptimized profiler a while.
+        wait_until("the recording starts", Duration::from_secs(180), || {
             self.stderr().ok()?.contains("recording ").then_some(())
         })
     }

@@ -23,6 +23,9 @@ const LINES: NonZeroU16 = NonZeroU16::new(30).expect("is not zero");
 /// Columns of the terminal.
 const COLUMNS: NonZeroU16 = NonZeroU16::new(120).expect("is not zero");
 
+/// A title of the window, which is not shown.
+const END: &str = "\x1b]2;the end\x07";
+
 /// A program that has a terminal of its own.
 #[derive(Debug)]
 pub struct Terminal {
@@ -107,8 +110,9 @@ impl Terminal {
     /// Waits for the program's end.
     pub fn wait(&mut self) -> Result<ExitStatus> {
         let status = self.process.wait(Duration::from_secs(60)).with_context(|| self.screen())?;
-        // The last bytes may still be on their way to the reader.
-        std::thread::sleep(Duration::from_millis(200));
+        // The last bytes may still be on their way to the reader: what is written now comes behind them.
+        File::from(self.theirs.try_clone()?).write_all(END.as_bytes())?;
+        self.wait_for("the end of the output", |_| self.output().contains(END).then_some(()))?;
         Ok(status)
     }
 
