@@ -73,9 +73,9 @@ impl Queue {
         if self.writes.len() >= MAX_WRITES {
             self.writes.pop_front();
         }
-        // Writes are told in the order in which they began.
-        let place = self.writes.partition_point(|other| other.written <= write.written);
-        self.writes.insert(place, write);
+        // Writes are told in the order in which they began: few have to go before others.
+        let later = self.writes.iter().rev().take_while(|other| other.written > write.written).count();
+        self.writes.insert(self.writes.len() - later, write);
     }
 
     /// The server has now read so much in all.
