@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use nix::sys::signal::Signal;
 use tests::{Footprint, Process, Profiler, node, python_program, script, wait_until};
 
 const MEBIBYTE: u64 = 1 << 20;
@@ -17,14 +18,13 @@ fn tables_are_small() -> Result<()> {
         (&python, &script("python_shares.py")),
     ])?;
     let profiler = Profiler::new()?;
-    let pid = process.pid().to_string();
-    let options = ["record", "--pid", &pid, "--duration", "5s", "--no-calls", "-o", "recording.mcpprof"];
-    let running = profiler.start(&options)?;
+    let running = profiler.recording_with(process.pid(), 99, &["--no-calls"])?;
     // Samples come once all tables are there.
     wait_until("the recording begins", Duration::from_secs(60), || {
         profiler.report("recording.mcpprof").ok().filter(|report| report.samples() > 0)
     })?;
     let footprint = Footprint::of(running.pid())?;
+    running.signal(Signal::SIGINT)?;
     assert_eq!(running.finish()?.code, Some(0));
     let report = profiler.report("recording.mcpprof")?;
     assert_eq!(report.json["losses"]["by_cause"]["code_tables_full"], serde_json::Value::Null);

@@ -50,6 +50,18 @@ impl Footprint {
             maps: own.len() + inner.len(),
         })
     }
+
+    /// The lower of each figure.
+    #[must_use]
+    pub fn least(&self, other: &Self) -> Self {
+        Self {
+            rss_bytes: self.rss_bytes.min(other.rss_bytes),
+            map_bytes: self.map_bytes.min(other.map_bytes),
+            table_bytes: self.table_bytes.min(other.table_bytes),
+            largest_table_bytes: self.largest_table_bytes.min(other.largest_table_bytes),
+            maps: self.maps.min(other.maps),
+        }
+    }
 }
 
 /// Memory of a kernel map that this process has open, as the kernel counts it.

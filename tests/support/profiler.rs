@@ -80,9 +80,7 @@ impl Profiler {
         let (pid, frequency) = (pid.to_string(), frequency.to_string());
         let options = ["record", "--pid", &pid, "--duration", "100s", "--frequency", &frequency];
         let running = self.start(&[&options[..], more, &["-o", "recording.mcpprof"]].concat())?;
-        wait_until("the recording starts", Duration::from_secs(60), || {
-            running.stderr().ok()?.contains("recording ").then_some(())
-        })?;
+        running.wait_for_start()?;
         Ok(running)
     }
 
@@ -166,6 +164,13 @@ impl Running {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
         let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM")?;
         Ok(peak.trim().trim_end_matches(" kB").parse()?)
+    }
+
+    /// Waits until a recording has started.
+    pub fn wait_for_start(&self) -> Result<()> {
+        wait_until("the recording starts", Duration::from_secs(60), || {
+            self.stderr().ok()?.contains("recording ").then_some(())
+        })
     }
 
     /// What it printed on standard output so far.

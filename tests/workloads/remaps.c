@@ -77,7 +77,7 @@ int main(void) {
     for (;;) {
         /* Rounds of different lengths: none can beat in time with the sampling. */
         random = random * 6364136223846793005UL + 1442695040888963407UL;
-        unsigned long units = MILLISECOND + (random >> 33) % (8 * MILLISECOND);
+        unsigned long units = 4 * MILLISECOND + (random >> 33) % (36 * MILLISECOND);
         run_made(units);
         run_one(&one, units);
         run_two(&two, units);

@@ -12,6 +12,8 @@ use perf_event::data::Record;
 use perf_event::events::Software;
 use perf_event::{Builder, Clock, SampleFlag, Sampler};
 
+use super::session::now_ns;
+
 /// Room for records of one CPU between two drains.
 const RING_BYTES: usize = 128 << 10;
 /// `PERF_RECORD_MISC_COMM_EXEC` of `include/uapi/linux/perf_event.h`.
@@ -56,6 +58,12 @@ pub(crate) struct NewMapping {
     pub(crate) file: FileIdentity,
     /// Path as the process sees it, or a label such as `[vdso]` or `//anon`.
     pub(crate) path: String,
+}
+
+impl NewMapping {
+    fn overlaps(&self, other: &Self) -> bool {
+        self.start < other.end && other.start < self.end
+    }
 }
 
 /// What tells one file from another while both exist. All zero: no file.
@@ -151,6 +159,70 @@ fn text(bytes: &[u8]) -> String {
 pub(crate) fn read_maps(pid: u32) -> io::Result<Vec<NewMapping>> {
     let text = std::fs::read(format!("/proc/{pid}/maps"))?;
     Ok(String::from_utf8_lossy(&text).lines().filter_map(parse_maps_line).collect())
+}
+
+/// A mapping that was found by reading, and not told by the kernel.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct FoundMapping {
+    pub(super) pid: u32,
+    pub(super) mapping: NewMapping,
+    /// When the reading began: what the kernel told of before is part of it.
+    begun_ns: u64,
+    /// When it ended.
+    ended_ns: u64,
+}
+
+impl FoundMapping {
+    /// What a process has mapped now.
+    pub(super) fn all_of(pid: u32) -> Vec<Self> {
+        let begun_ns = now_ns();
+        let mappings = read_maps(pid).unwrap_or_default();
+        let ended_ns = now_ns();
+        mappings.into_iter().map(|mapping| Self { pid, mapping, begun_ns, ended_ns }).collect()
+    }
+
+    /// As if the kernel had told of it when the reading ended.
+    pub(super) fn event(&self) -> MappingEvent {
+        MappingEvent::Mapped { timestamp_ns: self.ended_ns, pid: self.pid, mapping: self.mapping.clone() }
+    }
+
+    /// Whether it may be over by the end of the reading, which can take long on a busy machine: a record from meanwhile says
+    /// what came to its place, or that a program was started.
+    fn is_in_doubt(&self, records: &[MappingEvent]) -> bool {
+        records.iter().any(|record| {
+            let is_meanwhile = (self.begun_ns..=self.ended_ns).contains(&record.timestamp_ns());
+            is_meanwhile
+                && match record {
+                    MappingEvent::Mapped { pid, mapping, .. } => {
+                        *pid == self.pid && mapping.overlaps(&self.mapping)
+                    }
+                    MappingEvent::Exec { pid, .. } => *pid == self.pid,
+                    MappingEvent::Lost { .. } => false,
+                }
+        })
+    }
+}
+
+/// Mappings that were found, until their turn among the kernel's records, which come later and out of order.
+#[derive(Default)]
+pub(super) struct FoundMappings {
+    waiting: Vec<FoundMapping>,
+}
+
+impl FoundMappings {
+    pub(super) fn add(&mut self, found: Vec<FoundMapping>) {
+        self.waiting.extend(found);
+    }
+
+    /// Takes out what `records` leave in doubt.
+    pub(super) fn take_doubtful(&mut self, records: &[MappingEvent]) -> Vec<FoundMapping> {
+        self.waiting.extract_if(.., |found| found.is_in_doubt(records)).collect()
+    }
+
+    /// Takes out whatever was read until this moment, up to which all records were told.
+    pub(super) fn take_settled(&mut self, settled_ns: u64) -> Vec<FoundMapping> {
+        self.waiting.extract_if(.., |found| found.ended_ns <= settled_ns).collect()
+    }
 }
 
 /// A line of `/proc/PID/maps`, when it is about executable memory (`proc_pid_maps(5)`).
@@ -292,6 +364,33 @@ mod tests {
             .collect();
         assert_eq!(space.drop_unmapped(&now), [mapped(0x2000)]);
         assert_eq!((space.len(), space.find(0x2000), space.find(0x5000)), (2, None, Some(mapped(0x5000))));
+    }
+
+    /// A reading that took long says nothing about what the kernel told of meanwhile, and it alone tells the rest.
+    #[test]
+    fn records_overrule_readings() {
+        let line = |text| parse_maps_line(text).unwrap();
+        let found = |mapping| FoundMapping { pid: 1, mapping, begun_ns: 100, ended_ns: 200 };
+        let read: Vec<_> =
+            ["1000-3000 r-xp 0 00:00 0", "5000-6000 r-xp 0 00:00 0"].map(line).map(found).into();
+        let mapped = |timestamp_ns, pid| {
+            vec![MappingEvent::Mapped { timestamp_ns, pid, mapping: line("2000-4000 r-xp 0 00:00 0") }]
+        };
+        let doubtful = |records: &[MappingEvent]| {
+            let mut waiting = FoundMappings::default();
+            waiting.add(read.clone());
+            waiting.take_doubtful(records)
+        };
+        for untouching in [mapped(99, 1), mapped(201, 1), mapped(150, 2)] {
+            assert_eq!(doubtful(&untouching), []);
+        }
+        assert_eq!(doubtful(&mapped(150, 1)), read[..1]);
+        assert_eq!(doubtful(&[MappingEvent::Exec { timestamp_ns: 100, pid: 1 }]), read);
+
+        let mut waiting = FoundMappings::default();
+        waiting.add(read.clone());
+        assert_eq!((waiting.take_settled(199), waiting.take_settled(200)), (vec![], read.clone()));
+        assert_eq!(read[1].event().timestamp_ns(), 200);
     }
 
     proptest! {

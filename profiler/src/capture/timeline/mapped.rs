@@ -7,9 +7,8 @@ use std::time::{Duration, Instant};
 use nix::sys::stat::{major, minor};
 
 use super::Timeline;
-use crate::capture::mappings::{FileIdentity, Mapped, MappingEvent, NewMapping, read_maps};
-use crate::capture::session::now_ns;
-use crate::symbol::Image;
+use crate::capture::mappings::{FileIdentity, FoundMapping, Mapped, MappingEvent, NewMapping, read_maps};
+use crate::symbol::{Image, ModuleId};
 
 /// Mappings of executable memory that most processes stay below.
 pub(super) const FEW_MAPPINGS: usize = 4096;
@@ -20,14 +19,12 @@ const LONGEST_READING_REST: Duration = Duration::from_secs(30);
 impl Timeline {
     /// Takes up what a running process has mapped by now.
     pub(in crate::capture) fn read_mappings(&mut self, pid: u32) {
-        let read = mapped_now(pid);
-        for event in &read {
-            if let MappingEvent::Mapped { mapping, .. } = event {
-                self.map(pid, mapping);
-            }
+        let found = FoundMapping::all_of(pid);
+        for found in &found {
+            self.map(pid, &found.mapping);
         }
         // Records from before are still to come, and must not have the last word.
-        self.read.extend(read);
+        self.found.add(found);
     }
 
     /// Makes ready what a process will need as soon as it runs a program: large tables take longer than a short start-up.
@@ -46,8 +43,11 @@ impl Timeline {
     }
 
     pub(super) fn map(&mut self, pid: u32, new: &NewMapping) {
+        if !self.processes.contains_key(&pid) {
+            return;
+        }
+        let module = self.resolve(pid, new);
         let Some(process) = self.processes.get_mut(&pid) else { return };
-        let module = self.modules.resolve(pid, new.file, &new.path, new.start, new.end);
         let NewMapping { start, end, file_offset, .. } = *new;
         let mapped = Mapped { start, end, file_offset, module };
         if process.space.find(start) == Some(mapped) {
@@ -108,7 +108,7 @@ impl Timeline {
                 continue; // its fork is not settled yet
             }
             let NewMapping { start, end, file_offset, .. } = *mapping;
-            let module = self.modules.resolve(*pid, mapping.file, &mapping.path, start, end);
+            let module = self.resolve(*pid, mapping);
             let mapped = Mapped { start, end, file_offset, module };
             let module = self.modules.get(module).expect("just resolved");
             self.code.announce(*pid, module, &mapped);
@@ -134,9 +134,26 @@ impl Timeline {
     /// Reads what processes have mapped now. Samples from before this moment are still to come: what is read takes its place among
     /// the kernel's records.
     pub(super) fn read_again(&mut self, pids: &[u32]) {
-        let mut read: Vec<MappingEvent> = pids.iter().flat_map(|pid| mapped_now(*pid)).collect();
-        self.announce(&read);
-        self.read.append(&mut read);
+        for pid in pids {
+            let found = FoundMapping::all_of(*pid);
+            let events: Vec<MappingEvent> = found.iter().map(FoundMapping::event).collect();
+            self.announce(&events);
+            self.found.add(found);
+        }
+    }
+
+    /// What was found by reading and takes its place among these records, all of which are from before `settled_ns`.
+    pub(super) fn settle_found(&mut self, records: &[MappingEvent], settled_ns: u64) -> Vec<MappingEvent> {
+        for FoundMapping { pid, mapping, .. } in self.found.take_doubtful(records) {
+            // It may have been announced.
+            let module = self.resolve(pid, &mapping);
+            self.code.told_again(module);
+        }
+        self.found.take_settled(settled_ns).iter().map(FoundMapping::event).collect()
+    }
+
+    fn resolve(&mut self, pid: u32, mapping: &NewMapping) -> ModuleId {
+        self.modules.resolve(pid, mapping.file, &mapping.path, mapping.start, mapping.end)
     }
 
     pub(super) fn unmap(&mut self, pid: u32, gone: &[Mapped]) {
@@ -145,11 +162,4 @@ impl Timeline {
             self.code.unmap(pid, module, gone);
         }
     }
-}
-
-/// What a process has mapped, as records of this moment.
-fn mapped_now(pid: u32) -> Vec<MappingEvent> {
-    let timestamp_ns = now_ns();
-    let mappings = read_maps(pid).unwrap_or_default();
-    mappings.into_iter().map(|mapping| MappingEvent::Mapped { timestamp_ns, pid, mapping }).collect()
 }

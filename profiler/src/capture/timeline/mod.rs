@@ -18,7 +18,7 @@ use super::asking::Asked;
 use super::code::Code;
 use super::event::Event;
 use super::gauges::Reading;
-use super::mappings::{AddressSpace, Mapped, MappingEvent};
+use super::mappings::{AddressSpace, FoundMappings, Mapped, MappingEvent};
 use super::python::Pythons;
 use super::records::Records;
 use super::tls::Tls;
@@ -69,7 +69,7 @@ pub(super) struct Timeline {
     /// Processes that mapped V8, or may have: the report is to say how their JavaScript is had.
     v8_mapped: Vec<u32>,
     /// What was read of running processes, each at its moment.
-    read: Vec<MappingEvent>,
+    found: FoundMappings,
     mapping_records_lost: u64,
     messages_too_late: u64,
     undecodable: u64,
@@ -167,7 +167,7 @@ impl Timeline {
             calls: 0,
             unnamed: Unnamed::default(),
             v8_mapped: Vec::new(),
-            read: Vec::new(),
+            found: FoundMappings::default(),
             mapping_records_lost: 0,
             messages_too_late: 0,
             undecodable: 0,
@@ -258,7 +258,8 @@ impl Timeline {
         mut mappings: Vec<MappingEvent>,
         settled_ns: u64,
     ) -> Result<(), Error> {
-        mappings.extend(self.read.extract_if(.., |read| read.timestamp_ns() <= settled_ns));
+        let found = self.settle_found(&mappings, settled_ns);
+        mappings.extend(found);
         mappings.sort_by_key(MappingEvent::timestamp_ns);
         self.pythons.find_layouts();
         let mut mappings = mappings.into_iter().peekable();
