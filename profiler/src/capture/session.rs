@@ -182,6 +182,7 @@ impl Session {
     /// [`Error::TargetEnded`], [`Error::Recording`], or whatever keeps the kernel half from being loaded.
     pub fn start(options: &Options) -> Result<Self, Error> {
         raise_file_limit();
+        crate::memory::keep_little();
         let sampling = Sampling::best(options.frequency_hz)?;
         let mut kernel = Kernel::load(sampling.ring_bytes(), options.is_reading_calls)?;
         crate::memory::give_back();
@@ -245,6 +246,8 @@ impl Session {
         }
         // By now the recorder has said which libraries there are.
         session.is_tls_late = attaching.is_some_and(|attaching| !attaching.wait(TLS_LIMIT));
+        // The kernel's types were read once more.
+        crate::memory::give_back();
         session.begin(&sampling, options.is_reading_calls)?;
         Ok(session)
     }

@@ -253,12 +253,9 @@ impl Wire {
     }
 
     /// The calls that ended since the last time, by process.
-    pub(super) fn take_calls(&mut self) -> Vec<(u32, Call)> {
-        let ended = self
-            .processes
-            .iter_mut()
-            .flat_map(|(pid, streams)| streams.calls.take_ended().into_iter().map(|call| (*pid, call)));
-        ended.collect()
+    pub(super) fn take_calls(&mut self) -> Vec<(u32, Vec<Call>)> {
+        let have_ended = self.processes.iter_mut().filter(|(_, streams)| streams.calls.ended_count() > 0);
+        have_ended.map(|(pid, streams)| (*pid, streams.calls.take_ended())).collect()
     }
 
     /// The calls that have not ended, by process.

@@ -120,11 +120,11 @@ fn reads_calls() {
     let mut call = calls.recording.calls.remove(0).call;
     call.request_id = Some(Id::Text("7\"".into()));
     call.queue_ns = Some(3);
-    writer.call(1, &call).unwrap();
+    writer.calls([(1, &call)].into_iter()).unwrap();
     call.request_id = Some(Id::Number("7".into()));
     call.arguments = Some(r#"{"a":1}"#.into());
     call.session_id = Some("s".into());
-    writer.call(1, &call).unwrap();
+    writer.calls([(1, &call)].into_iter()).unwrap();
     writer.finish(9, "").unwrap();
     let recording = read(&path).unwrap();
     let ids: Vec<_> =
@@ -249,7 +249,7 @@ fn follows() {
     assert_eq!(first.recording.gauges[0].value, 4096);
     assert!(follower.poll().unwrap().is_none(), "nothing came");
 
-    writer.call(1, &call("echo", 6, 9)).unwrap();
+    writer.calls([(1, &call("echo", 6, 9))].into_iter()).unwrap();
     writer.in_flight([(1, &call("burn", 7, 7))].into_iter()).unwrap();
     writer.sample(9, 1, Some(2), 10, StackEnd::ChainEnd).unwrap();
     writer.line(1, 0, "main", None, None).unwrap();
@@ -266,7 +266,7 @@ fn follows() {
     assert_eq!(functions, ["main", "f", "g"]);
     assert_eq!(with_stacks.samples[0].stack, Some(1));
 
-    writer.call(1, &call("burn", 7, 11)).unwrap();
+    writer.calls([(1, &call("burn", 7, 11))].into_iter()).unwrap();
     writer.in_flight(std::iter::empty()).unwrap();
     writer.commit_until(12).unwrap();
     assert_eq!(tools(&follower.poll().unwrap().unwrap()), (vec!["burn"], 0));
@@ -279,7 +279,7 @@ fn forgets() {
     let mut writer = write(&path);
     let mut follower = Follower::new(&path).unwrap();
     for time in 10..20 {
-        writer.call(1, &call("echo", time, time)).unwrap();
+        writer.calls([(1, &call("echo", time, time))].into_iter()).unwrap();
         writer.sample(time, 1, Some(2), 10, StackEnd::ChainEnd).unwrap();
     }
     writer.process(44, Some(1), "git", &Runtime::default(), 10).unwrap();
@@ -291,7 +291,7 @@ fn forgets() {
         let connection = Connection::open(&path).unwrap();
         connection.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0)).unwrap()
     };
-    writer.call(1, &call("late", 21, 22)).unwrap();
+    writer.calls([(1, &call("late", 21, 22))].into_iter()).unwrap();
     let thread = writer.thread(1, 43, "main").unwrap();
     writer.sample(21, thread, Some(2), 10, StackEnd::ChainEnd).unwrap();
     writer.commit_until(30).unwrap();
@@ -301,6 +301,23 @@ fn forgets() {
     assert_eq!(increment.recording.threads[0].tid, 43);
 }
 
+/// A process that is over goes although a child of it lives and its own last call is the newest.
+#[test]
+fn forgets_processes_that_others_refer_to() {
+    let (_folder, path) = scratch();
+    let mut writer = write(&path);
+    let launcher = writer.process(44, Some(1), "sh", &Runtime::default(), 10).unwrap();
+    writer.process(45, Some(launcher), "node", &Runtime::default(), 11).unwrap();
+    writer.calls([(launcher, &call("last", 12, 13))].into_iter()).unwrap();
+    writer.process_exit(launcher, 15).unwrap();
+    writer.commit_until(20).unwrap();
+    writer.forget_before(1000).unwrap();
+    writer.commit_until(30).unwrap();
+    let increment = Follower::new(&path).unwrap().poll().unwrap().unwrap();
+    let processes: Vec<u32> = increment.recording.processes.iter().map(|process| process.pid).collect();
+    assert_eq!((processes, tools(&increment)), (vec![42, 45], (vec!["last"], 0)));
+}
+
 /// Of stacks and texts, those that nothing refers to any more go, and no other ones.
 #[test]
 fn sweeps() {
@@ -308,7 +325,7 @@ fn sweeps() {
     let mut writer = write(&path);
     let (unused, _) = writer.frame(FrameKind::Native, 1, 99).unwrap();
     writer.stack(Some(2), unused).unwrap();
-    writer.call(1, &call("kept", 6, 9)).unwrap();
+    writer.calls([(1, &call("kept", 6, 9))].into_iter()).unwrap();
     writer.commit_until(9).unwrap();
     let connection = Connection::open(&path).unwrap();
     drop(writer); // so that another one may write

@@ -5,7 +5,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use hashbrown::HashMap;
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, Statement, params};
 
 use crate::wire::Id;
 use crate::wire::calls::Call;
@@ -38,8 +38,7 @@ const STATEMENTS: usize = 32;
 pub struct Writer {
     path: PathBuf,
     connection: Connection,
-    strings: HashMap<Box<str>, RowId>,
-    string_bytes: usize,
+    strings: Strings,
     frames: HashMap<(RowId, u64), FrameId>,
     stacks: HashMap<(Option<StackId>, FrameId), StackId>,
     losses: HashMap<String, u64>,
@@ -47,9 +46,38 @@ pub struct Writer {
     next: NextIds,
 }
 
+/// The rows of texts.
+#[derive(Default)]
+struct Strings {
+    rows: HashMap<Box<str>, RowId>,
+    bytes: usize,
+    next: RowId,
+}
+
+impl Strings {
+    /// The row of a text, which is written when it is new.
+    fn row(&mut self, connection: &Connection, text: &str) -> rusqlite::Result<RowId> {
+        if let Some(id) = self.rows.get(text) {
+            return Ok(*id);
+        }
+        if self.rows.len() >= MAX_REMEMBERED || self.bytes >= MAX_STRING_BYTES {
+            self.forget();
+        }
+        let id = take_id(&mut self.next);
+        connection.prepare_cached("INSERT INTO strings VALUES (?, ?)")?.execute(params![id, text])?;
+        self.bytes += text.len();
+        self.rows.insert(text.into(), id);
+        Ok(id)
+    }
+
+    fn forget(&mut self) {
+        self.rows.clear();
+        self.bytes = 0;
+    }
+}
+
 #[derive(Default)]
 struct NextIds {
-    string: RowId,
     process: ProcessId,
     thread: ThreadId,
     module: RowId,
@@ -80,8 +108,7 @@ impl Writer {
         let writer = Self {
             path: path.to_owned(),
             connection,
-            strings: HashMap::new(),
-            string_bytes: 0,
+            strings: Strings::default(),
             frames: HashMap::new(),
             stacks: HashMap::new(),
             losses: HashMap::new(),
@@ -92,6 +119,8 @@ impl Writer {
             connection.set_prepared_statement_cache_capacity(STATEMENTS);
             connection.pragma_update(None, "synchronous", "off")?;
             connection.pragma_update(None, "cache_size", -1024)?;
+            // Readers check every reference; here it would cost a look-up for each, in each row.
+            connection.pragma_update(None, "foreign_keys", "off")?;
             // Into the file itself, so that it is known as ours also without its log.
             connection.execute_batch("BEGIN")?;
             connection.pragma_update(None, "application_id", APPLICATION_ID)?;
@@ -230,27 +259,15 @@ impl Writer {
         file: Option<&str>,
         line: Option<u32>,
     ) -> Result<(), Error> {
-        let function = self.string(function)?;
-        let file = file.map(|file| self.string(file)).transpose()?;
-        self.insert(
-            "INSERT OR REPLACE INTO lines VALUES (?, ?, ?, ?, ?)",
-            params![frame, position as i64, function, file, line],
-        )
-    }
-
-    fn string(&mut self, text: &str) -> Result<RowId, Error> {
-        if let Some(id) = self.strings.get(text) {
-            return Ok(*id);
-        }
-        if self.strings.len() >= MAX_REMEMBERED || self.string_bytes >= MAX_STRING_BYTES {
-            self.strings.clear();
-            self.string_bytes = 0;
-        }
-        self.string_bytes += text.len();
-        let id = take_id(&mut self.next.string);
-        self.insert("INSERT INTO strings VALUES (?, ?)", params![id, text])?;
-        self.strings.insert(text.into(), id);
-        Ok(id)
+        let Self { path, connection, strings, .. } = self;
+        let mut write = || {
+            let function = strings.row(connection, function)?;
+            let file = file.map(|file| strings.row(connection, file)).transpose()?;
+            connection
+                .prepare_cached("INSERT OR REPLACE INTO lines VALUES (?, ?, ?, ?, ?)")?
+                .execute(params![frame, position as i64, function, file, line])
+        };
+        write().map(drop).map_err(|error| Error::from_sqlite(path, error))
     }
 
     /// The stack that has `frame` below `parent`.
@@ -282,16 +299,12 @@ impl Writer {
         )
     }
 
-    /// A call that has ended.
-    pub fn call(&mut self, process: ProcessId, call: &Call) -> Result<(), Error> {
-        self.call_into("calls", process, call)?;
-        if call.arguments.is_none() && call.result.is_none() {
-            return Ok(());
-        }
-        self.insert(
-            "INSERT INTO contents VALUES (last_insert_rowid(), ?, ?)",
-            params![call.arguments, call.result],
-        )
+    /// Calls that have ended, each with its process.
+    pub fn calls<'call>(
+        &mut self,
+        calls: impl Iterator<Item = (ProcessId, &'call Call)>,
+    ) -> Result<(), Error> {
+        self.calls_into("calls", calls)
     }
 
     /// The calls that have not ended yet, in place of those of the last time.
@@ -300,48 +313,31 @@ impl Writer {
         calls: impl Iterator<Item = (ProcessId, &'call Call)>,
     ) -> Result<(), Error> {
         self.insert("DELETE FROM in_flight", [])?;
-        for (process, call) in calls {
-            self.call_into("in_flight", process, call)?;
-        }
-        Ok(())
+        self.calls_into("in_flight", calls)
     }
 
-    fn call_into(&mut self, table: &str, process: ProcessId, call: &Call) -> Result<(), Error> {
-        let method = self.string(&call.method)?;
-        let name = call.name.as_deref().map(|name| self.string(name)).transpose()?;
-        let trace_parent = call.trace_parent.as_deref().map(|trace| self.string(trace)).transpose()?;
-        let (code, message) = call.ended.error();
-        let request_id = call.request_id.as_ref().map(Id::json);
-        let message = message.map(|message| self.string(message)).transpose()?;
-        self.insert(
-            &format!(
+    fn calls_into<'call>(
+        &mut self,
+        table: &str,
+        mut calls: impl Iterator<Item = (ProcessId, &'call Call)>,
+    ) -> Result<(), Error> {
+        let Self { path, connection, strings, .. } = self;
+        let mut write = || {
+            let mut insert = connection.prepare_cached(&format!(
                 "INSERT INTO {table} VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-            ),
-            params![
-                process,
-                call.session as i64,
-                call.caller as u8,
-                method,
-                name,
-                trace_parent,
-                call.start_ns as i64,
-                call.request_end_ns as i64,
-                call.response_ns.map(|time| time as i64),
-                call.end_ns as i64,
-                call.request_thread,
-                call.response_thread,
-                call.request_bytes as i64,
-                call.response_bytes as i64,
-                call.requests,
-                call.input_wait_ns as i64,
-                call.ended.number(),
-                code,
-                message,
-                call.queue_ns.map(|time| time as i64),
-                request_id,
-                call.session_id,
-            ],
-        )
+            ))?;
+            calls.try_for_each(|(process, call)| {
+                insert_call(&mut insert, connection, strings, process, call)?;
+                if table != "calls" || (call.arguments.is_none() && call.result.is_none()) {
+                    return Ok(());
+                }
+                connection
+                    .prepare_cached("INSERT INTO contents VALUES (last_insert_rowid(), ?, ?)")?
+                    .execute(params![call.arguments, call.result])
+                    .map(drop)
+            })
+        };
+        write().map_err(|error| Error::from_sqlite(path, error))
     }
 
     /// A figure that the kernel keeps for a process.
@@ -384,10 +380,9 @@ impl Writer {
             self.run(retention::sweep_stacks)?;
             self.stacks.clear();
         }
-        if self.strings.len() > retention::MANY {
+        if self.strings.rows.len() > retention::MANY {
             self.run(retention::sweep_strings)?;
-            self.strings.clear();
-            self.string_bytes = 0;
+            self.strings.forget();
         }
         Ok(())
     }
@@ -414,6 +409,42 @@ impl Writer {
             connection.pragma_update(None, "journal_mode", "delete")
         })
     }
+}
+
+fn insert_call(
+    insert: &mut Statement<'_>,
+    connection: &Connection,
+    strings: &mut Strings,
+    process: ProcessId,
+    call: &Call,
+) -> rusqlite::Result<()> {
+    let mut row = |text: Option<&str>| text.map(|text| strings.row(connection, text)).transpose();
+    let (code, message) = call.ended.error();
+    let values = params![
+        process,
+        call.session as i64,
+        call.caller as u8,
+        row(Some(&call.method))?,
+        row(call.name.as_deref())?,
+        row(call.trace_parent.as_deref())?,
+        call.start_ns as i64,
+        call.request_end_ns as i64,
+        call.response_ns.map(|time| time as i64),
+        call.end_ns as i64,
+        call.request_thread,
+        call.response_thread,
+        call.request_bytes as i64,
+        call.response_bytes as i64,
+        call.requests,
+        call.input_wait_ns as i64,
+        call.ended.number(),
+        code,
+        row(message)?,
+        call.queue_ns.map(|time| time as i64),
+        call.request_id.as_ref().map(Id::json),
+        call.session_id,
+    ];
+    insert.execute(values).map(drop)
 }
 
 /// Opens a database by exactly this path: SQLite gives `file:` and `:memory:` a meaning of their own.

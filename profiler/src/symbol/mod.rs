@@ -12,6 +12,7 @@ mod tls;
 pub(crate) mod v8;
 
 pub(crate) use go::GoTable;
+pub use kernel::kernel_names;
 pub(crate) use module::InterpreterCode;
 pub use module::{ElfImage, Image, Module, ModuleId, Modules};
 pub use namer::{Name, Namer};

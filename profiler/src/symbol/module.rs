@@ -90,6 +90,16 @@ pub(crate) struct InterpreterCode {
     pub(crate) interpreter: Interpreter,
 }
 
+/// What a look into a file tells. Sections that it reads are in memory until it ends, up to megabytes each: looks for different
+/// things come one after the other.
+fn look_into<T>(
+    file: &File,
+    look: impl for<'file> FnOnce(&object::File<'file, &'file ReadCache<&'file File>>) -> T,
+) -> Option<T> {
+    let cache = ReadCache::new(file);
+    object::File::parse(&cache).ok().map(|object| look(&object))
+}
+
 #[derive(Clone, Copy, Debug)]
 struct LoadSegment {
     file_start: u64,
@@ -123,10 +133,6 @@ impl ElfImage {
             .collect();
         let build_id = object.build_id().ok().flatten().map(<[u8]>::to_vec);
         let debug_file = build_id.as_deref().and_then(|id| find_debug_file(id, pid));
-        let python = PythonImage::read(&object, path).map(Arc::new);
-        let asyncio = AsyncioOffsets::read(&object);
-        let v8 = V8::read(&object);
-        let tls = tls::functions(&object);
         let is_linkage = |name: &str| name == ".plt" || name.starts_with(".plt.");
         let linkage = object
             .sections()
@@ -135,6 +141,13 @@ impl ElfImage {
             .take(MAX_LINKAGE_TABLES)
             .collect();
         drop(object);
+        drop(cache);
+        let python = look_into(&file, |object| PythonImage::read(object, path)).flatten().map(Arc::new);
+        let asyncio = look_into(&file, AsyncioOffsets::read).flatten();
+        #[expect(clippy::redundant_closure, reason = "the function itself is of one lifetime")]
+        let v8 = look_into(&file, |object| V8::read(object)).flatten();
+        #[expect(clippy::redundant_closure, reason = "the function itself is of one lifetime")]
+        let tls = look_into(&file, |object| tls::functions(object)).unwrap_or_default();
         let file_offset = |address: u64| {
             let mut segments = segments.iter();
             segments.find_map(|segment| {

@@ -1,11 +1,10 @@
-//! Names for addresses of ELF files and of the kernel, by blazesym.
+//! Names for addresses of ELF files, by blazesym.
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, UnwindSafe};
 use std::sync::Once;
 
-use blazesym::MaybeDefault;
-use blazesym::symbolize::source::{Elf, Kernel, Source};
+use blazesym::symbolize::source::{Elf, Source};
 use blazesym::symbolize::{CodeInfo, Input, Symbolized, Symbolizer};
 
 use super::demangle::demangle;
@@ -28,19 +27,16 @@ const LINKAGE: &str = "[plt]";
 /// Names addresses. Keeps the symbol tables that it has parsed, which can be tens of megabytes: drop it between uses.
 pub struct Namer {
     symbolizer: Symbolizer,
-    kernel: Option<Kernel>,
 }
 
 impl Default for Namer {
     fn default() -> Self {
-        let kernel = Kernel { vmlinux: MaybeDefault::None, debug_syms: false, ..Kernel::default() };
         Self {
             symbolizer: Symbolizer::builder()
                 .enable_code_info(true)
                 .enable_demangling(false)
                 .enable_inlined_fns(true)
                 .build(),
-            kernel: super::kernel::addresses_are_visible().then_some(kernel),
         }
     }
 }
@@ -69,17 +65,6 @@ impl Namer {
             *names = vec![Name { function: LINKAGE.to_owned(), file: None, line: None }];
         }
         names
-    }
-
-    /// For each kernel address: its functions.
-    pub fn kernel(&self, addresses: &[u64]) -> Vec<Vec<Name>> {
-        match &self.kernel {
-            Some(kernel) => {
-                let source = Source::Kernel(kernel.clone());
-                self.names(&source, Input::AbsAddr(addresses), addresses.len())
-            }
-            None => vec![Vec::new(); addresses.len()],
-        }
     }
 
     fn names(&self, source: &Source<'_>, input: Input<&[u64]>, count: usize) -> Vec<Vec<Name>> {

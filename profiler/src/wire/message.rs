@@ -1,6 +1,8 @@
 //! What is kept of a JSON-RPC message: enough to pair it, to name it and to say how it ended. Its contents only where they
 //! were asked for.
 
+use std::borrow::Cow;
+
 /// A request's ID: `1` and `"1"` are different ones.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Id {
@@ -12,10 +14,10 @@ pub enum Id {
 
 impl Id {
     /// It as JSON.
-    pub fn json(&self) -> String {
+    pub fn json(&self) -> Cow<'_, str> {
         match self {
-            Self::Number(number) => number.to_string(),
-            Self::Text(text) => serde_json::Value::from(&**text).to_string(),
+            Self::Number(number) => number.as_ref().into(),
+            Self::Text(text) => serde_json::Value::from(&**text).to_string().into(),
         }
     }
 

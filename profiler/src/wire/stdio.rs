@@ -95,15 +95,21 @@ impl Lines {
         let mut bytes = std::mem::take(&mut self.bytes);
         let was_cut = self.scanner.has_gap();
         match self.scanner.finish() {
-            Outcome::Messages(messages) => received.extend(messages.into_iter().map(|message| Received {
-                message,
-                first_ns,
-                last_ns,
-                thread: 0,
-                offset: Some(offset),
-                queue_ns: None,
-                bytes: std::mem::take(&mut bytes),
-            })),
+            Outcome::Messages(messages) => {
+                // One, most often: no room for more, which would take the allocator longer.
+                if received.is_empty() {
+                    received.reserve_exact(messages.len());
+                }
+                received.extend(messages.into_iter().map(|message| Received {
+                    message,
+                    first_ns,
+                    last_ns,
+                    thread: 0,
+                    offset: Some(offset),
+                    queue_ns: None,
+                    bytes: std::mem::take(&mut bytes),
+                }));
+            }
             Outcome::NotRpc if was_cut => self.cut += u64::from(self.is_synchronized),
             // The first line may be the rest of one that began before we were there.
             Outcome::NotRpc => self.skipped += u64::from(self.is_synchronized),

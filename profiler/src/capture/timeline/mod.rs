@@ -327,9 +327,8 @@ impl Timeline {
                 Some(process) => {
                     let id = process.id;
                     self.writer.process_exit(id, timestamp_ns)?;
-                    for call in self.wire.process_ended(pid, timestamp_ns) {
-                        self.call(id, &call)?;
-                    }
+                    let calls = self.wire.process_ended(pid, timestamp_ns);
+                    self.ended_calls(id, &calls)?;
                     self.forget_jit(pid)?;
                     self.forget(pid);
                     Ok(())
@@ -413,7 +412,8 @@ impl Timeline {
 
     fn message(&mut self, wire: &WireEvent, bytes: &[u8]) -> Result<(), Error> {
         let pid = wire.header.pid;
-        if !self.processes.contains_key(&pid) {
+        let mut id = self.processes.get(&pid).map(|process| process.id);
+        if id.is_none() {
             // Its fork event was lost, or it has ended.
             if Process::open(pid).is_err() {
                 self.messages_too_late += 1;
@@ -421,30 +421,31 @@ impl Timeline {
             }
             self.adopt(pid, None, wire.header.timestamp_ns)?;
             self.read_mappings(pid);
+            id = self.processes.get(&pid).map(|process| process.id);
         }
         self.wire.take(wire, bytes);
-        for call in self.wire.take_many_calls(pid) {
-            if let Some(id) = self.processes.get(&pid).map(|process| process.id) {
-                self.call(id, &call)?;
-            }
+        match (id, self.wire.take_many_calls(pid)) {
+            (Some(id), calls) if !calls.is_empty() => self.ended_calls(id, &calls),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// Writes the calls that have ended.
     pub(super) fn write_calls(&mut self) -> Result<(), Error> {
-        for (pid, call) in self.wire.take_calls() {
+        for (pid, calls) in self.wire.take_calls() {
             if let Some(id) = self.processes.get(&pid).map(|process| process.id) {
-                self.call(id, &call)?;
+                self.ended_calls(id, &calls)?;
             }
         }
         Ok(())
     }
 
-    fn call(&mut self, process: ProcessId, call: &Call) -> Result<(), Error> {
-        let is_counted = self.counted.is_empty() || call.is_of(&self.counted);
-        self.calls += u64::from(is_counted && call.caller == Side::Client);
-        self.writer.call(process, call)
+    fn ended_calls(&mut self, process: ProcessId, calls: &[Call]) -> Result<(), Error> {
+        let is_counted = |call: &&Call| {
+            call.caller == Side::Client && (self.counted.is_empty() || call.is_of(&self.counted))
+        };
+        self.calls += calls.iter().filter(is_counted).count() as u64;
+        self.writer.calls(calls.iter().map(|call| (process, call)))
     }
 
     /// Writes which calls have not ended, and what else was seen of messages.

@@ -9,7 +9,7 @@ use crate::asking::remove_perf_map;
 use crate::capture::asking::{Answer, Asked};
 use crate::capture::unwinding;
 use crate::recording::{Error, FrameId, Writer};
-use crate::symbol::{ElfImage, Image, Module, ModuleId, Name, Namer, jit_name, jit_names};
+use crate::symbol::{ElfImage, Image, Module, ModuleId, Name, Namer, jit_name, jit_names, kernel_names};
 use crate::target::Process;
 
 /// Frames that have no name yet, with their addresses, by where names come from.
@@ -68,7 +68,7 @@ impl Timeline {
 
     fn name_kernel(&mut self) -> Result<(), Error> {
         let frames = std::mem::take(&mut self.unnamed.kernel);
-        let names = Namer::default().kernel(&addresses(&frames));
+        let names = kernel_names(&addresses(&frames));
         write_names(&mut self.writer, &frames, &names)?;
         crate::memory::give_back();
         Ok(())

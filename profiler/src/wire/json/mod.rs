@@ -114,17 +114,20 @@ impl Scanner {
                     rest
                 }
                 State::Text => self.in_text(bytes),
-                State::Scalar if byte.is_ascii_alphanumeric() || b"+-.".contains(&byte) => {
-                    self.token.push(&[byte]);
-                    rest
-                }
                 State::Scalar => {
-                    self.state = State::Between;
-                    self.value();
-                    bytes
+                    let is_part = |byte: &&u8| byte.is_ascii_alphanumeric() || b"+-.".contains(byte);
+                    let length = bytes.iter().take_while(is_part).count();
+                    self.token.push(&bytes[..length]);
+                    if length < bytes.len() {
+                        self.state = State::Between;
+                        self.value();
+                    }
+                    &bytes[length..]
                 }
             };
-            self.keep(&before[..before.len() - bytes.len()]);
+            if self.raw.is_some() {
+                self.keep(&before[..before.len() - bytes.len()]);
+            }
         }
     }
 
@@ -289,7 +292,10 @@ impl Scanner {
         };
         self.depth = depth;
         if was_message && self.messages.len() < MAX_BATCH {
-            self.messages.extend(std::mem::take(&mut self.draft).message(self.capture));
+            let message = std::mem::take(&mut self.draft).message(self.capture);
+            // Most texts are one message, and batches make room for more at a time.
+            self.messages.reserve_exact(usize::from(message.is_some() && self.messages.is_empty()));
+            self.messages.extend(message);
         }
     }
 
