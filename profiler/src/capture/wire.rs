@@ -484,8 +484,12 @@ mod tests {
         let mut wire = wire();
         wire.take(&WireEvent { flags: WireFlag::Last as u32, ..written(7, 20, ASK.len() as u32, ASK) }, ASK);
         wire.finish(50);
-        let ended: Vec<(u64, Ended)> =
-            wire.take_calls().into_iter().map(|(_, call)| (call.end_ns, call.ended)).collect();
+        let ended: Vec<(u64, Ended)> = wire
+            .take_calls()
+            .into_iter()
+            .flat_map(|(_, calls)| calls)
+            .map(|call| (call.end_ns, call.ended))
+            .collect();
         assert_eq!(ended, [(50, Ended::InFlight)]);
     }
 }
