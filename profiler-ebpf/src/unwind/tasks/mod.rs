@@ -2,14 +2,29 @@
 //!
 //! A task is run by the event loop, and so are those that wait for it: nothing on the machine's stack leads there. From 3.14 on a
 //! task says who awaits it. Before, it has a list of what to call when it is done, and some of what asyncio itself puts there
-//! leads to another task; so does what anyio's task groups put there. A name is taken for what it says only with the module that it is in, and a coroutine for a task's only
-//! if the task says so too. A task that waits shows its coroutines from the outermost one inwards.
+//! leads to another task; so does what anyio's task groups put there. A name is taken for what it says only with the module that it is
+//! in, and a coroutine for a task's only if the task says so too. A task that waits shows its coroutines from the outermost one inwards.
+
+mod known;
+mod names;
+mod objects;
 
 use aya_ebpf::helpers::generated;
-use profiler_common::{Failure, FrameTag, InstanceValues, PythonLayout, StackEnd, TaskSource};
+use known::Known;
+use names::{
+    ANYIO_MODULE, COMPLETING, Kind, RELEASE_WAITER, SPAWNED_DONE, START_OF_SPAWNED_DONE, TASK_GROUP_DONE,
+    TASK_GROUPS_MODULE, TASKS_MODULE, WAKEUP_DEFINITION,
+};
+use objects::{
+    BUILTIN_DEFINITION, BUILTIN_SELF, CALLBACK_BYTES, CELL_CONTENT, FUNCTION_BYTES, FUTURE_CALLBACK,
+    FUTURE_CALLBACKS, HANDLE_CALLBACK, LARGEST_WITHOUT_SLOTS, LIST_ITEMS, LIST_SIZE, METHOD_FUNCTION,
+    METHOD_SELF, OBJECT_BYTES, OBJECT_TYPE, Objects, PARTIAL_ARGUMENTS, PARTIAL_FUNCTION, TUPLE_ITEMS,
+    TUPLE_SIZE, TYPE_SIZE, WRAPPER_TASK, Words, attributes, fill, parent_of,
+};
+use profiler_common::{Failure, FrameTag, PythonLayout, StackEnd, TaskSource};
 
 use super::python::{Chain, State, at, function, read_identity, tail, word};
-use super::{emit, place_of, read};
+use super::{emit, read};
 use crate::cpu::Scratch;
 use crate::output::count;
 
@@ -23,178 +38,6 @@ const SETTLED: u64 = u64::MAX;
 /// What is looked at of the callbacks of a future, and of what an object or a closure holds.
 const MAX_CALLBACKS: u64 = 8;
 const MAX_HELD: u64 = 32;
-
-/// As much as is read of a callback at once. Never more than the object has: it may be the last of its mapping.
-type Words = [u64; 16];
-/// Of any callback, and of a function, which has its name at 104 in 3.9.
-const CALLBACK_BYTES: u32 = 32;
-const FUNCTION_BYTES: u32 = 112;
-
-// Where CPython 3.9 to 3.13 keep things in an object, in bytes: `Modules/_asynciomodule.c` (`FutureObj`, `TaskObj`,
-// `TaskStepMethWrapper`, `TaskWakeupMethWrapper`), `Modules/_functoolsmodule.c` (`partialobject`), `Include/cpython/methodobject.h`,
-// `classobject.h`, `cellobject.h`, `tupleobject.h`, `listobject.h`, and the slots of `Handle` in `Lib/asyncio/events.py`, which are sorted.
-const FUTURE_CALLBACK: u32 = 24;
-const FUTURE_CALLBACKS: u32 = 40;
-const HANDLE_CALLBACK: u32 = 24;
-const OBJECT_TYPE: u32 = 8;
-const WRAPPER_TASK: u32 = 16;
-const BUILTIN_DEFINITION: u32 = 16;
-const BUILTIN_SELF: u32 = 24;
-const METHOD_FUNCTION: u32 = 16;
-const METHOD_SELF: u32 = 24;
-const PARTIAL_FUNCTION: u32 = 16;
-const PARTIAL_ARGUMENTS: u32 = 24;
-const CELL_CONTENT: u32 = 16;
-const LIST_SIZE: u32 = 16;
-const LIST_ITEMS: u32 = 24;
-const TUPLE_SIZE: u32 = 16;
-const TUPLE_ITEMS: u32 = 24;
-const TYPE_SIZE: u32 = 32;
-/// An object without slots has less than this, one with slots these and then its slots.
-const OBJECT_BYTES: u64 = 16;
-const LARGEST_WITHOUT_SLOTS: u64 = 32;
-/// Until 3.10: the dictionary of an object without slots; how many attributes it has, and its values if it shares the keys with
-/// others of its class; else where its entries are (`Include/cpython/dictobject.h`, `Objects/dict-common.h`).
-const OBJECT_DICTIONARY: u32 = 16;
-const DICTIONARY_USED: u32 = 16;
-const DICTIONARY_KEYS: u32 = 32;
-const DICTIONARY_VALUES: u32 = 40;
-const KEYS_SIZE: u32 = 8;
-const KEYS_ENTRIES: u32 = 32;
-const KEYS_INDICES: u64 = 40;
-const ENTRY_VALUE: u64 = 16;
-const ENTRY_BYTES: u64 = 24;
-/// As long as each index is a byte.
-const MAX_KEYS: u64 = 128;
-/// `_parent_task` is the fifth attribute that `TaskGroup.__init__` sets (`Lib/asyncio/taskgroups.py` of 3.11 to 3.13).
-const PARENT_TASK: u64 = 4 * 8;
-
-/// A text, as far as so many words go, with its end if that is within them.
-struct Text<const WORDS: usize> {
-    words: [u64; WORDS],
-    mask: [u64; WORDS],
-}
-
-impl<const WORDS: usize> Text<WORDS> {
-    const fn new(text: &[u8]) -> Self {
-        let (mut words, mut mask) = ([0; WORDS], [0; WORDS]);
-        let mut index = 0;
-        while index < 8 * WORDS && index <= text.len() {
-            let byte = if index < text.len() { text[index] } else { 0 };
-            words[index / 8] |= (byte as u64) << (index % 8 * 8);
-            mask[index / 8] |= 0xff << (index % 8 * 8);
-            index += 1;
-        }
-        Self { words, mask }
-    }
-
-    #[inline(always)]
-    fn is(&self, words: &[u64; WORDS]) -> bool {
-        let mut difference = 0;
-        for (index, word) in words.iter().enumerate() {
-            difference |= (word ^ self.words[index]) & self.mask[index];
-        }
-        difference == 0
-    }
-}
-
-/// The start of a type's name.
-type TypeName = [u64; 2];
-const TASK: Text<2> = Text::new(b"_asyncio.Task");
-const FUTURE: Text<2> = Text::new(b"_asyncio.Future");
-const GATHERING_FUTURE: Text<2> = Text::new(b"_GatheringFuture");
-const STEP: Text<2> = Text::new(b"TaskStepMethWrapper");
-const STEP_OF_MODULE: Text<2> = Text::new(b"_asyncio.TaskStepMethWrapper");
-const WAKEUP: Text<2> = Text::new(b"TaskWakeupMethWrapper");
-const BUILTIN: Text<2> = Text::new(b"builtin_function_or_method");
-const FUNCTION: Text<2> = Text::new(b"function");
-const METHOD: Text<2> = Text::new(b"method");
-const PARTIAL: Text<2> = Text::new(b"functools.partial");
-const COROUTINE: Text<2> = Text::new(b"coroutine");
-const GENERATOR: Text<2> = Text::new(b"generator");
-const ASYNC_GENERATOR: Text<2> = Text::new(b"async_generator");
-/// `async_generator_asend` and `async_generator_athrow`.
-const ASYNC_GENERATOR_STEP: Text<2> = Text::new(b"async_generator_asend");
-const COROUTINE_WRAPPER: Text<2> = Text::new(b"coroutine_wrapper");
-/// Of anyio, as the next.
-const TASK_GROUP: Text<2> = Text::new(b"TaskGroup");
-const CANCEL_SCOPE: Text<2> = Text::new(b"CancelScope");
-
-/// What an object is, by the name of its type.
-#[derive(Clone, Copy, PartialEq, Eq)]
-#[repr(transparent)]
-struct Kind(u64);
-
-impl Kind {
-    const OTHER: Self = Self(0);
-    const TASK: Self = Self(1);
-    const FUTURE: Self = Self(2);
-    /// It makes a task go on.
-    const STEP: Self = Self(3);
-    const BUILTIN: Self = Self(4);
-    const FUNCTION: Self = Self(5);
-    const METHOD: Self = Self(6);
-    const PARTIAL: Self = Self(7);
-    /// Also an asynchronous generator.
-    const COROUTINE: Self = Self(8);
-    const GENERATOR: Self = Self(9);
-    /// It stands for the coroutine that it holds.
-    const WRAPPER: Self = Self(10);
-    const TASK_GROUP: Self = Self(11);
-    const CANCEL_SCOPE: Self = Self(12);
-
-    /// Called, not copied to each place that asks: it is long.
-    #[inline(never)]
-    fn of(name: &TypeName) -> Self {
-        if TASK.is(name) {
-            Self::TASK
-        } else if FUTURE.is(name) || GATHERING_FUTURE.is(name) {
-            Self::FUTURE
-        } else if STEP.is(name) || STEP_OF_MODULE.is(name) || WAKEUP.is(name) {
-            Self::STEP
-        } else if BUILTIN.is(name) {
-            Self::BUILTIN
-        } else if FUNCTION.is(name) {
-            Self::FUNCTION
-        } else if METHOD.is(name) {
-            Self::METHOD
-        } else if PARTIAL.is(name) {
-            Self::PARTIAL
-        } else if COROUTINE.is(name) || ASYNC_GENERATOR.is(name) {
-            Self::COROUTINE
-        } else if GENERATOR.is(name) {
-            Self::GENERATOR
-        } else if ASYNC_GENERATOR_STEP.is(name) || COROUTINE_WRAPPER.is(name) {
-            Self::WRAPPER
-        } else if TASK_GROUP.is(name) {
-            Self::TASK_GROUP
-        } else if CANCEL_SCOPE.is(name) {
-            Self::CANCEL_SCOPE
-        } else {
-            Self::OTHER
-        }
-    }
-}
-
-const WAKEUP_DEFINITION: Text<2> = Text::new(b"task_wakeup");
-const TASKS_MODULE: Text<2> = Text::new(b"asyncio.tasks");
-const TASK_GROUPS_MODULE: Text<2> = Text::new(b"asyncio.taskgroups");
-/// Functions of `asyncio.tasks` that hold the future that they complete. Of `gather` until 3.9, and from 3.10 on.
-const COMPLETING: [Text<3>; 4] = [
-    Text::new(b"_gather.<locals>._done_callback"),
-    Text::new(b"gather.<locals>._done_callback"),
-    Text::new(b"_wait.<locals>._on_completion"),
-    Text::new(b"shield.<locals>._inner_done_callback"),
-];
-/// Of `wait_for` until 3.11: its argument is that future.
-const RELEASE_WAITER: Text<3> = Text::new(b"_release_waiter");
-const TASK_GROUP_DONE: Text<3> = Text::new(b"TaskGroup._on_task_done");
-
-/// Of anyio 4 (`TaskGroup._spawn` in `anyio/_backends/_asyncio.py`): holds the task group, that its `cancel_scope`, and that its
-/// `_host_task`, which is the only task that it holds by itself.
-const SPAWNED_DONE: Text<5> = Text::new(b"TaskGroup._spawn.<locals>.task_done");
-const START_OF_SPAWNED_DONE: Text<3> = Text::new(b"TaskGroup._spawn.<locals>.task_done");
-const ANYIO_MODULE: Text<4> = Text::new(b"anyio._backends._asyncio");
 
 /// Where the search for tasks that wait is.
 #[repr(C)]
@@ -218,80 +61,6 @@ pub(crate) struct Waiting {
     /// 1 for the first of a task.
     is_outermost: u64,
     known: Known,
-}
-
-/// What searches met on this CPU: it takes long to read, and is the same in the next sample.
-#[repr(C)]
-struct Known {
-    /// The process, and how often the mappings of any had changed.
-    of: u64,
-    /// When it was, in [`STRETCH_BITS`]: all is forgotten behind that, as a type's memory may become another's.
-    stretch: u64,
-    /// The definition of `task_wakeup`.
-    wakeup: u64,
-    /// The name of a function that completes a future, and of anyio's for tasks of a group.
-    completing: u64,
-    spawned_done: u64,
-    /// The name of a function that does neither.
-    other: u64,
-    /// For each [`Held`], the number of the object behind the one that was looked for.
-    behind: [u64; HELD_KINDS],
-    types: [KnownType; KNOWN_TYPES],
-}
-
-#[derive(Clone, Copy)]
-#[repr(C)]
-struct KnownType {
-    address: u64,
-    kind: Kind,
-}
-
-const KNOWN_TYPES_BITS: u32 = 5;
-const KNOWN_TYPES: usize = 1 << KNOWN_TYPES_BITS;
-/// About a second, as a power of two in nanoseconds.
-const STRETCH_BITS: u32 = 30;
-
-impl Known {
-    /// Starts a search: forgets what may be out of date.
-    #[inline(always)]
-    fn begin(&mut self, of: u64, now_ns: u64) {
-        let stretch = now_ns >> STRETCH_BITS;
-        if self.of == of && self.stretch == stretch {
-            return;
-        }
-        self.of = of;
-        self.stretch = stretch;
-        self.wakeup = u64::MAX;
-        self.completing = u64::MAX;
-        self.spawned_done = u64::MAX;
-        self.other = u64::MAX;
-        for known in &mut self.types {
-            *known = KnownType { address: 0, kind: Kind::OTHER };
-        }
-    }
-
-    /// What objects of a type are.
-    #[inline(always)]
-    fn kind_of(&mut self, layout: &PythonLayout, ty: u64) -> Result<Kind, StackEnd> {
-        let known = &mut self.types[place_of(ty, KNOWN_TYPES_BITS) & (KNOWN_TYPES - 1)];
-        if ty != known.address {
-            // What has no type is nothing that we look for.
-            *known = KnownType { address: 0, kind: Kind::OTHER };
-            known.kind = Kind::of(&read(at(ty, layout.tasks.type_name)?)?);
-            known.address = ty;
-        }
-        // SAFETY: a reference. Read again, so that the verifier forgets which of them it is.
-        Ok(unsafe { core::ptr::read_volatile(&known.kind) })
-    }
-}
-
-/// Pointers to objects: so many bytes from one to the next.
-#[derive(Clone, Copy)]
-#[repr(C)]
-struct Objects {
-    first: u64,
-    stride: u64,
-    count: u64,
 }
 
 /// Who holds the objects that are looked through.
@@ -379,17 +148,6 @@ impl Waiting {
         fill(&mut self.callback, CALLBACK_BYTES, callback)?;
         self.known.kind_of(layout, word(&self.callback, OBJECT_TYPE))
     }
-}
-
-#[inline(always)]
-fn fill(words: &mut Words, bytes: u32, address: u64) -> Result<(), StackEnd> {
-    if bytes as usize > size_of::<Words>() {
-        return Err(StackEnd::TooDeep); // tells the verifier
-    }
-    // SAFETY: the helper checks the address, and writes no more than there is room for.
-    let outcome =
-        unsafe { generated::bpf_probe_read_user(words.as_mut_ptr().cast(), bytes, address as *const _) };
-    if outcome == 0 { Ok(()) } else { Err(StackEnd::Unreadable) }
 }
 
 /// One turn.
@@ -616,51 +374,6 @@ fn hold_closure(layout: &PythonLayout, waiting: &mut Waiting, by: Held) -> Resul
     let closure = word(&waiting.callback, layout.tasks.function_closure);
     let cells = closure.wrapping_add(u64::from(TUPLE_ITEMS));
     waiting.hold(by, Objects { first: cells, stride: 8, count: at(closure, TUPLE_SIZE)? })
-}
-
-/// The attributes of an object without slots.
-#[inline(always)]
-fn attributes(layout: &PythonLayout, object: u64) -> Result<Objects, StackEnd> {
-    let kind = layout.tasks.instance_values;
-    if kind == InstanceValues::Inline as u32 {
-        let count = u64::from(read::<u8>(object.wrapping_add(17))?);
-        return Ok(Objects { first: object.wrapping_add(24), stride: 8, count });
-    }
-    if kind == InstanceValues::Dictionary as u32 {
-        return attributes_in_dictionary(at(object, OBJECT_DICTIONARY)?);
-    }
-    let values = if kind == InstanceValues::Pointer as u32 {
-        read(object.wrapping_sub(32))?
-    } else {
-        let tagged: u64 = read(object.wrapping_sub(24))?;
-        if tagged & 1 == 0 {
-            return Err(StackEnd::Unreadable); // a dictionary
-        }
-        tagged.wrapping_add(1)
-    };
-    // Their number is before them (`_PyDictValues_AddToInsertionOrder` of `Include/internal/pycore_dict.h`).
-    Ok(Objects { first: values, stride: 8, count: u64::from(read::<u8>(values.wrapping_sub(2))?) })
-}
-
-#[inline(always)]
-fn attributes_in_dictionary(dictionary: u64) -> Result<Objects, StackEnd> {
-    let values = at(dictionary, DICTIONARY_VALUES)?;
-    if values != 0 {
-        return Ok(Objects { first: values, stride: 8, count: at(dictionary, DICTIONARY_USED)? });
-    }
-    let keys: u64 = at(dictionary, DICTIONARY_KEYS)?;
-    let size: u64 = at(keys, KEYS_SIZE)?;
-    if size > MAX_KEYS {
-        return Err(StackEnd::TooDeep);
-    }
-    let first = keys.wrapping_add(KEYS_INDICES + size + ENTRY_VALUE);
-    Ok(Objects { first, stride: ENTRY_BYTES, count: at(keys, KEYS_ENTRIES)? })
-}
-
-/// The task that a task group of `asyncio` belongs to.
-#[inline(always)]
-fn parent_of(layout: &PythonLayout, group: u64) -> Result<u64, StackEnd> {
-    read(attributes(layout, group)?.first.wrapping_add(PARENT_TASK))
 }
 
 /// One of what a closure, or an object, holds.
