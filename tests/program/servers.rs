@@ -31,11 +31,13 @@ fn node_below_a_load_generator() -> Result<()> {
     wait_until("mcp-stress starts the server", Duration::from_secs(10), || {
         process.children().ok()?.first().copied()
     })?;
-    let report = Profiler::new()?.record_and_report(4, 199, &["--pid", &process.pid().to_string()])?;
+    // At full speed, which has tests of its own, a profiler without optimizations may be too slow for all calls.
+    let options = ["--pid", &process.pid().to_string(), "--no-calls"];
+    let report = Profiler::new()?.record_and_report(4, 199, &options)?;
     report.assert_names_any(&["v8::", "Builtins_", "node::"]);
     let pids = report.json["target"]["pids"].as_array().context("target.pids")?;
     assert!(pids.len() >= 2, "{pids:?}");
-    assert_eq!(report.lost(), 0);
+    assert_eq!(report.lost(), 0, "{:#}", report.json["losses"]);
     Ok(())
 }
 
