@@ -167,7 +167,7 @@ pub(super) struct FoundMapping {
     pub(super) pid: u32,
     pub(super) mapping: NewMapping,
     /// When the reading began: what the kernel told of before is part of it.
-    begun_ns: u64,
+    pub(super) begun_ns: u64,
     /// When it ended.
     ended_ns: u64,
 }

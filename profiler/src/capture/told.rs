@@ -38,6 +38,11 @@ impl Told {
         self.ahead.insert((timestamp_ns, new.start), Ahead { end: new.end, since_ns });
     }
 
+    /// A mapping was found by a reading that began then: whatever the kernel tells of since is newer.
+    pub(super) fn find(&mut self, begun_ns: u64, found: Mapped, tell: impl FnOnce(&Change)) {
+        self.take(begun_ns, found, tell);
+    }
+
     /// A mapping is settled. Tells the kernel half by `tell`, if it was not told; returns since when it knows.
     pub(super) fn settle(&mut self, timestamp_ns: u64, new: Mapped, tell: impl FnOnce(&Change)) -> u64 {
         match self.ahead.remove(&(timestamp_ns, new.start)) {
@@ -150,6 +155,17 @@ mod tests {
         assert_eq!(told.settle(20, mapped(2, 0x1000, 0x2000), untold), since_ns);
         // Nothing is ahead any more.
         assert_ne!(told.settle(15, mapped(1, 0x1000, 0x2000), tell), NEVER);
+    }
+
+    /// What the kernel tells of while a process is read counts, also if it comes in first.
+    #[test]
+    fn readings_are_older_than_what_happens_meanwhile() {
+        let mut told = Told::default();
+        told.find(10, mapped(1, 0x1000, 0x2000), tell);
+        told.announce(15, mapped(2, 0x1000, 0x2000), tell);
+        assert_ne!(told.settle(15, mapped(2, 0x1000, 0x2000), untold), NEVER);
+        told.announce(25, mapped(3, 0x1000, 0x2000), tell);
+        told.find(20, mapped(2, 0x1000, 0x2000), untold);
     }
 
     /// A program that was started takes nothing from its own code, of which the kernel half was told already.

@@ -11,6 +11,7 @@ use crate::capture::code::Code;
 use crate::capture::mappings::{
     Change, FileIdentity, FoundMapping, Mapped, MappingEvent, NewMapping, read_maps,
 };
+use crate::capture::told::Told;
 use crate::symbol::{Image, Modules};
 
 /// Mappings of executable memory that most processes stay below.
@@ -112,17 +113,30 @@ impl Timeline {
             };
             let timestamp_ns = event.timestamp_ns();
             if let MappingEvent::Mapped { mapping, .. } = event {
-                let mapped = self.mapped(pid, mapping);
-                let module = self.modules.get(mapped.module).expect("just resolved");
-                self.code.announce(mapped.module, module);
-                let Some(process) = self.processes.get_mut(&pid) else { continue };
-                let (code, modules) = (&mut self.code, &self.modules);
-                process.told.announce(timestamp_ns, mapped, |change| tell_change(code, modules, pid, change));
+                self.tell(pid, mapping, |told, mapped, tell| told.announce(timestamp_ns, mapped, tell));
             } else if let Some(process) = self.processes.get_mut(&pid) {
                 let gone = process.told.announce_exec(timestamp_ns);
                 self.erase(pid, &gone);
             }
         }
+    }
+
+    /// Tells the kernel half of a mapping that will be settled later.
+    fn tell(
+        &mut self,
+        pid: u32,
+        mapping: &NewMapping,
+        told: impl FnOnce(&mut Told, Mapped, &mut dyn FnMut(&Change)),
+    ) {
+        if !self.processes.contains_key(&pid) {
+            return;
+        }
+        let mapped = self.mapped(pid, mapping);
+        let module = self.modules.get(mapped.module).expect("just resolved");
+        self.code.announce(mapped.module, module);
+        let Some(process) = self.processes.get_mut(&pid) else { return };
+        let (code, modules) = (&mut self.code, &self.modules);
+        told(&mut process.told, mapped, &mut |change| tell_change(code, modules, pid, change));
     }
 
     /// Reads the mappings of processes in which a walk came to unknown code: `mremap` moves code without a record, as V8 does with its
@@ -146,8 +160,9 @@ impl Timeline {
     pub(super) fn read_again(&mut self, pids: &[u32]) {
         for pid in pids {
             let found = FoundMapping::all_of(*pid);
-            let events: Vec<MappingEvent> = found.iter().map(FoundMapping::event).collect();
-            self.announce(&events);
+            for FoundMapping { mapping, begun_ns, .. } in &found {
+                self.tell(*pid, mapping, |told, mapped, tell| told.find(*begun_ns, mapped, tell));
+            }
             self.found.add(found);
         }
     }
