@@ -109,8 +109,8 @@ impl Code {
         let (_, base) = self.table(mapped.module, module);
         if let Some(loaded) = self.by_module.get_mut(&mapped.module) {
             loaded.users += 1;
-            loaded.announced = loaded.announced.saturating_sub(1);
         }
+        self.told_again(mapped.module);
         // Not before it is certain when: an exec that is told next would take it back.
         module.v8().is_some_and(|v8| self.v8.add(pid, v8, base))
     }

@@ -169,7 +169,7 @@ pub(super) struct FoundMapping {
     /// When the reading began: what the kernel told of before is part of it.
     pub(super) begun_ns: u64,
     /// When it ended.
-    ended_ns: u64,
+    pub(super) ended_ns: u64,
 }
 
 impl FoundMapping {
@@ -181,12 +181,7 @@ impl FoundMapping {
         mappings.into_iter().map(|mapping| Self { pid, mapping, begun_ns, ended_ns }).collect()
     }
 
-    /// When the reading ended.
-    pub(super) fn ended_ns(&self) -> u64 {
-        self.ended_ns
-    }
-
-    /// As if the kernel had told of it then.
+    /// As if the kernel had told of it when the reading ended.
     pub(super) fn event(&self) -> MappingEvent {
         MappingEvent::Mapped { timestamp_ns: self.ended_ns, pid: self.pid, mapping: self.mapping.clone() }
     }

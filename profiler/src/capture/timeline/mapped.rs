@@ -25,7 +25,7 @@ impl Timeline {
     pub(in crate::capture) fn read_mappings(&mut self, pid: u32) {
         let found = FoundMapping::all_of(pid);
         for found in &found {
-            self.map(pid, found.ended_ns(), &found.mapping);
+            self.map(pid, found.ended_ns, &found.mapping);
         }
         // Records from before are still to come, and must not have the last word.
         self.found.add(found);
@@ -76,8 +76,7 @@ impl Timeline {
         let Ok(now) = read_maps(pid) else { return };
         let (gone, untold) = (process.space.drop_unmapped(&now), process.told.drop_unmapped(&now));
         process.mappings_limit = FEW_MAPPINGS.max(process.space.len() * 2);
-        self.erase(pid, &untold);
-        gone.iter().for_each(|gone| self.code.release(gone));
+        self.unmap(pid, &untold, &gone);
     }
 
     /// Takes up what a process has mapped.
@@ -187,8 +186,14 @@ impl Timeline {
         Mapped { start, end, file_offset, module, since_ns: 0 }
     }
 
+    /// Takes mappings from the kernel half, and gives up what the process has no longer.
+    pub(super) fn unmap(&mut self, pid: u32, untold: &[Mapped], gone: &[Mapped]) {
+        self.erase(pid, untold);
+        gone.iter().for_each(|gone| self.code.release(gone));
+    }
+
     /// Takes mappings from the kernel half.
-    pub(super) fn erase(&mut self, pid: u32, gone: &[Mapped]) {
+    fn erase(&mut self, pid: u32, gone: &[Mapped]) {
         for gone in gone {
             let module = self.modules.get(gone.module).expect("a mapping has a module");
             self.code.erase(pid, module, gone);

@@ -299,8 +299,7 @@ impl Timeline {
                 if let Some(process) = self.processes.get_mut(pid) {
                     let (gone, untold) = (process.space.clear(), process.told.settle_exec(*timestamp_ns));
                     process.jit_module = None;
-                    self.erase(*pid, &untold);
-                    gone.iter().for_each(|gone| self.code.release(gone));
+                    self.unmap(*pid, &untold, &gone);
                     self.code.v8.remove(*pid);
                 }
             }
@@ -373,8 +372,7 @@ impl Timeline {
         self.pythons.forget(pid);
         self.tls.forget(pid);
         if let Some(mut process) = self.processes.remove(&pid) {
-            self.erase(pid, &process.told.clear());
-            process.space.clear().iter().for_each(|gone| self.code.release(gone));
+            self.unmap(pid, &process.told.clear(), &process.space.clear());
             self.code.v8.remove(pid);
         }
     }
