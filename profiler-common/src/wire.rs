@@ -4,6 +4,10 @@ use crate::event::EventHeader;
 
 /// Most bytes of one [`WireEvent`].
 pub const MAX_WIRE_BYTES: usize = 8192;
+/// Most parts of what one system call moved.
+pub const MAX_WIRE_PARTS: u32 = 16;
+/// What [`StreamRule::whole_bytes`] is at first.
+pub const WHOLE_BYTES: u32 = 2 * MAX_WIRE_BYTES as u32;
 /// Streams that are known at once; the one that was not used for longest makes room.
 pub const MAX_STREAMS: u32 = 16384;
 /// Most buffers of one `readv`, `writev`, `sendmsg` or `recvmsg` that are looked at.

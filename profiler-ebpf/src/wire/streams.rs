@@ -3,7 +3,7 @@
 use aya_ebpf::helpers::bpf_probe_read_user as read_user;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::LruHashMap;
-use profiler_common::{Failure, MAX_STREAMS, MAX_WIRE_BYTES, StreamRule, StreamVerdict};
+use profiler_common::{Failure, MAX_STREAMS, StreamRule, StreamVerdict, WHOLE_BYTES};
 
 use super::IF_ABSENT;
 use super::descriptor::{self, Descriptor};
@@ -100,9 +100,8 @@ fn first_look(stream: u64, start: Start) -> Judgement {
 
 #[inline(always)]
 fn insert(stream: u64, verdict: StreamVerdict, flags: u64) -> bool {
-    let whole_bytes = 2 * MAX_WIRE_BYTES as u32;
     let verdict = verdict as u32;
-    let rule = StreamRule { verdict, looked_at: 1, whole_bytes, lost_read: 0, lost_written: 0 };
+    let rule = StreamRule { verdict, looked_at: 1, whole_bytes: WHOLE_BYTES, lost_read: 0, lost_written: 0 };
     STREAMS.insert(stream, rule, flags).is_ok()
 }
 

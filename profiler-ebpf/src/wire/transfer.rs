@@ -5,13 +5,13 @@ use core::mem::size_of;
 
 use aya_ebpf::helpers::generated::bpf_probe_read_user;
 use aya_ebpf::helpers::{bpf_loop, bpf_probe_read_user as read_user, bpf_ringbuf_output};
-use profiler_common::{Failure, MAX_VECTORS, MAX_WIRE_BYTES, StreamRule, WireEvent, WireFlag};
+use profiler_common::{
+    Failure, MAX_VECTORS, MAX_WIRE_BYTES, MAX_WIRE_PARTS, StreamRule, WireEvent, WireFlag,
+};
 
 use super::streams;
 use crate::output::{MESSAGES, NO_WAKEUP, count};
 
-/// Parts of one call.
-const MAX_PARTS: u32 = 16;
 /// What is taken of either end of a stretch.
 const END_BYTES: u64 = MAX_WIRE_BYTES as u64 / 2;
 
@@ -133,7 +133,7 @@ pub(super) fn send(scratch: &mut Scratch, rule: *mut StreamRule, total: u64) {
     let mut context = core::ptr::from_mut(scratch);
     // SAFETY: `part` has the signature of a loop callback, and the context outlives the call.
     unsafe {
-        bpf_loop(MAX_PARTS, part as *mut c_void, core::ptr::from_mut(&mut context).cast(), 0);
+        bpf_loop(MAX_WIRE_PARTS, part as *mut c_void, core::ptr::from_mut(&mut context).cast(), 0);
     }
 }
 
@@ -154,12 +154,12 @@ unsafe extern "C" fn part(index: u64, context: *mut *mut Scratch) -> i64 {
     let size = if is_cut { END_BYTES } else { MAX_WIRE_BYTES as u64 };
     let mut end = transfer.total;
     if is_cut {
-        if index + 1 == u64::from(MAX_PARTS) {
+        if index + 1 == u64::from(MAX_WIRE_PARTS) {
             (transfer.stretch_end, transfer.is_in_stretch) = (transfer.total, 1);
         } else if transfer.is_in_stretch == 0 {
             transfer.stretch_end = transfer.total;
             transfer.position = 0;
-            if transfer.vectors != 0 && index + 2 < u64::from(MAX_PARTS) {
+            if transfer.vectors != 0 && index + 2 < u64::from(MAX_WIRE_PARTS) {
                 // SAFETY: `border` has the signature of a loop callback, and the context outlives the call.
                 unsafe {
                     bpf_loop(MAX_VECTORS, border as *mut c_void, context.cast(), 0);

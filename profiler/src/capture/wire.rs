@@ -2,7 +2,10 @@
 
 use aya::maps::{HashMap as BpfHashMap, Map, MapData, MapError};
 use hashbrown::{HashMap, HashSet};
-use profiler_common::{ClientWriteEvent, MAX_WIRE_BYTES, StreamRule, StreamVerdict, WireEvent, WireFlag};
+use profiler_common::{
+    ClientWriteEvent, MAX_WIRE_BYTES, MAX_WIRE_PARTS, StreamRule, StreamVerdict, WHOLE_BYTES, WireEvent,
+    WireFlag,
+};
 
 use super::clients::Clients;
 use super::read_streams::Read;
@@ -14,11 +17,8 @@ use crate::wire::streams::{Counts, Interest, Moved, Streams};
 
 /// What messages may take that are half read, and calls that have not ended, of all processes together, in bytes.
 const MAX_HELD_BYTES: usize = 32 << 20;
-/// System calls up to this length are taken whole on streams where longer ones were of several messages: as many parts as the kernel
-/// half makes of one (`MAX_PARTS` of `profiler-ebpf/src/wire/transfer.rs`).
-const MANY_WHOLE_BYTES: u32 = 16 * MAX_WIRE_BYTES as u32;
-/// Longer ones are cut, unless they were of several messages (`streams::insert` of `profiler-ebpf/src/wire/streams.rs`).
-const WHOLE_BYTES: u32 = 2 * MAX_WIRE_BYTES as u32;
+/// System calls up to this length are taken whole on streams where ones longer than [`WHOLE_BYTES`] were of several messages.
+const MANY_WHOLE_BYTES: u32 = MAX_WIRE_PARTS * MAX_WIRE_BYTES as u32;
 /// Long system calls that are taken whole to see whether they are of several messages.
 const LONG_LOOKS: u32 = 16;
 /// Streams of which that is remembered.
