@@ -95,7 +95,7 @@ impl Code {
         }
     }
 
-    /// A process has just mapped a module's code, and [`Self::map`] will be told of it: its table is made ready, and stays.
+    /// A process has just mapped a module's code, and [`Self::has_settled`] will be called: its table is made ready, and stays.
     pub(super) fn announce(&mut self, id: ModuleId, module: &Module) {
         if let Image::Elf(_) = module.image {
             self.expect(id, module);
@@ -110,13 +110,12 @@ impl Code {
         if let Some(loaded) = self.by_module.get_mut(&mapped.module) {
             loaded.users += 1;
         }
-        self.told_again(mapped.module);
         // Not before it is certain when: an exec that is told next would take it back.
         module.v8().is_some_and(|v8| self.v8.add(pid, v8, base))
     }
 
-    /// A mapping that was announced is there already.
-    pub(super) fn told_again(&mut self, id: ModuleId) {
+    /// A mapping that was announced is settled.
+    pub(super) fn has_settled(&mut self, id: ModuleId) {
         if let Some(loaded) = self.by_module.get_mut(&id) {
             loaded.announced = loaded.announced.saturating_sub(1);
         }

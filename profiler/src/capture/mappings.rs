@@ -308,15 +308,34 @@ impl AddressSpace {
         gone.into_values().collect()
     }
 
-    /// Since when all of a mapping has been in place as it is; `None` when not all of it is.
-    pub(super) fn covers(&self, mapping: &Mapped) -> Option<u64> {
-        let (mut next, mut since_ns) = (mapping.start, 0);
-        while next < mapping.end {
-            let part = self.find(next).filter(|part| part.continues(mapping))?;
-            since_ns = part.since_ns.max(since_ns);
-            next = part.end;
+    /// A mapping, cut where what is in place changes. What continues code that is in place has its `since_ns`, the rest none: a
+    /// runtime that makes code enlarges its mapping again and again.
+    pub(super) fn parts(&self, new: &Mapped) -> Vec<(Mapped, Option<u64>)> {
+        let mut parts: Vec<(Mapped, Option<u64>)> = Vec::new();
+        let mut next = new.start;
+        while next < new.end {
+            let old = self.find(next);
+            let end = match old {
+                Some(old) => old.end,
+                None => self.by_start.range(next..).next().map_or(u64::MAX, |(start, _)| *start),
+            };
+            let since_ns = old.filter(|old| old.continues(new)).map(|old| old.since_ns);
+            let end = end.min(new.end);
+            match parts.last_mut().filter(|(_, last_ns)| *last_ns == since_ns) {
+                Some((last, _)) => last.end = end,
+                None => {
+                    let file_offset = new.file_offset + (next - new.start);
+                    parts.push((Mapped { start: next, end, file_offset, ..*new }, since_ns));
+                }
+            }
+            next = end;
         }
-        Some(since_ns)
+        parts
+    }
+
+    /// Whether all of a mapping is in place, and was told when it says so.
+    pub(super) fn has(&self, mapped: &Mapped) -> bool {
+        self.parts(mapped).iter().all(|(_, since_ns)| *since_ns == Some(mapped.since_ns))
     }
 
     pub(super) fn find(&self, address: u64) -> Option<Mapped> {
@@ -436,6 +455,32 @@ mod tests {
                     prop_assert_eq!(address - found.start + found.file_offset, address);
                 }
             }
+        }
+
+        /// The parts of a mapping follow each other, and each says what is in place there.
+        #[test]
+        fn parts_are_what_is_in_place(
+            ranges in proptest::collection::vec((0..100_u64, 1..30_u64, 0..3_usize), 1..30),
+            (start, length) in (0..120_u64, 1..40_u64),
+        ) {
+            let mapped = |start, length, module, since_ns| Mapped {
+                start, end: start + length, file_offset: start, module: ModuleId::from_index(module), since_ns
+            };
+            let mut space = AddressSpace::default();
+            for (since_ns, &(start, length, module)) in ranges.iter().enumerate() {
+                space.insert(mapped(start, length, module, since_ns as u64));
+            }
+            let new = mapped(start, length, 0, 0);
+            let mut next = start;
+            for (part, since_ns) in space.parts(&new) {
+                prop_assert_eq!((part.start, part.file_offset), (next, next));
+                for address in part.start..part.end {
+                    let same = space.find(address).filter(|old| old.module == new.module);
+                    prop_assert_eq!(same.map(|old| old.since_ns), since_ns);
+                }
+                next = part.end;
+            }
+            prop_assert_eq!(next, new.end);
         }
 
         /// No text makes the parser panic.

@@ -23,7 +23,7 @@ pub(super) struct Told {
 
 struct Ahead {
     end: u64,
-    since_ns: u64,
+    parts: Vec<Mapped>,
 }
 
 impl Told {
@@ -33,20 +33,25 @@ impl Told {
     }
 
     /// News that will be settled later: tells the kernel half by `tell`.
-    pub(super) fn announce(&mut self, timestamp_ns: u64, new: Mapped, tell: impl FnOnce(&Change)) {
-        let since_ns = self.take(timestamp_ns, new, tell);
-        self.ahead.insert((timestamp_ns, new.start), Ahead { end: new.end, since_ns });
+    pub(super) fn announce(&mut self, timestamp_ns: u64, new: Mapped, tell: impl FnMut(&Change)) {
+        let parts = self.take(timestamp_ns, new, tell);
+        self.ahead.insert((timestamp_ns, new.start), Ahead { end: new.end, parts });
     }
 
     /// A mapping was found by a reading that began then: whatever the kernel tells of since is newer.
-    pub(super) fn find(&mut self, begun_ns: u64, found: Mapped, tell: impl FnOnce(&Change)) {
+    pub(super) fn find(&mut self, begun_ns: u64, found: Mapped, tell: impl FnMut(&Change)) {
         self.take(begun_ns, found, tell);
     }
 
-    /// A mapping is settled. Tells the kernel half by `tell`, if it was not told; returns since when it knows.
-    pub(super) fn settle(&mut self, timestamp_ns: u64, new: Mapped, tell: impl FnOnce(&Change)) -> u64 {
+    /// A mapping is settled. Tells the kernel half by `tell`, if it was not told; returns its parts, each with since when it knows.
+    pub(super) fn settle(
+        &mut self,
+        timestamp_ns: u64,
+        new: Mapped,
+        tell: impl FnMut(&Change),
+    ) -> Vec<Mapped> {
         match self.ahead.remove(&(timestamp_ns, new.start)) {
-            Some(ahead) => ahead.since_ns,
+            Some(ahead) => ahead.parts,
             None => self.take(timestamp_ns, new, tell),
         }
     }
@@ -54,7 +59,7 @@ impl Told {
     /// The process runs another program, which will be settled later. Returns what the kernel half is to forget.
     pub(super) fn announce_exec(&mut self, timestamp_ns: u64) -> Vec<Mapped> {
         let gone = self.forget_before(timestamp_ns);
-        self.ahead.insert((timestamp_ns, 0), Ahead { end: u64::MAX, since_ns: now_ns() });
+        self.ahead.insert((timestamp_ns, 0), Ahead { end: u64::MAX, parts: Vec::new() });
         gone
     }
 
@@ -81,18 +86,23 @@ impl Told {
         self.code.iter()
     }
 
-    fn take(&mut self, timestamp_ns: u64, new: Mapped, tell: impl FnOnce(&Change)) -> u64 {
-        if let Some(since_ns) = self.code.covers(&new) {
-            return since_ns;
+    fn take(&mut self, timestamp_ns: u64, new: Mapped, mut tell: impl FnMut(&Change)) -> Vec<Mapped> {
+        let mut parts = Vec::new();
+        for (mut part, since_ns) in self.code.parts(&new) {
+            part.since_ns = match since_ns {
+                Some(since_ns) => since_ns,
+                None if self.is_overtaken(timestamp_ns, part.start, part.end) => NEVER,
+                None => {
+                    let change = self.code.insert(part);
+                    tell(&change);
+                    part.since_ns = now_ns();
+                    self.code.insert(part);
+                    part.since_ns
+                }
+            };
+            parts.push(part);
         }
-        if self.is_overtaken(timestamp_ns, new.start, new.end) {
-            return NEVER;
-        }
-        let change = self.code.insert(new);
-        tell(&change);
-        let since_ns = now_ns();
-        self.code.insert(Mapped { since_ns, ..new });
-        since_ns
+        parts
     }
 
     fn forget_before(&mut self, timestamp_ns: u64) -> Vec<Mapped> {
@@ -127,6 +137,12 @@ mod tests {
         panic!("there is no news in that");
     }
 
+    /// Since when the kernel half knows of a mapping that is in one part.
+    fn since_ns(parts: &[Mapped]) -> u64 {
+        assert_eq!(parts.len(), 1, "{parts:?}");
+        parts[0].since_ns
+    }
+
     /// What is told ahead is settled as of then, and what is mapped once more is known all along.
     #[test]
     fn news_are_told_once() {
@@ -137,10 +153,30 @@ mod tests {
             news = Change { gone: vec![], new: change.new.clone() }
         });
         assert_eq!(news.new, [mapped(1, 0x1000, 0x3000)]);
-        let since_ns = told.settle(10, mapped(1, 0x1000, 0x3000), untold);
-        assert!((before_ns..=now_ns()).contains(&since_ns));
-        assert_eq!(told.settle(20, mapped(1, 0x1000, 0x3000), untold), since_ns);
-        assert!(told.settle(30, mapped(2, 0x1000, 0x3000), tell) > since_ns);
+        let known_ns = since_ns(&told.settle(10, mapped(1, 0x1000, 0x3000), untold));
+        assert!((before_ns..=now_ns()).contains(&known_ns));
+        assert_eq!(since_ns(&told.settle(20, mapped(1, 0x1000, 0x3000), untold)), known_ns);
+        assert!(since_ns(&told.settle(30, mapped(2, 0x1000, 0x3000), tell)) > known_ns);
+    }
+
+    /// Of code that grows on both sides, the kernel half is told what is new; what was there has been known all along.
+    #[test]
+    fn growing_code_stays_known() {
+        let part = |start, end| Mapped { file_offset: start, ..mapped(1, start, end) };
+        let mut told = Told::default();
+        let known_ns = since_ns(&told.settle(10, part(0x2000, 0x3000), tell));
+        let mut news = Vec::new();
+        told.announce(20, part(0x1000, 0x4000), |change| {
+            assert_eq!(change.gone, []);
+            news.extend(change.new.clone());
+        });
+        assert_eq!(news, [part(0x1000, 0x2000), part(0x3000, 0x4000)]);
+        let parts = told.settle(20, part(0x1000, 0x4000), untold);
+        let starts: Vec<_> = parts.iter().map(|part| (part.start, part.since_ns > known_ns)).collect();
+        assert_eq!(starts, [(0x1000, true), (0x2000, false), (0x3000, true)]);
+        assert_eq!(parts[1].since_ns, known_ns);
+        // Other code in its place is new all over.
+        assert!(since_ns(&told.settle(30, mapped(2, 0x1000, 0x4000), tell)) > known_ns);
     }
 
     /// What was told of a place stays, although what was there before is settled only then.
@@ -148,13 +184,13 @@ mod tests {
     fn older_news_do_not_overtake() {
         let mut told = Told::default();
         told.announce(20, mapped(2, 0x1000, 0x2000), tell);
-        assert_eq!(told.settle(10, mapped(1, 0x1000, 0x2000), untold), NEVER);
+        assert_eq!(since_ns(&told.settle(10, mapped(1, 0x1000, 0x2000), untold)), NEVER);
         // Reading a process told of this one before the kernel's record came.
-        let since_ns = told.settle(15, mapped(2, 0x1000, 0x2000), untold);
-        assert_ne!(since_ns, NEVER);
-        assert_eq!(told.settle(20, mapped(2, 0x1000, 0x2000), untold), since_ns);
+        let known_ns = since_ns(&told.settle(15, mapped(2, 0x1000, 0x2000), untold));
+        assert_ne!(known_ns, NEVER);
+        assert_eq!(since_ns(&told.settle(20, mapped(2, 0x1000, 0x2000), untold)), known_ns);
         // Nothing is ahead any more.
-        assert_ne!(told.settle(15, mapped(1, 0x1000, 0x2000), tell), NEVER);
+        assert_ne!(since_ns(&told.settle(15, mapped(1, 0x1000, 0x2000), tell)), NEVER);
     }
 
     /// What the kernel tells of while a process is read counts, also if it comes in first.
@@ -163,7 +199,7 @@ mod tests {
         let mut told = Told::default();
         told.find(10, mapped(1, 0x1000, 0x2000), tell);
         told.announce(15, mapped(2, 0x1000, 0x2000), tell);
-        assert_ne!(told.settle(15, mapped(2, 0x1000, 0x2000), untold), NEVER);
+        assert_ne!(since_ns(&told.settle(15, mapped(2, 0x1000, 0x2000), untold)), NEVER);
         told.announce(25, mapped(3, 0x1000, 0x2000), tell);
         told.find(20, mapped(2, 0x1000, 0x2000), untold);
     }

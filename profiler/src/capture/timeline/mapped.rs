@@ -50,20 +50,26 @@ impl Timeline {
         if !self.processes.contains_key(&pid) {
             return;
         }
-        let mut mapped = self.mapped(pid, new);
+        let mapped = self.mapped(pid, new);
         let Some(process) = self.processes.get_mut(&pid) else { return };
         let (code, modules) = (&mut self.code, &self.modules);
-        mapped.since_ns =
+        let parts =
             process.told.settle(timestamp_ns, mapped, |change| tell_change(code, modules, pid, change));
-        if process.space.covers(&mapped) == Some(mapped.since_ns) {
-            self.code.told_again(mapped.module);
-            return;
+        for part in parts {
+            self.settle_part(pid, part);
         }
-        process.newest_code_ns = process.newest_code_ns.max(mapped.since_ns);
-        let change = process.space.insert(mapped);
+        self.code.has_settled(mapped.module);
+        self.drop_unmapped(pid);
+    }
+
+    fn settle_part(&mut self, pid: u32, part: Mapped) {
+        let Some(process) = self.processes.get_mut(&pid).filter(|process| !process.space.has(&part)) else {
+            return;
+        };
+        process.newest_code_ns = process.newest_code_ns.max(part.since_ns);
+        let change = process.space.insert(part);
         self.map_code(pid, &change.new, false);
         change.gone.iter().for_each(|gone| self.code.release(gone));
-        self.drop_unmapped(pid);
     }
 
     /// Keeps a process that maps ever new addresses from filling our memory.
@@ -171,7 +177,7 @@ impl Timeline {
         for FoundMapping { pid, mapping, .. } in self.found.take_doubtful(records) {
             // It may have been announced.
             let mapped = self.mapped(pid, &mapping);
-            self.code.told_again(mapped.module);
+            self.code.has_settled(mapped.module);
         }
         self.found.take_settled(settled_ns).iter().map(FoundMapping::event).collect()
     }
