@@ -2,6 +2,7 @@
 //! Run them with `cargo xtask test`, as root.
 
 mod program {
+    mod cache;
     mod calls;
     mod commands;
     mod diagnose;

@@ -1,7 +1,6 @@
 //! Files that lie, in a process that runs code from them: bounded work, no panic, all that is missing counted, and the rest as it is.
 
 use std::fs::File;
-use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::{chown, symlink};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -66,7 +65,7 @@ fn mapped_files() -> Result<()> {
         }
         command.arg(path);
     }
-    let process = ready(Process::start(&mut command)?)?;
+    let process = Process::start(&mut command)?.ready()?;
     let profiler = Profiler::new()?;
     let running = profiler.recording(process.pid(), 999)?;
     let of_file = |report: &Report, name: &str| {
@@ -122,7 +121,7 @@ fn perf_maps() -> Result<()> {
         ("nonsense", &|path| Ok(std::fs::write(path, &nonsense)?)),
     ];
     for (kind, make) in kinds {
-        let process = ready(workload.start()?)?;
+        let process = workload.start()?.ready()?;
         let map = PathBuf::from(format!("/tmp/perf-{}.map", process.pid()));
         std::fs::remove_file(&map)?;
         let made = make(&map);
@@ -140,12 +139,4 @@ fn perf_maps() -> Result<()> {
         assert!(!functions.iter().any(is_named), "{kind}: {functions:?}");
     }
     Ok(())
-}
-
-/// Waits until a process says that it is ready.
-fn ready(mut process: Process) -> Result<Process> {
-    let mut line = String::new();
-    BufReader::new(process.child().stdout.take().context("stdout is a pipe")?).read_line(&mut line)?;
-    assert_eq!(line.trim(), "ready");
-    Ok(process)
 }

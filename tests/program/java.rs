@@ -1,6 +1,6 @@
 //! Java servers: asked for the names of their methods while they run, and never harmed.
 
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::Read as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -107,7 +107,7 @@ fn another_user_in_a_container() -> Result<()> {
     let mut words = workload.java(&["-XX:+PreserveFramePointer"])?;
     let path = words.iter().position(|word| word == "-cp").context("a class path")?;
     words[path + 1] = hidden.path().display().to_string();
-    let mut process = Process::start(
+    let process = Process::start(
         Command::new(require("unshare", "util-linux")?)
             .args(["--pid", "--fork", "--mount-proc", "--mount", "sh", "-c", script, "sh"])
             .arg(workload.path(""))
@@ -115,10 +115,8 @@ fn another_user_in_a_container() -> Result<()> {
             .args(&words)
             .current_dir("/")
             .stdout(Stdio::piped()),
-    )?;
-    let mut line = String::new();
-    BufReader::new(process.child().stdout.take().context("a pipe")?).read_line(&mut line)?;
-    assert_eq!(line.trim(), "ready");
+    )?
+    .ready()?;
     let pid = *process.children()?.first().context("unshare has a child")?;
     let report = Profiler::new()?.record_and_report(3, FREQUENCY, &["--pid", &pid.to_string()])?;
     report.assert_complete(0.99);
@@ -138,7 +136,7 @@ type Stacks = Vec<(Vec<String>, u64)>;
 #[test]
 fn another_user_namespace() -> Result<()> {
     let workload = Workload::compile_java("Split")?;
-    let mut process = Process::start(
+    let process = Process::start(
         Command::new(require("setpriv", "util-linux")?)
             .args([
                 "--reuid=65534",
@@ -151,10 +149,8 @@ fn another_user_namespace() -> Result<()> {
             .args(workload.java(&["-XX:+PreserveFramePointer"])?)
             .current_dir("/")
             .stdout(Stdio::piped()),
-    )?;
-    let mut line = String::new();
-    BufReader::new(process.child().stdout.take().context("a pipe")?).read_line(&mut line)?;
-    assert_eq!(line.trim(), "ready");
+    )?
+    .ready()?;
     let pid = process.pid();
     let report = Profiler::new()?.record_and_report(3, FREQUENCY, &["--pid", &pid.to_string()])?;
     let three = report.function("Split.three()")?;

@@ -216,9 +216,5 @@ fn a_command_is_recorded_to_its_end() -> Result<()> {
 
 /// Starts a workload and waits until it says that it is ready.
 fn started(workload: &Workload) -> Result<Process> {
-    let mut process = workload.start()?;
-    let mut line = String::new();
-    BufReader::new(process.child().stdout.take().context("stdout is a pipe")?).read_line(&mut line)?;
-    assert_eq!(line.trim(), "ready");
-    Ok(process)
+    workload.start()?.ready()
 }

@@ -1,6 +1,5 @@
 //! Native code in every form that programs come in: whole stacks, of the right depth, with the right shares of CPU time.
 
-use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result};
@@ -38,11 +37,7 @@ fn record_any(process: &Process, seconds: u32) -> Result<Recorded> {
 
 /// Starts what prints `ready`.
 fn started(command: &mut Command) -> Result<Process> {
-    let mut process = Process::start(command.stdout(Stdio::piped()))?;
-    let mut line = String::new();
-    BufReader::new(process.child().stdout.take().context("stdout is a pipe")?).read_line(&mut line)?;
-    assert_eq!(line.trim(), "ready");
-    Ok(process)
+    Process::start(command.stdout(Stdio::piped()))?.ready()
 }
 
 impl Recorded {

@@ -1,10 +1,9 @@
 //! Runtimes whose functions are not read: what they give all the same, and that what is missing is said.
 
-use std::io::{BufRead as _, BufReader};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use tests::{Process, Profiler, Report, node_package, require, script};
 
 const SECONDS: u32 = 3;
@@ -17,10 +16,7 @@ fn bin(package: &str) -> Result<PathBuf> {
 
 /// Records what prints `ready`. Whatever it is, its stacks are whole.
 fn record(command: &mut Command) -> Result<(Report, Vec<(String, u64)>)> {
-    let mut process = Process::start(command.stdout(Stdio::piped()))?;
-    let mut line = String::new();
-    BufReader::new(process.child().stdout.take().context("stdout is a pipe")?).read_line(&mut line)?;
-    assert_eq!(line.trim(), "ready");
+    let process = Process::start(command.stdout(Stdio::piped()))?.ready()?;
     let profiler = Profiler::new()?;
     let report = profiler.record_and_report(SECONDS, FREQUENCY, &["--pid", &process.pid().to_string()])?;
     report.assert_complete(0.995);

@@ -1,7 +1,6 @@
 //! The same answers as other profilers give, of the same run of the same program.
 
 use std::collections::HashMap;
-use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
@@ -18,10 +17,7 @@ const SECONDS: u32 = 10;
 fn perf_agrees() -> Result<()> {
     let perf = require("perf", "linux-perf")?;
     let workload = Workload::compile_optimized("twelve")?;
-    let mut process = Process::start(&mut workload.command())?;
-    let mut line = String::new();
-    BufReader::new(process.child().stdout.take().context("stdout is a pipe")?).read_line(&mut line)?;
-    assert_eq!(line.trim(), "ready");
+    let process = workload.start()?.ready()?;
 
     let (profiler, pid, data) = (Profiler::new()?, process.pid().to_string(), workload.path("perf.data"));
     let mut command = Command::new(&perf);

@@ -2,12 +2,11 @@
 //!
 //! `cargo xtask soak --minutes 10` runs it for longer than the tests do.
 
-use std::io::{BufRead as _, BufReader};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use serde_json::Value;
-use tests::{Footprint, Process, Profiler, Running, Workload};
+use tests::{Footprint, Profiler, Running, Workload};
 
 /// What a part of the program may call, from the outside in: a name of ours in any other place is wrong.
 const CALLS: [(&str, &str); 5] = [
@@ -29,10 +28,7 @@ fn nothing_grows_and_no_name_is_wrong() -> Result<()> {
     workload.add_program("short")?;
     workload.add_library("library", "lib_one.so", &["-DFUNCTION=one_work"])?;
     workload.add_library("library", "lib_two.so", &["-DFUNCTION=two_work"])?;
-    let mut process = Process::start(&mut workload.command())?;
-    let mut line = String::new();
-    BufReader::new(process.child().stdout.take().context("stdout is a pipe")?).read_line(&mut line)?;
-    assert_eq!(line.trim(), "ready");
+    let process = workload.start()?.ready()?;
 
     let profiler = Profiler::new()?;
     let (pid, duration) = (process.pid().to_string(), format!("{seconds}s"));
@@ -101,6 +97,19 @@ fn finish_without_growth(running: Running, seconds: u64) -> Result<()> {
     Ok(())
 }
 
+/// Code that more is added to all the time has its callers all along.
+#[test]
+fn code_that_grows_stays_known() -> Result<()> {
+    let process = Workload::compile_optimized("grows")?.start()?.ready()?;
+    let pid = process.pid().to_string();
+    let report = Profiler::new()?.record_and_report(5, 499, &["--pid", &pid])?;
+    report.assert_complete(0.99);
+    let share = report.function("run_made")?.total_ratio;
+    // What is left is the kernel's work for the pages.
+    assert!(share > 0.8, "{share}");
+    Ok(())
+}
+
 /// Code that takes the place of other code all the time, with nothing there in between: what is shown is what ran there then. What
 /// was sampled before the profiler knew of it has no callers, and that is told.
 #[test]
@@ -112,10 +121,7 @@ fn code_that_is_unmapped_lends_its_name_to_none() -> Result<()> {
         "lib_two.so",
         &["-DFUNCTION=two_work", "-DPLANTED", "-fomit-frame-pointer"],
     )?;
-    let mut process = Process::start(&mut workload.command())?;
-    let mut line = String::new();
-    BufReader::new(process.child().stdout.take().context("stdout is a pipe")?).read_line(&mut line)?;
-    assert_eq!(line.trim(), "ready");
+    let process = workload.start()?.ready()?;
     let profiler = Profiler::new()?;
     let pid = process.pid().to_string();
     let options =

@@ -1,6 +1,5 @@
 //! Whole stacks of code that keeps no frame pointers.
 
-use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result};
@@ -94,10 +93,7 @@ type Stacks = Vec<(Vec<String>, u64)>;
 
 /// Records what the command starts once it has printed `ready`: the report, and each stack from the outermost frame on.
 fn record(command: &mut Command, seconds: u32) -> Result<(Report, Stacks)> {
-    let mut process = Process::start(command.stdout(Stdio::piped()))?;
-    let mut line = String::new();
-    BufReader::new(process.child().stdout.take().context("stdout is a pipe")?).read_line(&mut line)?;
-    assert_eq!(line.trim(), "ready");
+    let process = Process::start(command.stdout(Stdio::piped()))?.ready()?;
     let profiler = Profiler::new()?;
     let report = profiler.record_enough(seconds, FREQUENCY, &["--pid", &process.pid().to_string()], 500)?;
     assert_eq!(report.lost(), 0);

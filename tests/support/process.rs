@@ -1,12 +1,13 @@
 //! A child process that never outlives its test.
 
+use std::io::{BufRead as _, BufReader};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use tempfile::TempDir;
@@ -47,6 +48,15 @@ impl Process {
             programs.iter().all(|program| run.contains(program)).then_some(())
         })?;
         Ok(process)
+    }
+
+    /// Waits until it says that it is ready: prints `ready`, to a pipe. What it prints after that is not read.
+    pub fn ready(mut self) -> Result<Self> {
+        let mut line = String::new();
+        let output = self.child.stdout.take().context("its standard output is a pipe")?;
+        BufReader::new(output).read_line(&mut line)?;
+        ensure!(line.trim() == "ready", "it said {line:?}");
+        Ok(self)
     }
 
     /// Keeps a folder until the process is dropped.
