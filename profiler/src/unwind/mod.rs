@@ -6,6 +6,7 @@ mod elf;
 mod frames;
 mod functions;
 mod go;
+mod instructions;
 mod python;
 mod table;
 pub(crate) mod v8;

@@ -8,7 +8,7 @@ use object::read::{Object, ObjectSection, ObjectSegment, ReadCache};
 use profiler_common::{CfaKind, UnwindRow};
 
 use super::cache::Cache;
-use super::{FRAME_POINTER_CHAIN, builtins, go};
+use super::{FRAME_POINTER_CHAIN, builtins, go, instructions};
 use crate::symbol::GoTable;
 
 pub(super) type ElfFile<'file> = object::File<'file, &'file ReadCache<&'file File>>;
@@ -50,12 +50,14 @@ pub fn read_table_with(file: &File, cache: Option<(&Cache, &str)>) -> Table {
         }
         let sources = Sources::read(object, v8_code);
         let Some((cache, build_id)) = cache.filter(|_| sources.bytes() >= WORTH_CACHING_BYTES) else {
-            return sources.table();
+            return sources.table(object).0;
         };
         let hash = sources.hash(cache);
         cache.load(build_id, hash).unwrap_or_else(|| {
-            let table = sources.table();
-            cache.store(build_id, hash, &table);
+            let (table, is_complete) = sources.table(object);
+            if is_complete {
+                cache.store(build_id, hash, &table);
+            }
             table
         })
     })
@@ -128,8 +130,11 @@ impl<'data> Sources<'data> {
         cache.hash(sources.into_iter())
     }
 
-    fn table(&self) -> Table {
-        self.builder().finish()
+    /// The table, and whether it is made from these sources alone.
+    fn table(&self, object: &ElfFile<'data>) -> (Table, bool) {
+        let mut builder = self.builder();
+        let is_complete = !instructions::complete(&mut builder, object, self.text);
+        (builder.finish(), is_complete)
     }
 
     fn builder(&self) -> Builder {
@@ -181,6 +186,26 @@ impl Builder {
         {
             self.rows.push((start, end, rule));
         }
+    }
+
+    /// The stretches of `start..end` of which nothing is said, the first one first.
+    pub(super) fn undescribed(&mut self, start: u64, end: u64) -> Vec<(u64, u64)> {
+        self.rows.sort_unstable();
+        let (mut stretches, mut next) = (Vec::new(), start);
+        for &(row_start, row_end, _) in &self.rows {
+            let (row_start, row_end) = (self.base + u64::from(row_start), self.base + u64::from(row_end));
+            if row_start >= end {
+                break;
+            }
+            if row_start > next {
+                stretches.push((next, row_start));
+            }
+            next = next.max(row_end);
+        }
+        if next < end {
+            stretches.push((next, end));
+        }
+        stretches
     }
 
     /// Puts stretches in order, ends each where the next one starts, and says where nothing is known.
