@@ -357,6 +357,33 @@ fn leaf_functions_have_callers() -> Result<()> {
     Ok(())
 }
 
+/// musl says nothing about its code, and Alpine's images are made with it: its functions have their callers all the same, in threads
+/// too, and recursion has its depth, with the library beside the program and in it.
+#[test]
+fn musl_is_whole() -> Result<()> {
+    let callers = ["sorts", "copies", "prints", "allocates", "writes"];
+    for options in [&[][..], &["-static"]] {
+        record(&started(&mut Workload::compile_with_musl("split", options)?.command())?)?
+            .assert_known("", "main")?;
+        let workload = Workload::compile_with_musl("library_calls", options)?;
+        let recorded = record(&started(&mut workload.command())?)?;
+        for caller in callers {
+            let function = recorded.report.function(caller)?;
+            assert!(function.total_ratio > 0.01, "{function:?}");
+        }
+        for (frames, weight) in &recorded.stacks {
+            let Some(works) = frames.iter().position(|frame| frame == "works") else { continue };
+            let next = frames.get(works + 1).map_or("", String::as_str);
+            // Between two calls there is next to nothing.
+            let is_rare = *weight < 10 || weight * 500 < recorded.report.samples();
+            assert!(callers.contains(&next) || is_rare, "{weight} samples of {frames:?}");
+            let is_called_back = frames.iter().any(|frame| frame == "compare");
+            assert!(!is_called_back || next == "sorts", "{weight} samples of {frames:?}");
+        }
+    }
+    Ok(())
+}
+
 /// OpenSSL's hand-written assembly finds its registers in unusual places.
 #[test]
 fn openssl_is_whole() -> Result<()> {

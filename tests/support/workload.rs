@@ -34,6 +34,22 @@ impl Workload {
         Self::compile_with(name, &[&["-O2", "-fomit-frame-pointer"], options].concat())
     }
 
+    /// The same with musl, whose library comes without unwind information.
+    pub fn compile_with_musl(name: &str, options: &[&str]) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let program = folder.path().join(name);
+        let mut command = Command::new(require("musl-gcc", "musl-tools")?);
+        command.args([
+            "-O2",
+            "-fomit-frame-pointer",
+            "-fno-optimize-sibling-calls",
+            "-D_GNU_SOURCE",
+            "-pthread",
+        ]);
+        succeed(command.args(options).arg("-o").arg(&program).arg(source(name, "c")))?;
+        Ok(Self { folder: Arc::new(folder), program })
+    }
+
     /// C++, optimized and without frame pointers.
     pub fn compile_cpp_optimized(name: &str) -> Result<Self> {
         let folder = tempfile::tempdir()?;

@@ -30,7 +30,7 @@ pub(crate) fn test(options: &Options) -> Result<()> {
 /// The same, with variables in the environment of the tests.
 pub(crate) fn test_with(options: &Options, variables: &[(&str, &str)]) -> Result<()> {
     // Other profilers, and programs, to compare with.
-    packages::install(&["linux-perf", "openssl", "binutils", "libpython3.11"])?;
+    packages::install(&["linux-perf", "openssl", "binutils", "libpython3.11", "musl-tools"])?;
     servers::servers()?;
     let program = build_profiler(options.release)?;
     let rmcp_server = build("rmcp-server", options.release)?;
