@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
-use tests::{Process, Profiler, Python, Report, Workload, assert_share, script, together};
+use tests::{Process, Profiler, Python, Report, Workload, assert_share, script, together, tolerance};
 
 const FREQUENCY: u32 = 999;
 
@@ -384,13 +384,27 @@ fn assert_start(stacks: &[(Vec<Frame>, u64)]) {
     assert!(whole * 1000 >= all * 995, "{whole} of {all} come from _start");
 }
 
-/// The ten functions that take most time are those of py-spy, with the same shares.
+/// The ten functions that take most time are those of py-spy, with the same shares. When it looks is up to the machine: on a busy one
+/// it is not at random. So it has three looks, in one of which the two have to agree in all.
 #[test]
 fn py_spy_agrees() -> Result<()> {
     let python = Python::of_servers()?;
     let mut process = Process::start(python.workload("python_calls")?.arg("alone"))?;
     let known = until_ready(&mut process)?;
     assert!(!known.is_empty());
+    let mut differences = Vec::new();
+    for _ in 0..3 {
+        differences = differences_to_py_spy(&process)?;
+        if differences.is_empty() {
+            return Ok(());
+        }
+        eprintln!("{differences:?}");
+    }
+    panic!("{differences:?}");
+}
+
+/// What py-spy and the profiler say differently of a process, more than chance allows.
+fn differences_to_py_spy(process: &Process) -> Result<Vec<String>> {
     let pid = process.pid().to_string();
     let profiler = Profiler::new()?;
     let raw = profiler.path("py-spy.txt");
@@ -423,11 +437,17 @@ fn py_spy_agrees() -> Result<()> {
     let mut top: Vec<(&String, f64)> = theirs.own.keys().map(|name| (name, theirs.own(name))).collect();
     top.sort_by(|one, other| other.1.total_cmp(&one.1));
     assert!(top.len() >= 10, "{top:?}");
+    let mut differences = Vec::new();
     for (name, share) in &top[..10] {
-        assert_share(&format!("own time of {name}, beside py-spy"), ours.own(name), *share, samples);
-        assert_share(&format!("{name}, beside py-spy"), ours.total(name), theirs.total(name), samples);
+        let pairs = [("own", ours.own(name), *share), ("all", ours.total(name), theirs.total(name))];
+        for (what, ours, theirs) in pairs {
+            if (ours - theirs).abs() >= tolerance(theirs, samples) {
+                differences
+                    .push(format!("{what} time of {name}: {ours}, py-spy {theirs}, {samples} samples"));
+            }
+        }
     }
-    Ok(())
+    Ok(differences)
 }
 
 /// A name without its class: whether that is told depends on the version of py-spy.
