@@ -38,7 +38,7 @@ pub enum Peer {
 }
 
 /// A call between two requests of its own.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 struct Waiting {
     call: Call,
     since_ns: u64,
@@ -46,7 +46,7 @@ struct Waiting {
 }
 
 /// Pairs messages.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Calls {
     open: OpenCalls,
     /// Sessions with a request of this ID whose response comes elsewhere, the oldest first.
@@ -192,6 +192,14 @@ impl Calls {
     pub fn in_session(&mut self, session: Session, caller: Side, id: Id, session_id: &str) {
         if let Some(open) = self.open.get_mut(&(session, caller, id)) {
             open.call.session_id = Some(session_id.into());
+        }
+    }
+
+    /// A request turns out to be of another session than it was taken for.
+    pub fn reassign(&mut self, session: Session, other: Session, caller: Side, id: &Id) {
+        if let Some(mut open) = self.open.remove(&(session, caller, id.clone())) {
+            open.call.session = other;
+            self.open.insert((other, caller, id.clone()), open);
         }
     }
 

@@ -16,6 +16,8 @@ use super::{Piece, Received};
 const MAX_HEAD: usize = 32 << 10;
 /// Most header fields that are read.
 const MAX_FIELDS: usize = 96;
+/// So many bytes tell for sure whether HTTP starts there.
+pub(super) const START_BYTES: usize = 9;
 /// Longest line with a chunk's size.
 const MAX_SIZE_LINE: usize = 64;
 
@@ -68,7 +70,7 @@ pub struct Head {
 }
 
 /// One direction of a connection.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Half {
     direction: Direction,
     capture: Capture,
@@ -78,6 +80,8 @@ pub struct Half {
     /// Length of all that was seen.
     position: u64,
     body: Body,
+    /// That a chunk of events began where it was joined is a guess: what looks like a head or a chunk is one.
+    is_guess: bool,
     /// Bodies and heads that could not be understood.
     pub unreadable: u64,
     /// Messages that were too long to be taken whole, and whose rest does not tell what they were.
@@ -113,9 +117,15 @@ impl Half {
             first_ns: None,
             position: 0,
             body: Body::Other,
+            is_guess: false,
             unreadable: 0,
             cut: 0,
         }
+    }
+
+    /// So much of it was seen already.
+    pub(super) fn starts_at(&mut self, position: u64) {
+        self.position = position;
     }
 
     /// Responses that are joined within a stream of events, at the start of a chunk.
@@ -124,13 +134,16 @@ impl Half {
         Self { state: State::LostChunk, body, ..Self::new(Direction::Responses, capture) }
     }
 
-    /// Whether bytes look like the start of HTTP in this direction.
+    /// Whether bytes look like the start of HTTP in this direction, or like the first of its bytes.
     pub fn starts(direction: Direction, bytes: &[u8]) -> bool {
         const VERBS: [&[u8]; 7] =
             [b"POST /", b"GET /", b"DELETE /", b"OPTIONS /", b"HEAD /", b"PUT /", b"PATCH /"];
+        let is_start =
+            |start: &[u8]| !bytes.is_empty() && start.iter().zip(bytes).all(|(one, other)| one == other);
         match direction {
-            Direction::Requests => VERBS.iter().any(|verb| bytes.starts_with(verb)),
-            Direction::Responses => bytes.starts_with(b"HTTP/1."),
+            Direction::Requests => VERBS.into_iter().any(is_start),
+            // The end of a request's first line is not one.
+            Direction::Responses => [b"HTTP/1.1 ", b"HTTP/1.0 "].into_iter().any(|start| is_start(start)),
         }
     }
 
@@ -151,10 +164,14 @@ impl Half {
         match piece {
             Piece::Bytes(bytes) => {
                 let is_lost = matches!(self.state, State::Lost | State::LostChunk);
-                if is_lost && Self::starts(self.direction, bytes) {
-                    (self.state, self.body) = (State::Head, Body::Other);
-                } else if self.state == State::LostChunk && starts_chunk(bytes) {
-                    self.state = State::Size;
+                if (is_lost || self.is_guess) && Self::starts(self.direction, bytes) {
+                    (self.state, self.body, self.is_guess) = (State::Head, Body::Other, false);
+                    self.head.clear();
+                } else if (self.state == State::LostChunk || (self.is_guess && self.state != State::Size))
+                    && starts_chunk(bytes)
+                {
+                    (self.state, self.body, self.is_guess) = (State::Size, Body::events(self.capture), true);
+                    self.head.clear();
                 }
                 self.bytes(bytes, timestamp_ns, &answers_head, &mut out);
             }
@@ -259,10 +276,13 @@ impl Half {
 
     fn lose(&mut self) {
         self.unreadable += 1;
-        self.state = State::Lost;
+        (self.state, self.body) = if self.is_guess {
+            (State::LostChunk, Body::events(self.capture))
+        } else {
+            (State::Lost, Body::Other)
+        };
         self.head.clear();
         self.first_ns = None;
-        self.body = Body::Other;
     }
 
     fn end(&mut self, now_ns: u64, out: &mut Vec<Event>) {
@@ -270,6 +290,7 @@ impl Half {
         self.cut += self.body.cut();
         self.body = Body::Other;
         self.state = State::Head;
+        self.is_guess = false;
         self.first_ns = None;
         out.push(Event::End { timestamp_ns: now_ns });
     }
@@ -513,7 +534,7 @@ mod tests {
     fn cuts_do_not_matter() {
         for (direction, text) in [(Direction::Requests, REQUESTS), (Direction::Responses, RESPONSES)] {
             let expected = all(direction, &[text.as_bytes()]);
-            for cut in 7..text.len() {
+            for cut in 1..text.len() {
                 let (first, second) = text.as_bytes().split_at(cut);
                 assert_eq!(all(direction, &[first, second]), expected, "cut at {cut}");
             }
@@ -528,7 +549,7 @@ mod tests {
             HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n\
             HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 36\r\n\r\n{\"jsonrpc\":\"2.0\",\"id\":7,\"result\":{}}";
         let is_end = |event: &&Event| matches!(event, Event::End { .. });
-        for cut in 7..text.len() {
+        for cut in 1..text.len() {
             let (mut half, mut events) = (Half::new(Direction::Responses, Capture::default()), Vec::new());
             for piece in [&text[..cut], &text[cut..]] {
                 let ended = events.iter().filter(is_end).count();
@@ -579,6 +600,26 @@ mod tests {
         half.lost();
         assert!(feed(&mut half, "\"id\":3}").is_empty());
         assert!(matches!(feed(&mut half, head)[..], [Event::Head(_)]));
+    }
+
+    /// What was taken for the start of a chunk, and is none, costs what is before the next chunk or head.
+    #[test]
+    fn goes_on_after_a_wrong_guess() {
+        let data = "data: {\"jsonrpc\":\"2.0\",\"id\":1,\"result\":{}}\n\n\r\n";
+        let chunk = format!("2d\r\n{data}");
+        let head = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+        // The size is cut, or it is the end of a field of a head.
+        for wrong in [format!("d\r\n{data}"), "ed\r\ndate: now\r\n\r\n".to_owned()] {
+            let mut half = Half::within_events(Capture::default());
+            assert!(half.feed(1, Piece::Bytes(wrong.as_bytes())).is_empty(), "{wrong}");
+            let events = half.feed(2, Piece::Bytes(chunk.as_bytes()));
+            assert_eq!(message(&events[0]).id, Some(Id::Number("1".into())), "{wrong}");
+            assert!(half.feed(3, Piece::Bytes(wrong.as_bytes())).is_empty(), "{wrong}");
+            assert!(
+                matches!(half.feed(4, Piece::Bytes(head.as_bytes()))[..], [Event::Head(_), _]),
+                "{wrong}"
+            );
+        }
     }
 
     proptest! {

@@ -8,7 +8,7 @@ use hashbrown::HashMap;
 
 use super::calls::{Calls, Ended, ResponseTimes, Session, Side};
 use super::contents::Capture;
-use super::http::{Direction, Event, Half, Head, starts_chunk};
+use super::http::{Direction, Event, Half, Head, START_BYTES, starts_chunk};
 use super::queue::{ClientWrite, Look, Queue};
 use super::stdio::Lines;
 use super::{Id, Kind, Message, Piece, Received};
@@ -33,7 +33,7 @@ const SILENCE_NS: u64 = 1_000_000_000;
 const STDIO: Session = 0;
 
 /// What a process reads and writes.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Streams {
     streams: HashMap<u64, Stream>,
     /// Of streams whose clients are known.
@@ -50,7 +50,7 @@ pub struct Streams {
     capture: Capture,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 struct Stream {
     protocol: Protocol,
     last_ns: u64,
@@ -65,7 +65,7 @@ struct Stream {
     has_contents: bool,
     lost_stretches: u64,
     dropped_messages: u64,
-    /// HTTP requests whose responses have not ended, the oldest first.
+    /// HTTP requests whose responses have not ended, the oldest first. Where that is not known yet, it may have begun with one.
     exchanges: VecDeque<Exchange>,
     /// Of the HTTP response that is being written: its head, and an error in it that names no request.
     response: Option<Head>,
@@ -73,7 +73,7 @@ struct Stream {
 }
 
 /// An HTTP request.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 struct Exchange {
     /// Its response has no body.
     is_head: bool,
@@ -83,7 +83,7 @@ struct Exchange {
     ids: Vec<Id>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 enum Protocol {
     /// A message a line, in both directions where it is a socket.
     Stdio { read: Box<Lines>, written: Box<Lines> },
@@ -130,6 +130,11 @@ impl Streams {
                 .insert(stream, Stream { last_ns: timestamp_ns, has_contents, ..Stream::new(protocol) });
         }
         let Some(state) = self.streams.get_mut(&stream) else { return Interest::No };
+        if state.may_become_http(piece, is_written)
+            && let Some(protocol @ Protocol::Http { .. }) = Protocol::of(piece, is_written, self.capture)
+        {
+            state.become_http(stream, protocol, &mut self.calls);
+        }
         state.last_ns = timestamp_ns;
         let sender = if is_written { Side::Server } else { Side::Client };
         let mut queue = if is_written { None } else { self.queues.get_mut(&stream) };
@@ -146,6 +151,12 @@ impl Streams {
                 for received in lines.feed(timestamp_ns, piece) {
                     state.messages += 1;
                     if is_own(&mut state.role, sender, &received.message, &self.calls) {
+                        if state.messages == 1
+                            && (sender, received.message.kind) == (Side::Client, Kind::Request)
+                        {
+                            let ids = received.message.id.iter().cloned().collect();
+                            state.exchanges.push_back(Exchange { ids, ..Exchange::default() });
+                        }
                         let queue_ns = queue_ns(queue.as_deref_mut(), &received);
                         self.calls.message(STDIO, sender, Received { thread, queue_ns, ..received });
                     }
@@ -434,6 +445,25 @@ impl Stream {
             exchanges: VecDeque::new(),
             response: None,
             error: None,
+        }
+    }
+
+    /// Whether a piece may be HTTP though the stream began with something else: who comes between a head and its body sees the
+    /// body first.
+    fn may_become_http(&self, piece: Piece<'_>, is_written: bool) -> bool {
+        let Protocol::Stdio { read, written } = &self.protocol else { return false };
+        let lines = if is_written { written } else { read };
+        self.messages <= 1 && piece.length() >= START_BYTES as u64 && !lines.is_within()
+    }
+
+    /// It is HTTP. What was read before is the body of a request, which is not answered yet.
+    fn become_http(&mut self, stream: u64, mut protocol: Protocol, calls: &mut Calls) {
+        if let Protocol::Http { requests, .. } = &mut protocol {
+            requests.starts_at(self.position);
+        }
+        self.protocol = protocol;
+        for id in self.exchanges.iter().flat_map(|exchange| &exchange.ids) {
+            calls.reassign(STDIO, stream, Side::Client, id);
         }
     }
 
