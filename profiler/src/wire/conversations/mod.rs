@@ -41,7 +41,7 @@ const CONVERSATIONS: [(&str, &[u8]); 14] = conversations![
 ];
 
 /// So many system calls are heard of those that come within one.
-const SOON: usize = 5;
+const SOON: usize = 4;
 
 impl Step<'_> {
     fn length(&self) -> usize {
