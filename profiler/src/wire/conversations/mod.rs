@@ -132,6 +132,11 @@ impl Listener {
     }
 }
 
+/// What a call asks, and when.
+fn request(call: &Call) -> impl PartialEq {
+    (call.session, call.start_ns, call.request_id.clone(), call.method.clone(), call.name.clone())
+}
+
 /// Each call once, as what it was and how it ended.
 #[test]
 fn calls_as_they_were_moved() {
@@ -323,6 +328,48 @@ fn comes_in_anywhere() {
                     number + 1
                 );
             }
+        }
+    }
+}
+
+/// Whatever system call is lost: no call is made up or ends as it did not, and those are right that are over before, or begin when the
+/// loss is known.
+#[test]
+fn losses_are_told() {
+    for (name, conversation) in CONVERSATIONS {
+        let steps = steps(conversation);
+        let (expected, _) = Listener::default().rest(&steps);
+        for (number, lost) in steps.iter().enumerate() {
+            let What::Moved { is_written, .. } = lost.what else { continue };
+            // The kernel half tells it with what comes next there, in the same direction or as the stream ends.
+            let is_next = |step: &Step<'_>| {
+                let is_same =
+                    matches!(step.what, What::Moved { is_written: other, .. } if other == is_written);
+                step.stream == lost.stream && (is_same || matches!(step.what, What::Ended))
+            };
+            let rest = &steps[number + 1..];
+            let (before_told, behind) = rest.split_at(rest.iter().position(is_next).unwrap_or(rest.len()));
+            let mut listener = Listener::default();
+            steps[..number].iter().for_each(|step| listener.step(step, []));
+            listener.time_ns += 1;
+            before_told.iter().for_each(|step| listener.step(step, []));
+            let told_ns = listener.time_ns + 1;
+            let moved = Moved { stream: lost.stream, is_written, timestamp_ns: told_ns, thread: 1 };
+            listener.streams.lost(moved, true);
+            let (calls, _) = listener.rest(behind);
+            let is_right = |call: &&Call| {
+                let is_of = |other: &Call| call.ended == Ended::Lost && request(call) == request(other);
+                expected.iter().any(|other| *call == other || is_of(other))
+            };
+            let lost_ns = number as u64 + 1;
+            let is_missing =
+                |call: &&Call| (call.end_ns < lost_ns || call.start_ns > told_ns) && !calls.contains(call);
+            let wrong: Vec<_> = calls.iter().filter(|call| !is_right(call)).collect();
+            let missing: Vec<_> = expected.iter().filter(is_missing).collect();
+            assert!(
+                missing.is_empty() && wrong.is_empty(),
+                "{name}: without step {lost_ns}: wrong {wrong:#?}, missing {missing:#?}"
+            );
         }
     }
 }

@@ -100,10 +100,8 @@ enum State {
     /// Behind the last chunk: fields, up to an empty line.
     Trailer,
     UntilClose,
-    /// Until a system call starts with a head.
+    /// Until a system call starts with a head, or, of responses, with a chunk: it may be one of a stream of events.
     Lost,
-    /// The same, or with a chunk of a stream of events.
-    LostChunk,
 }
 
 impl Half {
@@ -126,12 +124,6 @@ impl Half {
     /// So much of it was seen already.
     pub(super) fn starts_at(&mut self, position: u64) {
         self.position = position;
-    }
-
-    /// Responses that are joined within a stream of events, at the start of a chunk.
-    pub fn within_events(capture: Capture) -> Self {
-        let body = Body::events(capture);
-        Self { state: State::LostChunk, body, ..Self::new(Direction::Responses, capture) }
     }
 
     /// Whether bytes look like the start of HTTP in this direction, or like the first of its bytes.
@@ -163,11 +155,13 @@ impl Half {
         let mut out = Vec::new();
         match piece {
             Piece::Bytes(bytes) => {
-                let is_lost = matches!(self.state, State::Lost | State::LostChunk);
-                if (is_lost || self.is_guess) && Self::starts(self.direction, bytes) {
+                let is_lost = self.state == State::Lost;
+                let is_sure = self.position == 0 || bytes.len() >= START_BYTES;
+                let is_response = self.direction == Direction::Responses;
+                if (is_lost || self.is_guess) && is_sure && Self::starts(self.direction, bytes) {
                     (self.state, self.body, self.is_guess) = (State::Head, Body::Other, false);
                     self.head.clear();
-                } else if (self.state == State::LostChunk || (self.is_guess && self.state != State::Size))
+                } else if (is_lost && is_response || self.is_guess && self.state != State::Size)
                     && starts_chunk(bytes)
                 {
                     (self.state, self.body, self.is_guess) = (State::Size, Body::events(self.capture), true);
@@ -185,19 +179,16 @@ impl Half {
 
     /// Nobody knows what was moved before the next piece. Streams of events may live for long: they are taken up again.
     pub fn lost(&mut self) {
-        let is_stream = matches!(self.body, Body::Events(_));
-        let state = match self.state {
-            State::Size | State::InChunk(_) | State::Trailer | State::LostChunk if is_stream => {
-                State::LostChunk
-            }
-            State::UntilClose if is_stream => State::UntilClose,
-            _ => State::Lost,
-        };
         self.head.clear();
         self.first_ns = None;
         self.cut += self.body.cut();
-        self.body = if state == State::Lost { Body::Other } else { Body::events(self.capture) };
-        self.state = state;
+        self.body = match (self.state, &self.body) {
+            (State::UntilClose, Body::Events(_)) => Body::events(self.capture),
+            _ => {
+                self.state = State::Lost;
+                Body::Other
+            }
+        };
     }
 
     /// The memory that a head or a body takes while it is read, in bytes.
@@ -224,7 +215,7 @@ impl Half {
         let (mut ended, mut counted) = (0, 0);
         while !bytes.is_empty() {
             let rest = match self.state {
-                State::Lost | State::LostChunk => &[],
+                State::Lost => &[],
                 State::Head => {
                     let is_end = |event: &&Event| matches!(event, Event::End { .. });
                     ended += out[counted..].iter().filter(is_end).count();
@@ -256,7 +247,7 @@ impl Half {
                 self.advance(missing, now_ns, out);
             }
             State::UntilClose => self.body.feed(Piece::Gap(missing), now_ns, self.position, out),
-            State::Lost | State::LostChunk => {}
+            State::Lost => {}
             _ => self.lose(),
         }
     }
@@ -276,11 +267,7 @@ impl Half {
 
     fn lose(&mut self) {
         self.unreadable += 1;
-        (self.state, self.body) = if self.is_guess {
-            (State::LostChunk, Body::events(self.capture))
-        } else {
-            (State::Lost, Body::Other)
-        };
+        (self.state, self.body) = (State::Lost, Body::Other);
         self.head.clear();
         self.first_ns = None;
     }
@@ -610,8 +597,10 @@ mod tests {
         let head = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
         // The size is cut, or it is the end of a field of a head.
         for wrong in [format!("d\r\n{data}"), "ed\r\ndate: now\r\n\r\n".to_owned()] {
-            let mut half = Half::within_events(Capture::default());
+            let mut half = Half::new(Direction::Responses, Capture::default());
             assert!(half.feed(1, Piece::Bytes(wrong.as_bytes())).is_empty(), "{wrong}");
+            // Nor is this a head.
+            assert!(half.feed(1, Piece::Bytes(b"H")).is_empty(), "{wrong}");
             let events = half.feed(2, Piece::Bytes(chunk.as_bytes()));
             assert_eq!(message(&events[0]).id, Some(Id::Number("1".into())), "{wrong}");
             assert!(half.feed(3, Piece::Bytes(wrong.as_bytes())).is_empty(), "{wrong}");

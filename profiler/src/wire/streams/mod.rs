@@ -55,6 +55,8 @@ struct Stream {
     protocol: Protocol,
     last_ns: u64,
     messages: u64,
+    /// Lines came one after the other: it is no body of HTTP.
+    is_certain: bool,
     /// HTTP bodies, with and without messages.
     bodies: u64,
     /// How much the process has read there.
@@ -148,15 +150,15 @@ impl Streams {
                     self.calls.hidden(STDIO, sender, timestamp_ns);
                 }
                 let lines = if is_written { written } else { read };
-                for received in lines.feed(timestamp_ns, piece) {
+                let all_received = lines.feed(timestamp_ns, piece);
+                let is_first = state.messages == 0;
+                state.is_certain |= !is_first && !all_received.is_empty();
+                if is_first {
+                    state.exchanges = body_of(sender, &all_received);
+                }
+                for received in all_received {
                     state.messages += 1;
                     if is_own(&mut state.role, sender, &received.message, &self.calls) {
-                        if state.messages == 1
-                            && (sender, received.message.kind) == (Side::Client, Kind::Request)
-                        {
-                            let ids = received.message.id.iter().cloned().collect();
-                            state.exchanges.push_back(Exchange { ids, ..Exchange::default() });
-                        }
                         let queue_ns = queue_ns(queue.as_deref_mut(), &received);
                         self.calls.message(STDIO, sender, Received { thread, queue_ns, ..received });
                     }
@@ -361,19 +363,18 @@ impl Protocol {
         let requests = Half::starts(Direction::Requests, bytes);
         let responses = Half::starts(Direction::Responses, bytes);
         match (requests, responses, is_written) {
-            (true, _, false) | (_, true, true) => Some(Self::Http {
-                requests: Box::new(Half::new(Direction::Requests, capture)),
-                responses: Box::new(Half::new(Direction::Responses, capture)),
-            }),
+            (true, _, false) | (_, true, true) => Some(Self::http(capture)),
             // The process is a client there: whom it asks counts the calls.
             (true, _, true) | (_, true, false) => None,
             // A connection for messages to a client may have lived for days.
-            (false, false, true) if starts_chunk(bytes) => Some(Self::Http {
-                requests: Box::new(Half::new(Direction::Requests, capture)),
-                responses: Box::new(Half::within_events(capture)),
-            }),
+            (false, false, true) if starts_chunk(bytes) => Some(Self::http(capture)),
             (false, false, _) => Some(Self::stdio(capture)),
         }
+    }
+
+    fn http(capture: Capture) -> Self {
+        let half = |direction| Box::new(Half::new(direction, capture));
+        Self::Http { requests: half(Direction::Requests), responses: half(Direction::Responses) }
     }
 
     fn stdio(capture: Capture) -> Self {
@@ -407,6 +408,14 @@ const OF_CLIENTS: [&str; 14] = [
 /// Methods that only servers call.
 const OF_SERVERS: [&str; 3] = ["sampling/createMessage", "roots/list", "elicitation/create"];
 
+/// What an HTTP request asks if these messages are its body.
+fn body_of(sender: Side, messages: &[Received]) -> VecDeque<Exchange> {
+    let is_request = |received: &&Received| sender == Side::Client && received.message.kind == Kind::Request;
+    let ids: Vec<Id> =
+        messages.iter().filter(is_request).filter_map(|received| received.message.id.clone()).collect();
+    if ids.is_empty() { VecDeque::new() } else { [Exchange { ids, ..Exchange::default() }].into() }
+}
+
 /// Whether a message belongs to the calls of the process. A process may be the client of others too, over pipes to them:
 /// those calls are theirs.
 fn is_own(role: &mut Option<Side>, sender: Side, message: &Message, calls: &Calls) -> bool {
@@ -436,6 +445,7 @@ impl Stream {
             protocol,
             last_ns: 0,
             messages: 0,
+            is_certain: false,
             bodies: 0,
             position: 0,
             role: None,
@@ -453,7 +463,7 @@ impl Stream {
     fn may_become_http(&self, piece: Piece<'_>, is_written: bool) -> bool {
         let Protocol::Stdio { read, written } = &self.protocol else { return false };
         let lines = if is_written { written } else { read };
-        self.messages <= 1 && piece.length() >= START_BYTES as u64 && !lines.is_within()
+        !self.is_certain && piece.length() >= START_BYTES as u64 && !lines.is_within()
     }
 
     /// It is HTTP. What was read before is the body of a request, which is not answered yet.

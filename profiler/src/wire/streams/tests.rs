@@ -252,8 +252,10 @@ fn responses_without_an_answer() {
 #[test]
 fn heads_that_were_not_seen() {
     let mut streams = Streams::default();
-    streams.moved(at(40, false, 1), Piece::Bytes(ASK.as_bytes()));
-    streams.moved(at(40, true, 2), Piece::Bytes(http("HTTP/1.1 200 OK", ANSWER).as_bytes()));
+    let [both_asked, both_answered] =
+        [ASK, ANSWER].map(|one| format!("[{one},{}]", one.replace("\"id\":1", "\"id\":2")));
+    streams.moved(at(40, false, 1), Piece::Bytes(both_asked.as_bytes()));
+    streams.moved(at(40, true, 2), Piece::Bytes(http("HTTP/1.1 200 OK", &both_answered).as_bytes()));
     streams.moved(at(40, false, 3), Piece::Bytes(http("POST /mcp HTTP/1.1", ASK).as_bytes()));
     streams.moved(at(40, true, 4), Piece::Bytes(http("HTTP/1.1 200 OK", ANSWER).as_bytes()));
     // Between the head and the body of an answer.
@@ -266,7 +268,7 @@ fn heads_that_were_not_seen() {
     }
     let calls: Vec<_> = streams.calls.take_ended();
     let calls: Vec<_> = calls.iter().map(|call| (call.session, call.start_ns, call.end_ns)).collect();
-    assert_eq!(calls, [(40, 1, 2), (40, 3, 4), (41, 6, 7), (STDIO, 8, 9)]);
+    assert_eq!(calls, [(40, 1, 2), (40, 1, 2), (40, 3, 4), (41, 6, 7), (STDIO, 8, 9)]);
     assert_eq!((streams.calls.in_flight(), streams.counts().unmatched_responses), (0, 1));
 }
 
