@@ -190,7 +190,11 @@ fn seeds(parser: Parser) -> Result<Vec<Vec<u8>>> {
             let map = "1000 10 Function:~start a.js:1\n0x2000 20 LazyCompile:*run\n7f0000000000 ffff Name\n2004 1 x\n";
             Ok(vec![map.as_bytes().to_vec(), map.repeat(50).into_bytes()])
         }
-        Parser::Wire => Ok([LINES, REQUESTS, RESPONSES].map(|text| text.repeat(50).into_bytes()).into()),
+        Parser::Wire => {
+            let mut seeds = conversations()?;
+            seeds.extend([LINES, REQUESTS, RESPONSES].map(|text| text.repeat(50).into_bytes()));
+            Ok(seeds)
+        }
         Parser::Elf => {
             let files = ["/bin/true", "/usr/bin/env", "/lib64/ld-linux-x86-64.so.2"];
             let read = |file: &str| std::fs::read(file).ok().filter(|bytes| bytes.len() <= SEED_BYTES);
@@ -207,6 +211,32 @@ fn seeds(parser: Parser) -> Result<Vec<Vec<u8>>> {
             Ok(vec![compiled(&["go", "build", "-ldflags=-s -w"], "shares.go")?])
         }
     }
+}
+
+/// What real servers read, and what they wrote (`profiler/src/wire/conversations`).
+fn conversations() -> Result<Vec<Vec<u8>>> {
+    let mut seeds = Vec::new();
+    for file in std::fs::read_dir(workspace().join("profiler/src/wire/conversations"))? {
+        let path = file?.path();
+        if path.extension().is_none_or(|extension| extension != "conversation") {
+            continue;
+        }
+        let bytes = std::fs::read(&path)?;
+        let (mut text, mut read, mut written) = (&bytes[..], Vec::new(), Vec::new());
+        while let Some(end) = text.iter().position(|byte| *byte == b'\n') {
+            let line = std::str::from_utf8(&text[..end])?;
+            text = &text[end + 1..];
+            let words: Vec<&str> = line.split(' ').collect();
+            if let [verb, _, length] = words[..] {
+                let length = length.parse().with_context(|| format!("{}: {line}", path.display()))?;
+                let moved = if verb == "read" { &mut read } else { &mut written };
+                moved.extend_from_slice(&text[..length]);
+                text = &text[length + 1..];
+            }
+        }
+        seeds.extend([read, written]);
+    }
+    Ok(seeds)
 }
 
 /// What a compiler makes of a workload of the tests.

@@ -38,7 +38,7 @@ pub enum Peer {
 }
 
 /// A call between two requests of its own.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 struct Waiting {
     call: Call,
     since_ns: u64,
@@ -46,7 +46,7 @@ struct Waiting {
 }
 
 /// Pairs messages.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Calls {
     open: OpenCalls,
     /// Sessions with a request of this ID whose response comes elsewhere, the oldest first.
@@ -56,7 +56,8 @@ pub struct Calls {
     /// By which connection a peer was answered that had sent its request by another one.
     answered_by: HashMap<Peer, Session>,
     for_input: Vec<Waiting>,
-    tasks: HashMap<(Session, Box<str>), Call>,
+    /// Also the number of what happened next.
+    tasks: HashMap<(Session, Box<str>), (Call, u64)>,
     gaps: Gaps,
     /// Orders what happens: requests, and what is known of them.
     next_number: u64,
@@ -195,6 +196,14 @@ impl Calls {
         }
     }
 
+    /// A request turns out to be of another session than it was taken for.
+    pub fn reassign(&mut self, session: Session, other: Session, caller: Side, id: &Id) {
+        if let Some(mut open) = self.open.remove(&(session, caller, id.clone())) {
+            open.call.session = other;
+            self.open.insert((other, caller, id.clone()), open);
+        }
+    }
+
     /// The response to a request comes in another session: the older HTTP transport has a connection for requests and one
     /// for messages to the client, and clients answer servers by requests of their own.
     pub fn detach(&mut self, session: Session, caller: Side, id: Id) {
@@ -257,11 +266,17 @@ impl Calls {
         for open in self.open.take(|_| true) {
             self.give_up(*open, now_ns, ended.clone());
         }
-        let tasks = self.tasks.drain().map(|(_, call)| call);
-        let calls = self.for_input.drain(..).map(|waiting| waiting.call).chain(tasks);
-        self.ended.extend(calls.map(|call| Call {
-            end_ns: now_ns.max(call.request_end_ns),
-            ended: ended.clone(),
+        let for_input = self.for_input.drain(..).map(|waiting| (waiting.call, None));
+        let gaps = &self.gaps;
+        let tasks = self.tasks.drain().map(|(_, (call, number))| {
+            // What fetched its result may have been lost as well as the result.
+            let lost =
+                [Side::Client, Side::Server].map(|side| gaps.lost_ns(call.session, side, number, None));
+            (call, lost.into_iter().flatten().min())
+        });
+        self.ended.extend(for_input.chain(tasks).map(|(call, lost_ns)| Call {
+            end_ns: lost_ns.unwrap_or(now_ns).max(call.request_end_ns),
+            ended: if lost_ns.is_some() { Ended::Lost } else { ended.clone() },
             ..call
         }));
     }
@@ -301,7 +316,7 @@ impl Calls {
         let peers = self.peers.len() * size_of::<(Session, Peer)>()
             + self.answered_by.len() * size_of::<(Peer, Session)>();
         let waiting = self.for_input.iter().map(|waiting| waiting.call.held_bytes());
-        let tasks = self.tasks.iter().map(|((_, task), call)| task.len() + call.held_bytes());
+        let tasks = self.tasks.iter().map(|((_, task), (call, _))| task.len() + call.held_bytes());
         let calls = open.chain(detached).chain(waiting).chain(tasks).sum::<usize>();
         calls + self.open.table_bytes() + self.gaps.held_bytes() + peers
     }
@@ -309,7 +324,7 @@ impl Calls {
     /// Gives up the older half of the calls that have not ended: they take too much memory.
     pub fn give_up_half(&mut self, now_ns: u64) {
         self.give_up_oldest(self.open.len().div_ceil(2), now_ns);
-        let tasks: Vec<_> = self.tasks.drain().map(|(_, call)| call).collect();
+        let tasks: Vec<_> = self.tasks.drain().map(|(_, (call, _))| call).collect();
         let waiting: Vec<_> = self.for_input.drain(..).map(|waiting| waiting.call).chain(tasks).collect();
         self.given_up += waiting.len() as u64;
         self.ended.extend(waiting.into_iter().map(|call| Call {
@@ -423,7 +438,7 @@ impl Calls {
             self.for_input.push(Waiting { call, since_ns: last_ns, state: message.request_state });
             return;
         }
-        if let Some(started) = asked_for.and_then(|task| self.tasks.remove(&(session, task))) {
+        if let Some((started, _)) = asked_for.and_then(|task| self.tasks.remove(&(session, task))) {
             let response_bytes = started.response_bytes + bytes;
             let (ended, result) = (call.ended.clone(), message.result.clone());
             self.ended.push(Call { end_ns: last_ns, ended, result, response_bytes, ..started });
@@ -431,7 +446,8 @@ impl Calls {
             && let Some(task) = message.task
             && self.tasks.len() < MAX_WAITING
         {
-            self.tasks.insert((session, task), call);
+            self.tasks.insert((session, task), (call, self.next_number));
+            self.next_number += 1;
             return;
         }
         call.result = message.result;

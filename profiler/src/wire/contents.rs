@@ -22,7 +22,7 @@ pub struct Capture {
 }
 
 /// Arguments or a result as they stood in a message.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct Raw {
     /// Brackets that were open before it.
     pub(super) depth: u64,

@@ -16,11 +16,11 @@ const MANY: usize = 1 << 14;
 /// The number of what happened next, in the order of arrival, and a time in nanoseconds.
 pub(super) type Moment = (u64, u64);
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 struct Moments(VecDeque<Moment>);
 
 /// Moments at which something was missing, by session and caller: who asked waits for what the other side said.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Gaps {
     /// Something was lost.
     lost: HashMap<(Session, Side), Moments>,

@@ -6,6 +6,8 @@
 mod call;
 pub mod calls;
 pub mod contents;
+#[cfg(test)]
+mod conversations;
 mod gaps;
 pub mod http;
 pub mod json;

@@ -13,7 +13,7 @@ const FEW_SESSIONS: usize = 16;
 pub(super) type Key = (Session, Side, Id);
 
 /// A call that has not ended.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct Open {
     pub(super) call: Call,
     /// The order of arrival.
@@ -33,7 +33,7 @@ pub(super) struct Open {
 type Taken = Vec<Box<Open>>;
 
 /// All of them.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct OpenCalls {
     /// In boxes: a table has up to twice the room that it needs, and both the old and the new one while it grows.
     sessions: HashMap<Session, HashMap<Key, Box<Open>>>,

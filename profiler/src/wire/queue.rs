@@ -38,7 +38,7 @@ pub struct Look {
 }
 
 /// One direction of one stream: from a client to a server.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Queue {
     writes: VecDeque<ClientWrite>,
     /// The last one that is remembered no more.
@@ -56,7 +56,7 @@ pub struct Queue {
 
 /// A look that waits until everything around it has been told. It takes what it needs while that passes: at full speed thousands of
 /// messages do.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 struct OpenLook {
     look: Look,
     /// What the client had written by then, and the server read.

@@ -8,7 +8,7 @@ use super::{Message, Piece};
 const MAX_NAME: usize = 5;
 
 /// A stream of events.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Events {
     scanner: Scanner,
     line: Line,

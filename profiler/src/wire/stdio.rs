@@ -8,7 +8,7 @@ use super::{Piece, Received};
 const MAX_FOREIGN_BYTES: u64 = 1 << 20;
 
 /// One direction of a stream of lines.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Lines {
     scanner: Scanner,
     /// When the current line began, and where.
@@ -57,6 +57,11 @@ impl Lines {
     /// Whether a line of so many bytes is none of ours, although it has not ended yet.
     pub fn is_foreign(&self) -> bool {
         self.bytes > MAX_FOREIGN_BYTES && self.scanner.is_broken()
+    }
+
+    /// Whether a line has begun as a message does, and not ended.
+    pub(crate) fn is_within(&self) -> bool {
+        self.scanner.is_open() && !self.scanner.is_broken()
     }
 
     /// The memory that a line takes while it is read, in bytes.

@@ -7,7 +7,7 @@ use crate::wire::sse::Events;
 use crate::wire::{Message, Piece, Received};
 
 /// The body of a request or response, as far as it was read.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) enum Body {
     /// Also when and where it began.
     Json {

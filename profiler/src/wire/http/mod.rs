@@ -16,6 +16,8 @@ use super::{Piece, Received};
 const MAX_HEAD: usize = 32 << 10;
 /// Most header fields that are read.
 const MAX_FIELDS: usize = 96;
+/// So many bytes tell for sure whether HTTP starts there.
+pub(super) const START_BYTES: usize = 9;
 /// Longest line with a chunk's size.
 const MAX_SIZE_LINE: usize = 64;
 
@@ -68,7 +70,7 @@ pub struct Head {
 }
 
 /// One direction of a connection.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Half {
     direction: Direction,
     capture: Capture,
@@ -78,6 +80,8 @@ pub struct Half {
     /// Length of all that was seen.
     position: u64,
     body: Body,
+    /// That a chunk of events began where it was joined is a guess: what looks like a head or a chunk is one.
+    is_guess: bool,
     /// Bodies and heads that could not be understood.
     pub unreadable: u64,
     /// Messages that were too long to be taken whole, and whose rest does not tell what they were.
@@ -96,10 +100,8 @@ enum State {
     /// Behind the last chunk: fields, up to an empty line.
     Trailer,
     UntilClose,
-    /// Until a system call starts with a head.
+    /// Until a system call starts with a head, or, of responses, with a chunk: it may be one of a stream of events.
     Lost,
-    /// The same, or with a chunk of a stream of events.
-    LostChunk,
 }
 
 impl Half {
@@ -113,24 +115,27 @@ impl Half {
             first_ns: None,
             position: 0,
             body: Body::Other,
+            is_guess: false,
             unreadable: 0,
             cut: 0,
         }
     }
 
-    /// Responses that are joined within a stream of events, at the start of a chunk.
-    pub fn within_events(capture: Capture) -> Self {
-        let body = Body::events(capture);
-        Self { state: State::LostChunk, body, ..Self::new(Direction::Responses, capture) }
+    /// So much of it was seen already.
+    pub(super) fn starts_at(&mut self, position: u64) {
+        self.position = position;
     }
 
-    /// Whether bytes look like the start of HTTP in this direction.
+    /// Whether bytes look like the start of HTTP in this direction, or like the first of its bytes.
     pub fn starts(direction: Direction, bytes: &[u8]) -> bool {
         const VERBS: [&[u8]; 7] =
             [b"POST /", b"GET /", b"DELETE /", b"OPTIONS /", b"HEAD /", b"PUT /", b"PATCH /"];
+        let is_start =
+            |start: &[u8]| !bytes.is_empty() && start.iter().zip(bytes).all(|(one, other)| one == other);
         match direction {
-            Direction::Requests => VERBS.iter().any(|verb| bytes.starts_with(verb)),
-            Direction::Responses => bytes.starts_with(b"HTTP/1."),
+            Direction::Requests => VERBS.into_iter().any(is_start),
+            // The end of a request's first line is not one.
+            Direction::Responses => [b"HTTP/1.1 ", b"HTTP/1.0 "].into_iter().any(|start| is_start(start)),
         }
     }
 
@@ -150,11 +155,17 @@ impl Half {
         let mut out = Vec::new();
         match piece {
             Piece::Bytes(bytes) => {
-                let is_lost = matches!(self.state, State::Lost | State::LostChunk);
-                if is_lost && Self::starts(self.direction, bytes) {
-                    (self.state, self.body) = (State::Head, Body::Other);
-                } else if self.state == State::LostChunk && starts_chunk(bytes) {
-                    self.state = State::Size;
+                let is_lost = self.state == State::Lost;
+                let is_sure = self.position == 0 || bytes.len() >= START_BYTES;
+                let is_response = self.direction == Direction::Responses;
+                if (is_lost || self.is_guess) && is_sure && Self::starts(self.direction, bytes) {
+                    (self.state, self.body, self.is_guess) = (State::Head, Body::Other, false);
+                    self.head.clear();
+                } else if (is_lost && is_response || self.is_guess && self.state != State::Size)
+                    && starts_chunk(bytes)
+                {
+                    (self.state, self.body, self.is_guess) = (State::Size, Body::events(self.capture), true);
+                    self.head.clear();
                 }
                 self.bytes(bytes, timestamp_ns, &answers_head, &mut out);
             }
@@ -168,19 +179,16 @@ impl Half {
 
     /// Nobody knows what was moved before the next piece. Streams of events may live for long: they are taken up again.
     pub fn lost(&mut self) {
-        let is_stream = matches!(self.body, Body::Events(_));
-        let state = match self.state {
-            State::Size | State::InChunk(_) | State::Trailer | State::LostChunk if is_stream => {
-                State::LostChunk
-            }
-            State::UntilClose if is_stream => State::UntilClose,
-            _ => State::Lost,
-        };
         self.head.clear();
         self.first_ns = None;
         self.cut += self.body.cut();
-        self.body = if state == State::Lost { Body::Other } else { Body::events(self.capture) };
-        self.state = state;
+        self.body = match (self.state, &self.body) {
+            (State::UntilClose, Body::Events(_)) => Body::events(self.capture),
+            _ => {
+                self.state = State::Lost;
+                Body::Other
+            }
+        };
     }
 
     /// The memory that a head or a body takes while it is read, in bytes.
@@ -207,7 +215,7 @@ impl Half {
         let (mut ended, mut counted) = (0, 0);
         while !bytes.is_empty() {
             let rest = match self.state {
-                State::Lost | State::LostChunk => &[],
+                State::Lost => &[],
                 State::Head => {
                     let is_end = |event: &&Event| matches!(event, Event::End { .. });
                     ended += out[counted..].iter().filter(is_end).count();
@@ -239,7 +247,7 @@ impl Half {
                 self.advance(missing, now_ns, out);
             }
             State::UntilClose => self.body.feed(Piece::Gap(missing), now_ns, self.position, out),
-            State::Lost | State::LostChunk => {}
+            State::Lost => {}
             _ => self.lose(),
         }
     }
@@ -259,10 +267,9 @@ impl Half {
 
     fn lose(&mut self) {
         self.unreadable += 1;
-        self.state = State::Lost;
+        (self.state, self.body) = (State::Lost, Body::Other);
         self.head.clear();
         self.first_ns = None;
-        self.body = Body::Other;
     }
 
     fn end(&mut self, now_ns: u64, out: &mut Vec<Event>) {
@@ -270,6 +277,7 @@ impl Half {
         self.cut += self.body.cut();
         self.body = Body::Other;
         self.state = State::Head;
+        self.is_guess = false;
         self.first_ns = None;
         out.push(Event::End { timestamp_ns: now_ns });
     }
@@ -513,7 +521,7 @@ mod tests {
     fn cuts_do_not_matter() {
         for (direction, text) in [(Direction::Requests, REQUESTS), (Direction::Responses, RESPONSES)] {
             let expected = all(direction, &[text.as_bytes()]);
-            for cut in 7..text.len() {
+            for cut in 1..text.len() {
                 let (first, second) = text.as_bytes().split_at(cut);
                 assert_eq!(all(direction, &[first, second]), expected, "cut at {cut}");
             }
@@ -528,7 +536,7 @@ mod tests {
             HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n\
             HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 36\r\n\r\n{\"jsonrpc\":\"2.0\",\"id\":7,\"result\":{}}";
         let is_end = |event: &&Event| matches!(event, Event::End { .. });
-        for cut in 7..text.len() {
+        for cut in 1..text.len() {
             let (mut half, mut events) = (Half::new(Direction::Responses, Capture::default()), Vec::new());
             for piece in [&text[..cut], &text[cut..]] {
                 let ended = events.iter().filter(is_end).count();
@@ -579,6 +587,28 @@ mod tests {
         half.lost();
         assert!(feed(&mut half, "\"id\":3}").is_empty());
         assert!(matches!(feed(&mut half, head)[..], [Event::Head(_)]));
+    }
+
+    /// What was taken for the start of a chunk, and is none, costs what is before the next chunk or head.
+    #[test]
+    fn goes_on_after_a_wrong_guess() {
+        let data = "data: {\"jsonrpc\":\"2.0\",\"id\":1,\"result\":{}}\n\n\r\n";
+        let chunk = format!("2d\r\n{data}");
+        let head = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+        // The size is cut, or it is the end of a field of a head.
+        for wrong in [format!("d\r\n{data}"), "ed\r\ndate: now\r\n\r\n".to_owned()] {
+            let mut half = Half::new(Direction::Responses, Capture::default());
+            assert!(half.feed(1, Piece::Bytes(wrong.as_bytes())).is_empty(), "{wrong}");
+            // Nor is this a head.
+            assert!(half.feed(1, Piece::Bytes(b"H")).is_empty(), "{wrong}");
+            let events = half.feed(2, Piece::Bytes(chunk.as_bytes()));
+            assert_eq!(message(&events[0]).id, Some(Id::Number("1".into())), "{wrong}");
+            assert!(half.feed(3, Piece::Bytes(wrong.as_bytes())).is_empty(), "{wrong}");
+            assert!(
+                matches!(half.feed(4, Piece::Bytes(head.as_bytes()))[..], [Event::Head(_), _]),
+                "{wrong}"
+            );
+        }
     }
 
     proptest! {

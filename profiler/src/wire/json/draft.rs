@@ -6,7 +6,7 @@ use crate::wire::message::{Id, Kind, Message};
 use crate::wire::shape::shape;
 
 /// A message while it is read.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Draft {
     /// `jsonrpc` is "2.0": log lines are JSON too.
     pub(super) has_version: bool,

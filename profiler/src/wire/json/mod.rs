@@ -40,7 +40,7 @@ pub enum Outcome {
 }
 
 /// Reads one JSON text. Feed it, then [`finish`](Self::finish) it, and it is new.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Scanner {
     state: State,
     /// How many brackets are open.
@@ -76,7 +76,7 @@ enum State {
     Scalar,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct Level {
     key: Key,
     is_object: bool,

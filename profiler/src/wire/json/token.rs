@@ -60,7 +60,7 @@ impl Key {
 }
 
 /// A key, string, number or literal, up to its bound.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Token {
     pub(super) bytes: Vec<u8>,
     pub(super) has_escapes: bool,

@@ -8,7 +8,7 @@ use hashbrown::HashMap;
 
 use super::calls::{Calls, Ended, ResponseTimes, Session, Side};
 use super::contents::Capture;
-use super::http::{Direction, Event, Half, Head, starts_chunk};
+use super::http::{Direction, Event, Half, Head, START_BYTES, starts_chunk};
 use super::queue::{ClientWrite, Look, Queue};
 use super::stdio::Lines;
 use super::{Id, Kind, Message, Piece, Received};
@@ -33,7 +33,7 @@ const SILENCE_NS: u64 = 1_000_000_000;
 const STDIO: Session = 0;
 
 /// What a process reads and writes.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Streams {
     streams: HashMap<u64, Stream>,
     /// Of streams whose clients are known.
@@ -50,11 +50,13 @@ pub struct Streams {
     capture: Capture,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 struct Stream {
     protocol: Protocol,
     last_ns: u64,
     messages: u64,
+    /// Lines came one after the other: it is no body of HTTP.
+    is_certain: bool,
     /// HTTP bodies, with and without messages.
     bodies: u64,
     /// How much the process has read there.
@@ -65,7 +67,7 @@ struct Stream {
     has_contents: bool,
     lost_stretches: u64,
     dropped_messages: u64,
-    /// HTTP requests whose responses have not ended, the oldest first.
+    /// HTTP requests whose responses have not ended, the oldest first. Where that is not known yet, it may have begun with one.
     exchanges: VecDeque<Exchange>,
     /// Of the HTTP response that is being written: its head, and an error in it that names no request.
     response: Option<Head>,
@@ -73,7 +75,7 @@ struct Stream {
 }
 
 /// An HTTP request.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 struct Exchange {
     /// Its response has no body.
     is_head: bool,
@@ -83,7 +85,7 @@ struct Exchange {
     ids: Vec<Id>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 enum Protocol {
     /// A message a line, in both directions where it is a socket.
     Stdio { read: Box<Lines>, written: Box<Lines> },
@@ -130,6 +132,11 @@ impl Streams {
                 .insert(stream, Stream { last_ns: timestamp_ns, has_contents, ..Stream::new(protocol) });
         }
         let Some(state) = self.streams.get_mut(&stream) else { return Interest::No };
+        if state.may_become_http(piece, is_written)
+            && let Some(protocol @ Protocol::Http { .. }) = Protocol::of(piece, is_written, self.capture)
+        {
+            state.become_http(stream, protocol, &mut self.calls);
+        }
         state.last_ns = timestamp_ns;
         let sender = if is_written { Side::Server } else { Side::Client };
         let mut queue = if is_written { None } else { self.queues.get_mut(&stream) };
@@ -143,7 +150,13 @@ impl Streams {
                     self.calls.hidden(STDIO, sender, timestamp_ns);
                 }
                 let lines = if is_written { written } else { read };
-                for received in lines.feed(timestamp_ns, piece) {
+                let all_received = lines.feed(timestamp_ns, piece);
+                let is_first = state.messages == 0;
+                state.is_certain |= !is_first && !all_received.is_empty();
+                if is_first {
+                    state.exchanges = body_of(sender, &all_received);
+                }
+                for received in all_received {
                     state.messages += 1;
                     if is_own(&mut state.role, sender, &received.message, &self.calls) {
                         let queue_ns = queue_ns(queue.as_deref_mut(), &received);
@@ -350,19 +363,18 @@ impl Protocol {
         let requests = Half::starts(Direction::Requests, bytes);
         let responses = Half::starts(Direction::Responses, bytes);
         match (requests, responses, is_written) {
-            (true, _, false) | (_, true, true) => Some(Self::Http {
-                requests: Box::new(Half::new(Direction::Requests, capture)),
-                responses: Box::new(Half::new(Direction::Responses, capture)),
-            }),
+            (true, _, false) | (_, true, true) => Some(Self::http(capture)),
             // The process is a client there: whom it asks counts the calls.
             (true, _, true) | (_, true, false) => None,
             // A connection for messages to a client may have lived for days.
-            (false, false, true) if starts_chunk(bytes) => Some(Self::Http {
-                requests: Box::new(Half::new(Direction::Requests, capture)),
-                responses: Box::new(Half::within_events(capture)),
-            }),
+            (false, false, true) if starts_chunk(bytes) => Some(Self::http(capture)),
             (false, false, _) => Some(Self::stdio(capture)),
         }
+    }
+
+    fn http(capture: Capture) -> Self {
+        let half = |direction| Box::new(Half::new(direction, capture));
+        Self::Http { requests: half(Direction::Requests), responses: half(Direction::Responses) }
     }
 
     fn stdio(capture: Capture) -> Self {
@@ -396,6 +408,14 @@ const OF_CLIENTS: [&str; 14] = [
 /// Methods that only servers call.
 const OF_SERVERS: [&str; 3] = ["sampling/createMessage", "roots/list", "elicitation/create"];
 
+/// What an HTTP request asks if these messages are its body.
+fn body_of(sender: Side, messages: &[Received]) -> VecDeque<Exchange> {
+    let is_request = |received: &&Received| sender == Side::Client && received.message.kind == Kind::Request;
+    let ids: Vec<Id> =
+        messages.iter().filter(is_request).filter_map(|received| received.message.id.clone()).collect();
+    if ids.is_empty() { VecDeque::new() } else { [Exchange { ids, ..Exchange::default() }].into() }
+}
+
 /// Whether a message belongs to the calls of the process. A process may be the client of others too, over pipes to them:
 /// those calls are theirs.
 fn is_own(role: &mut Option<Side>, sender: Side, message: &Message, calls: &Calls) -> bool {
@@ -425,6 +445,7 @@ impl Stream {
             protocol,
             last_ns: 0,
             messages: 0,
+            is_certain: false,
             bodies: 0,
             position: 0,
             role: None,
@@ -434,6 +455,25 @@ impl Stream {
             exchanges: VecDeque::new(),
             response: None,
             error: None,
+        }
+    }
+
+    /// Whether a piece may be HTTP though the stream began with something else: who comes between a head and its body sees the
+    /// body first.
+    fn may_become_http(&self, piece: Piece<'_>, is_written: bool) -> bool {
+        let Protocol::Stdio { read, written } = &self.protocol else { return false };
+        let lines = if is_written { written } else { read };
+        !self.is_certain && piece.length() >= START_BYTES as u64 && !lines.is_within()
+    }
+
+    /// It is HTTP. What was read before is the body of a request, which is not answered yet.
+    fn become_http(&mut self, stream: u64, mut protocol: Protocol, calls: &mut Calls) {
+        if let Protocol::Http { requests, .. } = &mut protocol {
+            requests.starts_at(self.position);
+        }
+        self.protocol = protocol;
+        for id in self.exchanges.iter().flat_map(|exchange| &exchange.ids) {
+            calls.reassign(STDIO, stream, Side::Client, id);
         }
     }
 

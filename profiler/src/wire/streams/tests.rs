@@ -247,6 +247,31 @@ fn responses_without_an_answer() {
     }
 }
 
+/// Who comes between the head of a request and its body hears what it is answered, and what is asked next. A long line is not taken for
+/// HTTP, whatever its parts start with.
+#[test]
+fn heads_that_were_not_seen() {
+    let mut streams = Streams::default();
+    let [both_asked, both_answered] =
+        [ASK, ANSWER].map(|one| format!("[{one},{}]", one.replace("\"id\":1", "\"id\":2")));
+    streams.moved(at(40, false, 1), Piece::Bytes(both_asked.as_bytes()));
+    streams.moved(at(40, true, 2), Piece::Bytes(http("HTTP/1.1 200 OK", &both_answered).as_bytes()));
+    streams.moved(at(40, false, 3), Piece::Bytes(http("POST /mcp HTTP/1.1", ASK).as_bytes()));
+    streams.moved(at(40, true, 4), Piece::Bytes(http("HTTP/1.1 200 OK", ANSWER).as_bytes()));
+    // Between the head and the body of an answer.
+    streams.moved(at(41, true, 5), Piece::Bytes(ANSWER.as_bytes()));
+    streams.moved(at(41, false, 6), Piece::Bytes(http("POST /mcp HTTP/1.1", ASK).as_bytes()));
+    streams.moved(at(41, true, 7), Piece::Bytes(http("HTTP/1.1 200 OK", ANSWER).as_bytes()));
+    streams.moved(at(10, false, 8), Piece::Bytes(format!("{ASK}\n").as_bytes()));
+    for part in [r#"{"jsonrpc":"2.0","id":1,"result":{"text":""#, "HTTP/1.1 200 OK\"}}", "\n"] {
+        streams.moved(at(11, true, 9), Piece::Bytes(part.as_bytes()));
+    }
+    let calls: Vec<_> = streams.calls.take_ended();
+    let calls: Vec<_> = calls.iter().map(|call| (call.session, call.start_ns, call.end_ns)).collect();
+    assert_eq!(calls, [(40, 1, 2), (40, 1, 2), (40, 3, 4), (41, 6, 7), (STDIO, 8, 9)]);
+    assert_eq!((streams.calls.in_flight(), streams.counts().unmatched_responses), (0, 1));
+}
+
 /// A HEAD request, as of a health check, does not take the next response for its body.
 #[test]
 fn head_requests() {
