@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use nix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
-use tests::{Client, Profiler, everything, node, python, python_program, rmcp, script, tool_call};
+use tests::{Client, Profiler, call_of, everything, node, python, python_program, rmcp, script, tool_call};
 
 use super::calls::{Recorded, assert_nothing_lost, assert_parts_add_up, listed, tool, while_recording};
 
@@ -287,11 +287,13 @@ fn burn(
     milliseconds: u64,
 ) -> Result<(&'static str, f64)> {
     let answers = client.call_often(count, in_flight, tool, |_| json!({"milliseconds": milliseconds}))?;
-    let burned = |answer: &Value| -> Result<f64> {
-        let text = answer["result"]["content"][0]["text"].as_str().with_context(|| answer.to_string())?;
-        Ok(text.parse::<f64>()? / 1e6)
-    };
     Ok((tool, answers.iter().map(burned).sum::<Result<f64>>()?))
+}
+
+/// What the server says that a call burned, in milliseconds.
+fn burned(answer: &Value) -> Result<f64> {
+    let text = answer["result"]["content"][0]["text"].as_str().with_context(|| answer.to_string())?;
+    Ok(text.parse::<f64>()? / 1e6)
 }
 
 /// The CPU time of a tool's calls is what the server burned in them, within 5 %, or what chance allows. That of a tool that only sleeps is next to nothing.
@@ -392,6 +394,39 @@ fn together(server: &Server) -> Result<()> {
     Ok(())
 }
 
+/// Eight calls at once, of all three tools. Whose turn it is, only the names of functions tell: the sums by tool are right, and no stack
+/// of one tool is another's, for certain or as a part.
+fn mingled(server: &Server) -> Result<()> {
+    const TOOLS: [&str; 3] = ["burn", "sleep", "mixed"];
+    let mut client = (server.start)()?;
+    // Lengths that no two calls side by side have in common.
+    let calls: Vec<(&str, Value)> =
+        (0..60).map(|number| (TOOLS[number % 3], json!({"milliseconds": 40 + number * 22 % 80}))).collect();
+    let recorded = while_recording(client.pid(), 2999, || {
+        let mut all = Burned::new();
+        for answer in client.call_each(&calls, 8)? {
+            let (tool, _) = call_of(&answer).and_then(|call| calls.get(call)).context("a call of ours")?;
+            *all.entry(tool).or_default() += burned(&answer)?;
+        }
+        Ok(all)
+    })?;
+    assert_burned(server, &recorded)?;
+    let cpu = &recorded.report.json["calls"]["cpu"];
+    println!("{}: {cpu}", server.name);
+    for (name, others) in [("sleep", &["burn", "mixed"][..]), ("burn", &["mixed"])] {
+        let stacks = folded(&recorded.profiler, name)?;
+        for other in others {
+            assert!(!has(&stacks, other), "{}: {other} in {name}: {stacks}", server.name);
+        }
+    }
+    // Nor is more of a call certain than it burned, and what its messages cost.
+    for call in listed(&recorded, &["--tool", "sleep"])? {
+        let exact = call["cpu_exact_ms"].as_f64().unwrap_or(0.0);
+        assert!(exact < 20.0, "{}: {call:#}", server.name);
+    }
+    Ok(())
+}
+
 /// Node, one call at a time.
 #[test]
 fn node_burns_alone() -> Result<()> {
@@ -438,4 +473,28 @@ fn rust_burns_alone() -> Result<()> {
 #[test]
 fn rust_burns_together() -> Result<()> {
     together(&RUST)
+}
+
+/// Node, eight calls of all tools at once.
+#[test]
+fn node_burns_mingled() -> Result<()> {
+    mingled(&NODE)
+}
+
+/// Python whose tools are functions, eight calls of all tools at once.
+#[test]
+fn python_burns_mingled() -> Result<()> {
+    mingled(&PYTHON)
+}
+
+/// Python whose tools are coroutines, eight calls of all tools at once.
+#[test]
+fn python_coroutines_burns_mingled() -> Result<()> {
+    mingled(&PYTHON_ASYNC)
+}
+
+/// Rust, eight calls of all tools at once on any thread.
+#[test]
+fn rust_burns_mingled() -> Result<()> {
+    mingled(&RUST)
 }
