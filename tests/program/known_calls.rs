@@ -328,16 +328,19 @@ fn assert_whole_count<T>(recorded: &Recorded<T>) -> Result<()> {
     Ok(())
 }
 
-/// One call at a time.
+/// One call at a time. Half of the calls of a tool, at least, are within 5 % of what each burned: some hundred samples are of one, taken in
+/// equal distances, so chance is of few of them. Of a single call nobody knows how often it lost its CPU, or the machine its own.
 fn alone(server: &Server) -> Result<()> {
     let mut client = (server.start)()?;
+    let mut each: HashMap<&str, Vec<f64>> = HashMap::new();
     let recorded = while_recording(client.pid(), 2999, || {
         let mut burned = Burned::new();
         // In turns, so that a slow second is no tool's own.
         for _ in 0..10 {
             for tool in ["burn", "sleep", "mixed"] {
-                let (tool, milliseconds) = burn(&mut client, tool, 1, 1, 100)?;
+                let (tool, milliseconds) = burn(&mut client, tool, 1, 1, 200)?;
                 *burned.entry(tool).or_default() += milliseconds;
+                each.entry(tool).or_default().push(milliseconds);
             }
         }
         Ok(burned)
@@ -348,12 +351,24 @@ fn alone(server: &Server) -> Result<()> {
         assert_eq!(entry["count"], 10, "{entry:#}");
         assert!(entry.get("exact_ratio").is_none_or(|ratio| ratio == 1.0), "{entry:#}");
     }
+    for name in ["burn", "mixed"] {
+        let calls = listed(&recorded, &["--in-order", "--tool", name])?;
+        let ours = calls.iter().map(|call| call["cpu_exact_ms"].as_f64().context("cpu_exact_ms"));
+        let errors: Vec<f64> = each[name]
+            .iter()
+            .zip(ours)
+            .map(|(burned, ours)| Ok((ours? / burned - 1.0).abs()))
+            .collect::<Result<_>>()?;
+        println!("{}: calls of {name} are off by {errors:.3?} of what they burned", server.name);
+        let median = percentile(&errors, 50);
+        assert!(median < 0.05, "{}: half of the calls of {name} are off by more than {median}", server.name);
+    }
     // Whoever sleeps so long takes so long, and the machine may only add to it.
     let shortest = listed(&recorded, &["--tool", "sleep"])?
         .iter()
         .filter_map(|call| call["duration_ms"].as_f64())
         .fold(f64::MAX, f64::min);
-    assert!(shortest >= 99.0, "{}: {shortest} ms asleep", server.name);
+    assert!(shortest >= 199.0, "{}: {shortest} ms asleep", server.name);
     // Nothing of it is shared, so no sample of one tool is another's.
     let asleep = folded(&recorded.profiler, "sleep")?;
     assert!(!has(&asleep, "burn"), "{}: {asleep}", server.name);
@@ -489,7 +504,7 @@ fn python_burns_mingled() -> Result<()> {
 
 /// Python whose tools are coroutines, eight calls of all tools at once.
 #[test]
-fn python_coroutines_burns_mingled() -> Result<()> {
+fn python_coroutines_burn_mingled() -> Result<()> {
     mingled(&PYTHON_ASYNC)
 }
 
