@@ -3,11 +3,11 @@
 use aya::maps::{HashMap as BpfHashMap, Map, MapData, MapError};
 use hashbrown::{HashMap, HashSet};
 use profiler_common::{
-    ClientWriteEvent, MAX_WIRE_BYTES, MAX_WIRE_PARTS, StreamRule, StreamVerdict, WHOLE_BYTES, WireEvent,
-    WireFlag,
+    ClientWriteEvent, MAX_WIRE_BYTES, StreamRule, StreamVerdict, WHOLE_BYTES, WireEvent, WireFlag,
 };
 
 use super::clients::Clients;
+use super::long_calls::{Long, LongPart, MANY_WHOLE_BYTES};
 use super::read_streams::Read;
 use crate::wire::Piece;
 use crate::wire::calls::{Call, Ended};
@@ -17,13 +17,7 @@ use crate::wire::streams::{Counts, Interest, Moved, Streams};
 
 /// What messages may take that are half read, and calls that have not ended, of all processes together, in bytes.
 const MAX_HELD_BYTES: usize = 32 << 20;
-/// System calls up to this length are taken whole on streams where ones longer than [`WHOLE_BYTES`] were of several messages.
-const MANY_WHOLE_BYTES: u32 = MAX_WIRE_PARTS * MAX_WIRE_BYTES as u32;
-/// Long system calls that are taken whole to see whether they are of several messages.
-const LONG_LOOKS: u32 = 16;
-/// Calls in a row that were taken whole and of whose parts none had a line end: they are of the body of one long message.
-const BODIES: u32 = 8;
-/// Streams of which that is remembered.
+/// Streams of which it is remembered whether their long system calls are of several messages.
 const MAX_LONG_STREAMS: usize = 1024;
 /// Calls of a process that may have ended before they are written.
 const MAX_ENDED: usize = 4096;
@@ -53,19 +47,6 @@ pub(super) struct Wire {
     long: HashMap<u64, Long>,
 }
 
-/// What is known of the long system calls of a stream.
-#[derive(Clone, Copy, Debug, Default)]
-struct Long {
-    /// Some were of several messages.
-    are_several: bool,
-    /// Calls that were looked at as they might be, and were of one message, or of a part of one.
-    looks: u32,
-    /// Calls since the last with a line end that were taken whole.
-    bodies: u32,
-    /// The last write ended within a message.
-    is_within: bool,
-}
-
 /// What of a call was taken until now.
 #[derive(Clone, Copy)]
 struct Part {
@@ -75,22 +56,6 @@ struct Part {
     end: u32,
     /// Something was left out.
     is_cut: bool,
-    has_line_end: bool,
-}
-
-/// A part of a long call.
-#[derive(Clone, Copy, Debug)]
-struct LongPart {
-    /// A line ends within what might have hidden others, had it been cut.
-    is_several: bool,
-    is_last: bool,
-    /// The call that ends here was a write.
-    is_written: bool,
-    /// It ended a message, and calls wait for their answers.
-    is_answer: bool,
-    /// Something of the call was left out.
-    is_cut: bool,
-    /// A line ended in the call, here or before.
     has_line_end: bool,
 }
 
@@ -357,44 +322,6 @@ impl Wire {
     }
 }
 
-impl Long {
-    /// Takes a part of a call. Returns up to which length calls of the stream are taken whole from now on, if that changes. A write that was
-    /// cut between the start of a message and the end of one may have hidden answers, as long as calls are open. Most often it is of one
-    /// message all the same, and bodies of messages would fill the ring: they are not taken for long.
-    fn next(&mut self, part: LongPart) -> Option<u32> {
-        if part.is_several {
-            self.are_several = true;
-            self.bodies = 0;
-            return part.is_cut.then_some(MANY_WHOLE_BYTES);
-        }
-        if !part.is_last {
-            return None;
-        }
-        if self.are_several {
-            if part.is_cut || part.has_line_end {
-                self.bodies = 0;
-                return None;
-            }
-            self.bodies += 1;
-            if self.bodies < BODIES {
-                return None;
-            }
-            *self = Self { is_within: self.is_within, ..Self::default() };
-            return Some(WHOLE_BYTES);
-        }
-        if !part.is_written {
-            return None;
-        }
-        if part.is_cut {
-            let is_first = part.is_answer && !self.is_within && self.looks == 0;
-            self.looks += u32::from(is_first);
-            return is_first.then_some(MANY_WHOLE_BYTES);
-        }
-        self.looks = self.looks.saturating_add(1);
-        (self.looks > LONG_LOOKS).then_some(WHOLE_BYTES)
-    }
-}
-
 /// What was lost of a stream, and nobody was told yet.
 fn lost_at_end(stream: u64, rule: &StreamRule, now_ns: u64) -> impl Iterator<Item = Moved> + use<> {
     let lost = [(false, rule.lost_read), (true, rule.lost_written)];
@@ -415,6 +342,7 @@ mod tests {
 
     use super::*;
     use crate::capture::kernel::OBJECT;
+    use crate::capture::long_calls::{BODIES, LONG_LOOKS};
 
     fn wire() -> Wire {
         let mut object = EbpfLoader::new().load(OBJECT).unwrap();
