@@ -20,6 +20,8 @@ pub(super) struct Long {
     bodies: u32,
     /// The last write ended within a message.
     pub(super) is_within: bool,
+    /// Responses to requests that nobody saw, at the last read that was cut.
+    unmatched: Option<u64>,
 }
 
 /// A part of a long call.
@@ -34,6 +36,8 @@ pub(super) struct LongPart {
     pub(super) is_answer: bool,
     /// Something of the call was left out.
     pub(super) is_cut: bool,
+    /// Responses to requests that nobody saw, so far.
+    pub(super) unmatched: u64,
     /// A line ended in the call, here or before.
     pub(super) has_line_end: bool,
 }
@@ -43,12 +47,16 @@ impl Long {
     /// cut between the start of a message and the end of one may have hidden answers, as long as calls are open. Most often it is of one
     /// message all the same, and bodies of messages would fill the ring: they are not taken for long.
     pub(super) fn next(&mut self, part: LongPart) -> Option<u32> {
-        if part.is_several {
+        // Where responses have no request, it was in what was left out.
+        let is_cut_read = !part.is_written && part.is_last && part.is_cut;
+        let before = if is_cut_read { self.unmatched.replace(part.unmatched) } else { None };
+        if part.is_several || before.is_some_and(|before| before < part.unmatched) {
             self.are_several = true;
             self.bodies = 0;
             return part.is_cut.then_some(MANY_WHOLE_BYTES);
         }
-        if !part.is_last {
+        // A read has one buffer, and requests that follow each other end anywhere in it: they are taken whole from then on.
+        if !part.is_last || !part.is_written {
             return None;
         }
         if self.are_several {
@@ -60,11 +68,8 @@ impl Long {
             if self.bodies < BODIES {
                 return None;
             }
-            *self = Self { is_within: self.is_within, ..Self::default() };
+            *self = Self { is_within: self.is_within, unmatched: self.unmatched, ..Self::default() };
             return Some(WHOLE_BYTES);
-        }
-        if !part.is_written {
-            return None;
         }
         if part.is_cut {
             let is_first = part.is_answer && !self.is_within && self.looks == 0;

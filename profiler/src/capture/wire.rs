@@ -159,6 +159,7 @@ impl Wire {
                 is_written: moved.is_written,
                 is_answer: moved.is_written && is_last && is_end && streams.calls.in_flight() > 0,
                 is_cut: part.is_cut,
+                unmatched: streams.calls.unexpected,
                 has_line_end: part.has_line_end,
             };
             if self.long.len() >= MAX_LONG_STREAMS {
@@ -512,6 +513,36 @@ mod tests {
                 take_long(&mut wire, flags, &both, &[0..8192, 8192..16_384, 16_384..20_000]);
             }
             assert_eq!(wire.rules.get(&21, 0).unwrap().whole_bytes, expected, "{flags}");
+        }
+    }
+
+    /// Long requests that follow each other are told by responses to what nobody saw, and read whole from then on; what was answered
+    /// before tells nothing (needs root).
+    #[test]
+    fn long_requests() {
+        let mut wire = wire();
+        let verdict = StreamVerdict::Captured as u32;
+        let before = StreamRule { verdict, whole_bytes: WHOLE_BYTES, ..StreamRule::default() };
+        wire.rules.insert(20, before, 0).unwrap();
+        let read = |wire: &mut Wire, start: &[u8]| {
+            let bytes = [start, &vec![b'x'; 65_536 - start.len()]].concat();
+            let event = WireEvent { flags: 0, ..written(7, 20, 65_536, &bytes[..4096]) };
+            wire.take(&event, &bytes[..4096]);
+            let event = WireEvent { offset: 61_440, flags: WireFlag::Last as u32, ..event };
+            wire.take(&event, &bytes[61_440..]);
+            wire.rules.get(&20, 0).unwrap().whole_bytes
+        };
+        let answer = |wire: &mut Wire| {
+            let answer = b"{\"jsonrpc\":\"2.0\",\"id\":9,\"result\":{}}\n";
+            wire.take(&written(7, 21, answer.len() as u32, answer), answer);
+        };
+        answer(&mut wire);
+        for _ in 0..20 {
+            assert_eq!(read(&mut wire, &ASK[..40]), WHOLE_BYTES);
+        }
+        answer(&mut wire);
+        for _ in 0..20 {
+            assert_eq!(read(&mut wire, b"xxx"), MANY_WHOLE_BYTES);
         }
     }
 
