@@ -15,6 +15,7 @@ mod program {
     mod java;
     mod known_answers;
     mod known_calls;
+    mod long_answers;
     mod mcp_servers;
     mod memory;
     mod namespaces;

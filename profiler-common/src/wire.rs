@@ -58,6 +58,9 @@ pub enum WireFlag {
     Plain = 128,
     /// No bytes at all: the process has an `io_uring`.
     IoUring = 256,
+    /// The call had several buffers. Where it is cut, no part reaches over the end of one that ends a line, unless all of it is
+    /// taken, or there are more than parts.
+    Buffers = 512,
 }
 
 /// A client wrote to its end of a stream that a watched process reads.

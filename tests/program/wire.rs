@@ -22,7 +22,7 @@ use super::calls::until_taken;
 const MOST_CALLS_BEFORE: u64 = 600;
 const BETWEEN: Duration = Duration::from_millis(75);
 
-fn end(profiler: &Profiler, running: Running) -> Result<Report> {
+pub(super) fn end(profiler: &Profiler, running: Running) -> Result<Report> {
     running.signal(Signal::SIGINT)?;
     let outcome = running.finish()?;
     outcome.assert_clean();
@@ -102,7 +102,7 @@ fn requests_wait(
     Ok(())
 }
 
-fn lines<W: Write, R: Read>(
+pub(super) fn lines<W: Write, R: Read>(
     mut to: W,
     from: R,
 ) -> (impl FnMut(&Value) -> Result<()>, impl FnMut() -> Result<()>) {
@@ -116,7 +116,7 @@ fn lines<W: Write, R: Read>(
 }
 
 /// A server's standard streams, which are pipes.
-fn pipes(server: &mut Process) -> Result<(ChildStdin, ChildStdout)> {
+pub(super) fn pipes(server: &mut Process) -> Result<(ChildStdin, ChildStdout)> {
     let stdin = server.child().stdin.take().context("stdin is a pipe")?;
     let stdout = server.child().stdout.take().context("stdout is a pipe")?;
     Ok((stdin, stdout))
@@ -440,45 +440,6 @@ while True:
         })
         .collect();
     assert_eq!(seen, bytes, "{:#}", report.json["calls"]);
-    Ok(())
-}
-
-/// A server that writes several long answers at once: each buffer's end is seen. Where they are in one buffer, those in its middle
-/// are not, and it is said of which calls the end is not known.
-#[test]
-fn long_answers_in_one_write() -> Result<()> {
-    let source = "
-import json, os, sys
-for first in iter(sys.stdin.readline, ''):
-    asked = [json.loads(line) for line in [first] + [sys.stdin.readline() for _ in range(3)]]
-    answers = []
-    for message in asked:
-        answer = {'result': {'content': [{'type': 'text', 'text': 'x' * 2000000}]}, 'jsonrpc': '2.0', 'id': message['id']}
-        answers.append(json.dumps(answer).encode() + b'\\n')
-    if asked[0]['params']['name'] == 'joined':
-        answers = [b''.join(answers)]
-    left = sum(map(len, answers))
-    assert os.writev(1, answers) == left
-";
-    for (tool, answered) in [("apart", 20), ("joined", 5)] {
-        let mut server = Process::start(python(source)?.stdin(Stdio::piped()).stdout(Stdio::piped()))?;
-        let (stdin, stdout) = pipes(&mut server)?;
-        let (mut send, mut receive) = lines(stdin, stdout);
-        let profiler = Profiler::new()?;
-        let running = profiler.recording(server.pid(), 99)?;
-        for round in 0..5 {
-            (0..4).try_for_each(|id| send(&tool_call(&json!(4 * round + id), tool, &json!({}))))?;
-            (0..4).try_for_each(|_| receive())?;
-        }
-        let report = end(&profiler, running)?;
-        let calls = &report.json["calls"];
-        let outcomes: Vec<Value> = profiler.calls(&[])?.iter().map(|call| call["outcome"].clone()).collect();
-        let of = |outcome: &str| outcomes.iter().filter(|known| *known == outcome).count();
-        assert_eq!((of("ok"), of("lost")), (answered, 20 - answered), "{calls:#}");
-        let hidden = (answered < 20).then(|| json!(20 - answered));
-        assert_eq!(calls["messages"].get("cut_messages"), hidden.as_ref(), "{calls:#}");
-        assert_eq!(calls.get("incomplete"), hidden.map(|_| json!(true)).as_ref(), "{calls:#}");
-    }
     Ok(())
 }
 

@@ -15,7 +15,7 @@ mod workload;
 
 pub use footprint::{Footprint, map_bytes};
 pub use http::{EventStream, HttpClient, SseClient};
-pub use mcp::{Client, Load, outcome_of, tool_call, with_metadata};
+pub use mcp::{Client, Load, call_of, outcome_of, tool_call, with_metadata};
 pub use process::{Process, wait_until};
 pub use profiler::{Outcome, Profiler, Running, program};
 pub use pythons::Python;

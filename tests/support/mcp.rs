@@ -83,12 +83,18 @@ impl Client {
         tool: &str,
         arguments: impl Fn(u64) -> Value,
     ) -> Result<Vec<Value>> {
+        let calls = (0..count).map(|number| (tool, arguments(number))).collect::<Vec<_>>();
+        self.call_each(&calls, in_flight as usize)
+    }
+
+    /// The same for calls of several tools, with their arguments, in this order. Which call an answer is for is told by [`call_of`].
+    pub fn call_each(&mut self, calls: &[(&str, Value)], in_flight: usize) -> Result<Vec<Value>> {
         let (mut sent, mut answers) = (0, Vec::new());
-        while (answers.len() as u64) < count {
-            while sent < count && sent - (answers.len() as u64) < in_flight {
+        while answers.len() < calls.len() {
+            for (tool, arguments) in calls.iter().take(answers.len() + in_flight).skip(sent) {
                 // Every other ID is a text: 7 and "7" are two.
                 let id = if sent % 2 == 0 { json!(sent / 2) } else { json!((sent / 2).to_string()) };
-                self.send(&tool_call(&id, tool, &arguments(sent)))?;
+                self.send(&tool_call(&id, tool, arguments))?;
                 sent += 1;
             }
             answers.push(self.receive()?);
@@ -148,6 +154,16 @@ impl Client {
     pub fn send(&mut self, message: &Value) -> Result<()> {
         writeln!(self.stdin, "{message}").context("the server reads no more")?;
         Ok(self.stdin.flush()?)
+    }
+}
+
+/// The number of the call that an answer of [`Client::call_each`] is for.
+pub fn call_of(answer: &Value) -> Option<usize> {
+    let id = &answer["id"];
+    let half = |id: u64| usize::try_from(2 * id).ok();
+    match id.as_str() {
+        Some(text) => half(text.parse().ok()?).map(|even| even + 1),
+        None => half(id.as_u64()?),
     }
 }
 

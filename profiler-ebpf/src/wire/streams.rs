@@ -13,8 +13,9 @@ use crate::output::count;
 #[map]
 static STREAMS: LruHashMap<u64, StreamRule> = LruHashMap::with_max_entries(MAX_STREAMS, 0);
 
-/// Calls on a stream that are all looked at; of later ones one in [`LOOK_RARELY`].
-const OFTEN_LOOKED_AT: u32 = 256;
+/// Calls on a stream that are all looked at; of later ones one in [`LOOK_RARELY`]. Answers that were begun before the profiler came may
+/// go out in thousands of pieces, and the first whole message behind them is not to be missed.
+const OFTEN_LOOKED_AT: u32 = 1 << 14;
 const LOOK_RARELY: u32 = 16;
 
 /// What is done with what a call moved.

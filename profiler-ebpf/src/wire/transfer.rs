@@ -39,6 +39,8 @@ pub(super) struct Transfer {
     /// Of what is cut: the end of the stretch whose start was taken, and whether its end is to be.
     stretch_end: u64,
     is_in_stretch: u64,
+    /// Where the last buffer ends that ends a line and that the part which starts a stretch reaches; zero without one.
+    gathered_end: u64,
     /// The part that is wanted.
     from: u64,
     to: u64,
@@ -130,6 +132,7 @@ pub(super) fn send(scratch: &mut Scratch, rule: *mut StreamRule, total: u64) {
     scratch.transfer.from = 0;
     scratch.transfer.is_in_stretch = 0;
     scratch.transfer.is_unreadable = 0;
+    scratch.event.flags |= (scratch.transfer.vectors != 0) as u32 * WireFlag::Buffers as u32;
     let mut context = core::ptr::from_mut(scratch);
     // SAFETY: `part` has the signature of a loop callback, and the context outlives the call.
     unsafe {
@@ -158,6 +161,7 @@ unsafe extern "C" fn part(index: u64, context: *mut *mut Scratch) -> i64 {
             (transfer.stretch_end, transfer.is_in_stretch) = (transfer.total, 1);
         } else if transfer.is_in_stretch == 0 {
             transfer.stretch_end = transfer.total;
+            transfer.gathered_end = 0;
             transfer.position = 0;
             if transfer.vectors != 0 && index + 2 < u64::from(MAX_WIRE_PARTS) {
                 // SAFETY: `border` has the signature of a loop callback, and the context outlives the call.
@@ -171,6 +175,11 @@ unsafe extern "C" fn part(index: u64, context: *mut *mut Scratch) -> i64 {
     let scratch = unsafe { &mut **context };
     let transfer = &mut scratch.transfer;
     if is_cut {
+        // Whole buffers, before one that is cut: so the line ends that its part holds are its own.
+        let is_gathered = transfer.gathered_end != 0 && transfer.is_in_stretch == 0;
+        if is_gathered && transfer.stretch_end.wrapping_sub(transfer.from) > size {
+            transfer.stretch_end = transfer.gathered_end;
+        }
         end = transfer.stretch_end;
         if transfer.is_in_stretch != 0 && end.wrapping_sub(transfer.from) > size {
             transfer.from = end - size;
@@ -242,8 +251,8 @@ fn put(scratch: &mut Scratch, rule: Option<*mut StreamRule>) {
     scratch.event.flags &= !(WireFlag::Lost as u32);
 }
 
-/// Looks for the first buffer that ends in a line end which the part that starts a stretch does not reach: the stretch ends there.
-/// Returns 1 when it is found.
+/// Looks for the first buffer that ends in a line end which the part that starts a stretch does not reach: the stretch ends there, or
+/// at the last one that it reaches. Returns 1 when it is found.
 unsafe extern "C" fn border(index: u64, context: *mut *mut Scratch) -> i64 {
     // SAFETY: the context of the loop around this one.
     let transfer = unsafe { &mut (**context).transfer };
@@ -257,11 +266,15 @@ unsafe extern "C" fn border(index: u64, context: *mut *mut Scratch) -> i64 {
     };
     transfer.position = transfer.position.saturating_add(length);
     let end = transfer.position;
-    if length == 0 || end >= transfer.total || end <= transfer.from + END_BYTES {
+    if length == 0 || end >= transfer.total || end <= transfer.from {
         return 0;
     }
     // SAFETY: as above.
     if unsafe { read_user((base + length - 1) as *const u8) } != Ok(b'\n') {
+        return 0;
+    }
+    if end <= transfer.from + END_BYTES {
+        transfer.gathered_end = end;
         return 0;
     }
     transfer.stretch_end = end;

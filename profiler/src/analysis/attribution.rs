@@ -3,7 +3,8 @@
 //! A call is in flight from its first byte to its last. A sample of the process that answers, or of a process that it
 //! started, is
 //! - **exact** when one call alone was in flight, or the sampled thread was bound to one: it read that request and wrote
-//!   that response, and had no other call between; or when the process was made and ended within one call alone;
+//!   that response, and had no other call between, in a process in which all calls are so; or when the process was made and ended
+//!   within one call alone;
 //! - **shared** when several were in flight: each gets an equal part, an estimate. Where the functions of one of their tools are on the
 //!   stack, only its calls do. Of more than [`MAX_SHARING`], those that came last do. So is what only one was in flight for whose answer may
 //!   have been lost;
@@ -15,7 +16,7 @@ use std::collections::HashMap;
 
 use super::tool_functions::ToolFunctions;
 use crate::recording::{ProcessIndex, Recording, Sample};
-use crate::wire::calls::{Ended, Side};
+use crate::wire::calls::{Call, Ended, Side};
 
 /// Index in [`Recording::calls`].
 pub type CallIndex = usize;
@@ -137,7 +138,7 @@ impl Attribution {
 
     /// The same, with how shared time was split. Returns the most calls that were in flight at once.
     fn sweep(&self, recording: &Recording, mut visit: impl FnMut(usize, Charge<'_>, Estimate)) -> usize {
-        let mut now = Now::default();
+        let mut now = Now { hands_over: handing_over(recording), ..Now::default() };
         let mut peak_in_flight = 0;
         for (_, step) in &self.steps {
             match *step {
@@ -224,9 +225,29 @@ fn steps(recording: &Recording) -> Vec<(u64, Step)> {
     steps
 }
 
+/// Of each process whether some of its calls were answered by another thread than the one that read them. Where threads take work from
+/// each other, as tokio's and Go's do, one that reads and answers a call may have worked for another one between.
+fn handing_over(recording: &Recording) -> Vec<bool> {
+    let mut hands_over = vec![false; recording.processes.len()];
+    for recorded in &recording.calls {
+        let Call { request_thread, response_thread, caller, .. } = recorded.call;
+        // Of what was not answered there is no such thread.
+        let is_known = caller == Side::Client && response_thread != 0;
+        if is_known
+            && request_thread != response_thread
+            && let Some(hands_over) = hands_over.get_mut(recorded.process)
+        {
+            *hands_over = true;
+        }
+    }
+    hands_over
+}
+
 /// What is in flight at a moment. Lists of calls are in the order of their starts.
 #[derive(Debug, Default)]
 struct Now {
+    /// See [`handing_over`].
+    hands_over: Vec<bool>,
     in_flight: HashMap<ProcessIndex, Vec<CallIndex>>,
     /// Those that a thread read or answers.
     of_thread: HashMap<(ProcessIndex, u32), Vec<CallIndex>>,
@@ -298,7 +319,8 @@ impl Now {
     fn bound(&self, recording: &Recording, thread: (ProcessIndex, u32)) -> Option<CallIndex> {
         let [candidate] = self.of_thread.get(&thread)?[..] else { return None };
         let call = &recording.calls[candidate].call;
-        (call.request_thread == call.response_thread).then_some(candidate)
+        let is_own = call.request_thread == call.response_thread && !self.hands_over[thread.0];
+        is_own.then_some(candidate)
     }
 }
 
@@ -404,6 +426,29 @@ mod tests {
         builder.sample_at(20 * MS, one, 10);
         builder.sample_at(20 * MS, two, 9);
         assert_eq!(charges(&builder.recording), [(true, vec![0]), (false, vec![0, 1, 2])]);
+    }
+
+    /// Where one call was answered by another thread than the one that read it, a thread that reads and answers one may have worked for
+    /// others between: none is bound.
+    #[test]
+    fn threads_that_hand_calls_over_are_not_bound() {
+        for (answered_by, is_exact) in [(7, true), (0, true), (8, false)] {
+            let mut builder = Builder::new();
+            let one = builder.thread(0, 7, "one");
+            let threads = [("sleep", 7, 7), ("burn", 8, 8), ("early", 7, answered_by)];
+            for (number, (name, read_by, answered_by)) in (0..).zip(threads) {
+                let start = if number == 2 { 1 } else { 10 };
+                builder.call(0, name, start * MS, start * 4 * MS);
+                let call = &mut builder.recording.calls.last_mut().unwrap().call;
+                (call.request_thread, call.response_thread) = (read_by, answered_by);
+            }
+            // It took over what another one had read.
+            let burning = builder.stack(&["main", "burn"]);
+            builder.sample_at(20 * MS, one, 10);
+            builder.recording.samples.last_mut().unwrap().stack = Some(burning);
+            let expected = if is_exact { (true, vec![0]) } else { (false, vec![1]) };
+            assert_eq!(charges(&builder.recording), [expected], "{answered_by}");
+        }
     }
 
     /// A child that lived within one call only is that call's, also while others are in flight; one within two calls is of these two.

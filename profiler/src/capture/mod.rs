@@ -12,6 +12,7 @@ mod cpu;
 mod event;
 mod gauges;
 mod kernel;
+mod long_calls;
 mod mappings;
 mod offsets;
 mod python;

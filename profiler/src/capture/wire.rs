@@ -3,11 +3,11 @@
 use aya::maps::{HashMap as BpfHashMap, Map, MapData, MapError};
 use hashbrown::{HashMap, HashSet};
 use profiler_common::{
-    ClientWriteEvent, MAX_WIRE_BYTES, MAX_WIRE_PARTS, StreamRule, StreamVerdict, WHOLE_BYTES, WireEvent,
-    WireFlag,
+    ClientWriteEvent, MAX_WIRE_BYTES, StreamRule, StreamVerdict, WHOLE_BYTES, WireEvent, WireFlag,
 };
 
 use super::clients::Clients;
+use super::long_calls::{Long, LongPart, MANY_WHOLE_BYTES};
 use super::read_streams::Read;
 use crate::wire::Piece;
 use crate::wire::calls::{Call, Ended};
@@ -17,11 +17,7 @@ use crate::wire::streams::{Counts, Interest, Moved, Streams};
 
 /// What messages may take that are half read, and calls that have not ended, of all processes together, in bytes.
 const MAX_HELD_BYTES: usize = 32 << 20;
-/// System calls up to this length are taken whole on streams where ones longer than [`WHOLE_BYTES`] were of several messages.
-const MANY_WHOLE_BYTES: u32 = MAX_WIRE_PARTS * MAX_WIRE_BYTES as u32;
-/// Long system calls that are taken whole to see whether they are of several messages.
-const LONG_LOOKS: u32 = 16;
-/// Streams of which that is remembered.
+/// Streams of which it is remembered whether their long system calls are of several messages.
 const MAX_LONG_STREAMS: usize = 1024;
 /// Calls of a process that may have ended before they are written.
 const MAX_ENDED: usize = 4096;
@@ -45,29 +41,22 @@ pub(super) struct Wire {
     capture: Capture,
     /// Processes that have ended.
     ended: Counts,
-    /// How far the parts of the last call that was taken reach.
+    /// The parts of the call that is being taken.
     last: Option<Part>,
     /// Streams with long system calls.
     long: HashMap<u64, Long>,
 }
 
-/// What is known of the long system calls of a stream.
-#[derive(Clone, Copy, Debug, Default)]
-struct Long {
-    /// Some were of several messages.
-    are_several: bool,
-    /// Calls that were looked at as they might be, and were of one message, or of a part of one.
-    looks: u32,
-    /// The last write ended within a message.
-    is_within: bool,
-}
-
-/// Where a part of a call ends.
-#[derive(Clone, Copy, PartialEq, Eq)]
+/// What of a call was taken until now.
+#[derive(Clone, Copy)]
 struct Part {
     tid: u32,
     timestamp_ns: u64,
+    /// Where it ends.
     end: u32,
+    /// Something was left out.
+    is_cut: bool,
+    has_line_end: bool,
 }
 
 impl Wire {
@@ -130,38 +119,54 @@ impl Wire {
             self.clients.read(read, moved.timestamp_ns);
         }
         // Parts of a call follow each other.
-        let start = match self.last {
-            Some(last) if (last.tid, last.timestamp_ns) == (event.tid, moved.timestamp_ns) => last.end,
-            _ => 0,
-        };
+        let before =
+            self.last.filter(|last| (last.tid, last.timestamp_ns) == (event.tid, moved.timestamp_ns));
+        let start = before.map_or(0, |last| last.end);
         let end = event.offset.saturating_add(event.length);
-        self.last = Some(Part { tid: event.tid, timestamp_ns: moved.timestamp_ns, end });
         let is_last = event.flags & WireFlag::Last as u32 != 0;
-        let before = event.offset.saturating_sub(start);
+        let missing = event.offset.saturating_sub(start);
         let behind = if is_last { event.total.saturating_sub(end) } else { 0 };
-        let pieces = [Piece::Gap(before.into()), Piece::Bytes(bytes), Piece::Gap(behind.into())];
+        let pieces = [Piece::Gap(missing.into()), Piece::Bytes(bytes), Piece::Gap(behind.into())];
         let mut interest = Interest::Yes;
         for piece in pieces {
             if !matches!(piece, Piece::Gap(0) | Piece::Bytes(&[])) {
                 interest = streams.moved(moved, piece);
             }
         }
+        let is_long = (WHOLE_BYTES + 1..=MANY_WHOLE_BYTES).contains(&event.total);
+        let line_end = if is_long { memchr::memchr(b'\n', bytes) } else { None };
         // Parts of what is taken whole are full, but for the last.
-        let is_cut = before + behind > 0 || (!is_last && event.length < MAX_WIRE_BYTES as u32);
-        if (WHOLE_BYTES + 1..=MANY_WHOLE_BYTES).contains(&event.total) && streams.has_lines(event.stream) {
+        let is_short = !is_last && event.length < MAX_WIRE_BYTES as u32;
+        let part = Part {
+            tid: event.tid,
+            timestamp_ns: moved.timestamp_ns,
+            end,
+            is_cut: missing + behind > 0 || is_short || before.is_some_and(|last| last.is_cut),
+            has_line_end: line_end.is_some() || before.is_some_and(|last| last.has_line_end),
+        };
+        self.last = (!is_last).then_some(part);
+        if is_long && streams.has_lines(event.stream) {
+            let is_end = bytes.ends_with(b"\n");
             // Where the kernel half knows that a buffer ends a line, its part ends there too, and nothing is hidden.
-            let is_several = || {
-                let line_end = bytes.iter().position(|byte| *byte == b'\n');
-                line_end.is_some_and(|place| place + 1 < bytes.len())
+            let might_hide = if part.is_cut {
+                missing + behind > 0 || (!is_last && !is_end)
+            } else {
+                event.flags & WireFlag::Buffers as u32 == 0
             };
-            let is_end = moved.is_written && is_last;
-            let is_answer = is_end && bytes.ends_with(b"\n") && streams.calls.in_flight() > 0;
+            let long_part = LongPart {
+                is_several: might_hide && line_end.is_some_and(|place| place + 1 < bytes.len()),
+                is_last,
+                is_written: moved.is_written,
+                is_answer: moved.is_written && is_last && is_end && streams.calls.in_flight() > 0,
+                is_cut: part.is_cut,
+                unmatched: streams.calls.unexpected,
+                has_line_end: part.has_line_end,
+            };
             if self.long.len() >= MAX_LONG_STREAMS {
                 self.long.clear();
             }
             let long = self.long.entry(event.stream).or_default();
-            let whole_bytes = long.next(is_several, is_end, is_answer, is_cut);
-            if let Some(whole_bytes) = whole_bytes
+            if let Some(whole_bytes) = long.next(long_part)
                 && let Ok(rule) = self.rules.get(&event.stream, 0)
             {
                 // Without it, what is taken stays as it is.
@@ -318,37 +323,6 @@ impl Wire {
     }
 }
 
-impl Long {
-    /// Takes a part of a call. Returns up to which length calls of the stream are taken whole from now on, if that changes. A write that was
-    /// cut between the start of a message and the end of one may have hidden answers, as long as calls are open. Most often it is of one
-    /// message all the same, and bodies of messages would fill the ring.
-    fn next(
-        &mut self,
-        is_several: impl FnOnce() -> bool,
-        is_end: bool,
-        is_answer: bool,
-        is_cut: bool,
-    ) -> Option<u32> {
-        if self.are_several && !is_cut {
-            return None;
-        }
-        if is_several() {
-            self.are_several = true;
-            return is_cut.then_some(MANY_WHOLE_BYTES);
-        }
-        if self.are_several || !is_end {
-            return None;
-        }
-        if is_cut {
-            let is_first = is_answer && !self.is_within && self.looks == 0;
-            self.looks += u32::from(is_first);
-            return is_first.then_some(MANY_WHOLE_BYTES);
-        }
-        self.looks = self.looks.saturating_add(1);
-        (self.looks > LONG_LOOKS).then_some(WHOLE_BYTES)
-    }
-}
-
 /// What was lost of a stream, and nobody was told yet.
 fn lost_at_end(stream: u64, rule: &StreamRule, now_ns: u64) -> impl Iterator<Item = Moved> + use<> {
     let lost = [(false, rule.lost_read), (true, rule.lost_written)];
@@ -369,6 +343,7 @@ mod tests {
 
     use super::*;
     use crate::capture::kernel::OBJECT;
+    use crate::capture::long_calls::{BODIES, LONG_LOOKS};
 
     fn wire() -> Wire {
         let mut object = EbpfLoader::new().load(OBJECT).unwrap();
@@ -458,6 +433,116 @@ mod tests {
             let bytes = b"\"}\n{\"jsonrpc\":";
             wire.take(&written(7, 21, 40_000, bytes), bytes);
             assert_eq!(whole_bytes(&wire), MANY_WHOLE_BYTES);
+        }
+    }
+
+    /// Takes a long write, whole or the ends of each of its stretches.
+    fn take_long(wire: &mut Wire, flags: u32, answer: &[u8], parts: &[std::ops::Range<usize>]) {
+        for part in parts {
+            let bytes = &answer[part.clone()];
+            let last = u32::from(part.end == answer.len()) * WireFlag::Last as u32;
+            let event = WireEvent {
+                offset: part.start as u32,
+                flags: WireFlag::Written as u32 | flags | last,
+                ..written(7, 21, answer.len() as u32, bytes)
+            };
+            wire.take(&event, bytes);
+        }
+    }
+
+    /// Where messages of several pieces follow each other without an end of a write between them, their bodies are not taken for ever,
+    /// and not at all where each has a buffer of its own (needs root).
+    #[test]
+    fn bodies_of_long_answers() {
+        let verdict = StreamVerdict::Captured as u32;
+        let before = StreamRule { verdict, whole_bytes: WHOLE_BYTES, ..StreamRule::default() };
+        let log = b"{\"jsonrpc\":\"2.0\",\"method\":\"notifications/message\"}\n";
+        let body = vec![b'x'; 65_536];
+        for (flags, border, expected) in [
+            (0, 1000, MANY_WHOLE_BYTES),
+            (0, 64_000, MANY_WHOLE_BYTES),
+            (0, 30_000, WHOLE_BYTES),
+            (WireFlag::Buffers as u32, 1000, WHOLE_BYTES),
+            (WireFlag::Buffers as u32, 30_000, WHOLE_BYTES),
+        ] {
+            let mut wire = wire();
+            wire.take(&written(7, 21, log.len() as u32, log), log);
+            wire.rules.insert(21, before, 0).unwrap();
+            let whole_bytes = |wire: &Wire| wire.rules.get(&21, 0).unwrap().whole_bytes;
+            // The end of a message, and the start of the next one.
+            let mut both = body.clone();
+            both[border - 1] = b'\n';
+            both[border] = b'{';
+            let ends = [0..4096, 61_440..65_536];
+            match (flags, border) {
+                (0, _) => take_long(&mut wire, flags, &both, &ends),
+                (_, 1000) => take_long(&mut wire, flags, &both, &[0..1000, 1000..5096, 61_440..65_536]),
+                _ => take_long(
+                    &mut wire,
+                    flags,
+                    &both,
+                    &[0..4096, border - 4096..border, border..border + 4096, 61_440..65_536],
+                ),
+            }
+            assert_eq!(whole_bytes(&wire), expected, "{flags} {border}");
+            let parts: Vec<_> =
+                (0..8).map(|part| part * MAX_WIRE_BYTES..(part + 1) * MAX_WIRE_BYTES).collect();
+            for _ in 0..BODIES {
+                assert_eq!(whole_bytes(&wire), expected, "{flags} {border}");
+                take_long(&mut wire, 0, &body, if expected == WHOLE_BYTES { &ends } else { &parts });
+            }
+            assert_eq!(whole_bytes(&wire), WHOLE_BYTES, "{flags} {border}");
+        }
+    }
+
+    /// What was taken whole to see whether it is of several messages does not tell that, where each had a buffer of its own (needs
+    /// root).
+    #[test]
+    fn messages_in_buffers_of_their_own() {
+        for (flags, expected) in [(0, MANY_WHOLE_BYTES), (WireFlag::Buffers as u32, WHOLE_BYTES)] {
+            let mut wire = wire();
+            let verdict = StreamVerdict::Captured as u32;
+            let before = StreamRule { verdict, whole_bytes: MANY_WHOLE_BYTES, ..StreamRule::default() };
+            wire.rules.insert(21, before, 0).unwrap();
+            let log = b"{\"jsonrpc\":\"2.0\",\"method\":\"notifications/message\"}\n";
+            wire.take(&written(7, 21, log.len() as u32, log), log);
+            let mut both = vec![b'x'; 20_000];
+            both[10_000] = b'\n';
+            both[19_999] = b'\n';
+            for _ in 0..=LONG_LOOKS {
+                take_long(&mut wire, flags, &both, &[0..8192, 8192..16_384, 16_384..20_000]);
+            }
+            assert_eq!(wire.rules.get(&21, 0).unwrap().whole_bytes, expected, "{flags}");
+        }
+    }
+
+    /// Long requests that follow each other are told by responses to what nobody saw, and read whole from then on; what was answered
+    /// before tells nothing (needs root).
+    #[test]
+    fn long_requests() {
+        let mut wire = wire();
+        let verdict = StreamVerdict::Captured as u32;
+        let before = StreamRule { verdict, whole_bytes: WHOLE_BYTES, ..StreamRule::default() };
+        wire.rules.insert(20, before, 0).unwrap();
+        let read = |wire: &mut Wire, start: &[u8]| {
+            let bytes = [start, &vec![b'x'; 65_536 - start.len()]].concat();
+            let event = WireEvent { flags: 0, ..written(7, 20, 65_536, &bytes[..4096]) };
+            wire.take(&event, &bytes[..4096]);
+            let event = WireEvent { offset: 61_440, flags: WireFlag::Last as u32, ..event };
+            wire.take(&event, &bytes[61_440..]);
+            wire.rules.get(&20, 0).unwrap().whole_bytes
+        };
+        let answer = |wire: &mut Wire| {
+            let answer = b"{\"jsonrpc\":\"2.0\",\"id\":9,\"result\":{}}\n";
+            wire.take(&written(7, 21, answer.len() as u32, answer), answer);
+        };
+        answer(&mut wire);
+        for _ in 0..20 {
+            assert_eq!(read(&mut wire, &ASK[..40]), WHOLE_BYTES);
+        }
+        answer(&mut wire);
+        for _ in 0..20 {
+            assert_eq!(read(&mut wire, b"xxx"), MANY_WHOLE_BYTES);
         }
     }
 

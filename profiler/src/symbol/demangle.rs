@@ -7,12 +7,17 @@ use cpp_demangle::{DemangleOptions, Symbol};
 /// Longest demangled name, in bytes: a hostile symbol of some bytes can stand for gigabytes.
 const LONGEST: usize = 16 << 10;
 
+/// Whether a name is in a scheme of Rust or of C++, by its start.
+pub(super) fn is_mangled(symbol: &str) -> bool {
+    symbol.starts_with("_Z") || symbol.starts_with("_R")
+}
+
 /// Demangles Rust and C++. Any other name is what it is: demanglers also know types, and would call a C function
 /// `a` a `signed char`.
 pub(super) fn demangle(symbol: &str) -> String {
     // Rust's legacy scheme is a kind of C++ name, so it is asked first.
     // https://doc.rust-lang.org/rustc/symbol-mangling, https://itanium-cxx-abi.github.io/cxx-abi/abi.html#mangling
-    if !symbol.starts_with("_Z") && !symbol.starts_with("_R") {
+    if !is_mangled(symbol) {
         return symbol.to_owned();
     }
     rust(symbol).or_else(|| cpp(symbol)).unwrap_or_else(|| symbol.to_owned())

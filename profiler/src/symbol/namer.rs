@@ -2,12 +2,13 @@
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, UnwindSafe};
+use std::path::Path;
 use std::sync::Once;
 
 use blazesym::symbolize::source::{Elf, Source};
 use blazesym::symbolize::{CodeInfo, Input, Symbolized, Symbolizer};
 
-use super::demangle::demangle;
+use super::demangle::{demangle, is_mangled};
 use super::module::ElfImage;
 
 /// A function at an address, for the first time of asking.
@@ -45,10 +46,7 @@ impl Namer {
     /// For each address in the file's own address space: its functions, outermost first; empty when unknown.
     pub fn elf(&self, image: &ElfImage, addresses: &[u64]) -> Vec<Vec<Name>> {
         let mut names = match image.names_path() {
-            Some(path) => {
-                let source = Source::Elf(Elf::new(path));
-                self.names(&source, Input::VirtOffset(addresses), addresses.len())
-            }
+            Some(path) => self.of_file(path, addresses),
             None => vec![Vec::new(); addresses.len()],
         };
         // Without debug information, Go's own table knows more than symbols do, and it is never stripped.
@@ -67,13 +65,34 @@ impl Namer {
         names
     }
 
-    fn names(&self, source: &Source<'_>, input: Input<&[u64]>, count: usize) -> Vec<Vec<Name>> {
-        // Files of others may be damaged on purpose, and the library panics over some: then they have no names.
-        let symbolize = AssertUnwindSafe(|| self.symbolizer.symbolize(source, input));
-        match quietly(symbolize) {
-            Some(Ok(symbols)) => symbols.iter().map(functions).collect(),
-            Some(Err(_)) | None => vec![Vec::new(); count],
+    fn of_file(&self, path: &Path, addresses: &[u64]) -> Vec<Vec<Name>> {
+        let mut elf = Elf::new(path);
+        let symbols = self.symbols(elf.clone(), addresses);
+        let mut names: Vec<Vec<Name>> = symbols.iter().map(functions).collect();
+        names.resize(addresses.len(), Vec::new());
+        // Debug information that is but for lines has the last part of names only: `{async_block#0}` of whatever function it is in.
+        let is_bare = |at: &usize| symbols.get(*at).is_some_and(is_bare);
+        let bare: Vec<usize> = (0..names.len()).filter(is_bare).collect();
+        if !bare.is_empty() {
+            elf.debug_syms = false;
+            let addresses: Vec<u64> = bare.iter().map(|at| addresses[*at]).collect();
+            for (at, symbol) in bare.into_iter().zip(self.symbols(elf, &addresses)) {
+                if let Some(symbol) = symbol.as_sym().filter(|symbol| is_mangled(&symbol.name))
+                    && let Some(outermost) = names[at].first_mut()
+                {
+                    outermost.function = demangle(&symbol.name);
+                }
+            }
         }
+        names
+    }
+
+    /// Of each address; none at all where the file can't be read.
+    fn symbols(&self, elf: Elf, addresses: &[u64]) -> Vec<Symbolized<'_>> {
+        let source = Source::Elf(elf);
+        // Files of others may be damaged on purpose, and the library panics over some: then they have no names.
+        let symbolize = AssertUnwindSafe(|| self.symbolizer.symbolize(&source, Input::VirtOffset(addresses)));
+        quietly(symbolize).and_then(Result::ok).unwrap_or_default()
     }
 }
 
@@ -93,6 +112,18 @@ fn quietly<T>(run: impl FnOnce() -> T + UnwindSafe) -> Option<T> {
     let outcome = std::panic::catch_unwind(run);
     IS_QUIET.set(false);
     outcome.ok()
+}
+
+/// Source files of languages that mangle names.
+const MANGLING: [&str; 4] = ["rs", "cc", "cpp", "cxx"];
+
+/// Whether the name of a function lacks what it is in.
+fn is_bare(symbolized: &Symbolized<'_>) -> bool {
+    symbolized.as_sym().is_some_and(|symbol| {
+        let file = symbol.code_info.as_deref().map(|code| Path::new(&*code.file));
+        let extension = file.and_then(|file| file.extension()?.to_str());
+        !is_mangled(&symbol.name) && extension.is_some_and(|extension| MANGLING.contains(&extension))
+    })
 }
 
 fn functions(symbolized: &Symbolized<'_>) -> Vec<Name> {
@@ -120,5 +151,28 @@ mod tests {
         assert_eq!(quietly(|| 1), Some(1));
         assert_eq!(quietly(|| -> u32 { panic!("on purpose") }), None);
         assert_eq!(quietly(|| 2), Some(2));
+    }
+
+    #[inline(always)]
+    fn inlined(number: u64) -> u64 {
+        std::hint::black_box(number)
+    }
+
+    /// Functions have their whole names also where debug information, which is but for lines here, has the last part only.
+    #[test]
+    fn names_are_whole() {
+        fn asked() -> u64 {
+            inlined(1)
+        }
+        let asked: fn() -> u64 = asked;
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        let program = std::fs::read_link("/proc/self/exe").unwrap();
+        let first = maps.lines().find(|line| line.ends_with(program.to_str().unwrap())).unwrap();
+        let start = u64::from_str_radix(first.split('-').next().unwrap(), 16).unwrap();
+        let image = ElfImage::from_file(std::fs::File::open("/proc/self/exe").unwrap()).unwrap();
+        let [names] = &Namer::default().elf(&image, &[asked as usize as u64 - start])[..] else { panic!() };
+        let whole = "mcp_profiler::symbol::namer::tests::names_are_whole::asked";
+        assert_eq!(names[0].function, whole, "{names:?}");
+        assert!(names[0].file.as_ref().is_some_and(|file| file.ends_with("namer.rs")), "{names:?}");
     }
 }
