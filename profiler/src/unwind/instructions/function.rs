@@ -160,6 +160,8 @@ impl<'code, 'data> Function<'code, 'data> {
                 let is_within = (self.start..self.end).contains(&address) && self.steps < MAX_STEPS;
                 if !is_within {
                     self.is_left = true;
+                    // What was not followed to the end may say otherwise.
+                    self.is_wrong |= self.steps >= MAX_STEPS;
                     let is_jump = !self.known.is_empty() && instruction.next_ip() != address;
                     self.is_wrong |= is_jump
                         && state.depth.is_some_and(|depth| depth != 8)
