@@ -10,11 +10,15 @@ use tests::{
     under_load, wait_until,
 };
 
+/// At full speed, which has tests of its own, a profiler without optimizations may be too slow for all calls.
+const NO_CALLS: &str = "--no-calls";
+
 /// A Node server under load: names of V8 and libuv, and nothing lost.
 #[test]
 fn node_by_pid() -> Result<()> {
     let load = under_load()?;
-    let report = Profiler::new()?.record_enough(4, 199, &["--pid", &load.pid().to_string()], 100)?;
+    let report =
+        Profiler::new()?.record_enough(4, 199, &["--pid", &load.pid().to_string(), NO_CALLS], 100)?;
     report.assert_javascript_kept();
     assert_eq!(report.runtime(), "node");
     report.assert_complete(0.99);
@@ -31,8 +35,7 @@ fn node_below_a_load_generator() -> Result<()> {
     wait_until("mcp-stress starts the server", Duration::from_secs(10), || {
         process.children().ok()?.first().copied()
     })?;
-    // At full speed, which has tests of its own, a profiler without optimizations may be too slow for all calls.
-    let options = ["--pid", &process.pid().to_string(), "--no-calls"];
+    let options = ["--pid", &process.pid().to_string(), NO_CALLS];
     let report = Profiler::new()?.record_and_report(4, 199, &options)?;
     report.assert_names_any(&["v8::", "Builtins_", "node::"]);
     let pids = report.json["target"]["pids"].as_array().context("target.pids")?;
@@ -62,7 +65,8 @@ fn idle_http_server() -> Result<()> {
 #[test]
 fn python_by_pid() -> Result<()> {
     let load = Client::start(&mut python_time()?)?.load("get_current_time", json!({"timezone": "UTC"}))?;
-    let report = Profiler::new()?.record_enough(4, 199, &["--pid", &load.pid().to_string()], 100)?;
+    let report =
+        Profiler::new()?.record_enough(4, 199, &["--pid", &load.pid().to_string(), NO_CALLS], 100)?;
     assert_eq!(report.lost(), 0);
     assert_eq!(report.runtime(), "python");
     report.assert_names_any(&["_PyEval_", "PyObject_", "_PyObject"]);
@@ -75,7 +79,8 @@ fn python_by_pid() -> Result<()> {
 fn go_by_pid() -> Result<()> {
     let load = Client::start(&mut go_time()?)?
         .load("current_time", json!({"format": "%Y-%m-%d %H:%M:%S", "timezone": "UTC"}))?;
-    let report = Profiler::new()?.record_enough(4, 199, &["--pid", &load.pid().to_string()], 100)?;
+    let report =
+        Profiler::new()?.record_enough(4, 199, &["--pid", &load.pid().to_string(), NO_CALLS], 100)?;
     assert_eq!(report.lost(), 0);
     assert_eq!(report.runtime(), "go");
     let own: Vec<_> =
@@ -93,7 +98,8 @@ fn go_by_pid() -> Result<()> {
 #[test]
 fn rust_by_pid() -> Result<()> {
     let load = Client::start(&mut demo_server()?)?.load("compute", json!({"rounds": 8}))?;
-    let report = Profiler::new()?.record_enough(4, 199, &["--pid", &load.pid().to_string()], 100)?;
+    let report =
+        Profiler::new()?.record_enough(4, 199, &["--pid", &load.pid().to_string(), NO_CALLS], 100)?;
     assert_eq!(report.lost(), 0);
     report.assert_names_any(&["mcp_profiler::demo::work::"]);
     let round = report.function("mcp_profiler::demo::work::compute_round")?;
