@@ -38,15 +38,8 @@ impl Workload {
     pub fn compile_with_musl(name: &str, options: &[&str]) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let program = folder.path().join(name);
-        let mut command = Command::new(require("musl-gcc", "musl-tools")?);
-        command.args([
-            "-O2",
-            "-fomit-frame-pointer",
-            "-fno-optimize-sibling-calls",
-            "-D_GNU_SOURCE",
-            "-pthread",
-        ]);
-        succeed(command.args(options).arg("-o").arg(&program).arg(source(name, "c")))?;
+        let options = [&["-O2", "-fomit-frame-pointer", "-pthread"], options].concat();
+        compile_by(&require("musl-gcc", "musl-tools")?, &source(name, "c"), &program, &options)?;
         Ok(Self { folder: Arc::new(folder), program })
     }
 
@@ -187,6 +180,10 @@ fn compile(source: &Path, output: &Path, options: &[&str]) -> Result<()> {
         Some(extension) if extension == "cpp" => require("c++", "g++")?,
         _ => require("cc", "gcc")?,
     };
+    compile_by(&compiler, source, output, options)
+}
+
+fn compile_by(compiler: &Path, source: &Path, output: &Path, options: &[&str]) -> Result<()> {
     succeed(
         Command::new(compiler)
             .args([

@@ -144,6 +144,7 @@ fn name(function: &str, code: Option<&CodeInfo<'_>>) -> Name {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::symbol::own_start;
 
     /// A panic is no end, and the next one of others is told again.
     #[test]
@@ -165,12 +166,9 @@ mod tests {
             inlined(1)
         }
         let asked: fn() -> u64 = asked;
-        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
-        let program = std::fs::read_link("/proc/self/exe").unwrap();
-        let first = maps.lines().find(|line| line.ends_with(program.to_str().unwrap())).unwrap();
-        let start = u64::from_str_radix(first.split('-').next().unwrap(), 16).unwrap();
         let image = ElfImage::from_file(std::fs::File::open("/proc/self/exe").unwrap()).unwrap();
-        let [names] = &Namer::default().elf(&image, &[asked as usize as u64 - start])[..] else { panic!() };
+        let address = asked as usize as u64 - own_start();
+        let [names] = &Namer::default().elf(&image, &[address])[..] else { panic!() };
         let whole = "mcp_profiler::symbol::namer::tests::names_are_whole::asked";
         assert_eq!(names[0].function, whole, "{names:?}");
         assert!(names[0].file.as_ref().is_some_and(|file| file.ends_with("namer.rs")), "{names:?}");

@@ -193,12 +193,6 @@ mod tests {
     /// A small program that each Linux has.
     const SMALL: &str = "/bin/true";
 
-    fn rule_at(table: &Table, address: u64) -> Rule {
-        let start = u32::try_from(address - table.base).unwrap();
-        let next = table.rows.partition_point(|row| row.start <= start);
-        Rule::unpack(table.rows[next - 1].rule)
-    }
-
     /// Pseudo-random numbers below `limit`, the same in each run.
     fn numbers(limit: u64) -> impl Iterator<Item = u64> {
         let mut number = 1_u64;
@@ -252,7 +246,7 @@ mod tests {
                 address,
                 EhFrame::cie_from_offset,
             );
-            let ours = rule_at(&table, address);
+            let ours = table.rule_at(address);
             let Ok(row) = found else {
                 assert_eq!(ours.cfa, CfaKind::Unknown, "{address:#x}");
                 continue;
@@ -306,7 +300,7 @@ mod tests {
         let table = table_of_debug_frame(&DEBUG_FRAME);
         assert!(!table.damaged && table.not_understood == 0, "{table:?}");
         let at = |address| {
-            let rule = rule_at(&table, address);
+            let rule = table.rule_at(address);
             (rule.cfa, rule.cfa_offset, rule.frame_pointer_below_cfa)
         };
         assert_eq!(at(0x1000), (CfaKind::StackPointer, 8, 0));

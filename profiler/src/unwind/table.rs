@@ -35,6 +35,17 @@ pub struct Table {
     pub damaged: bool,
 }
 
+#[cfg(test)]
+impl Table {
+    /// What it says of an address of the file.
+    pub(super) fn rule_at(&self, address: u64) -> profiler_common::Rule {
+        let start = u32::try_from(address - self.base).unwrap();
+        let next = self.rows.partition_point(|row| row.start <= start);
+        let rule = next.checked_sub(1).map_or(CfaKind::Unknown as u32, |last| self.rows[last].rule);
+        profiler_common::Rule::unpack(rule)
+    }
+}
+
 /// Reads the unwind rows of an ELF file. A file without any, or of another kind, gives an empty table.
 pub fn read_table(file: &File) -> Table {
     read_table_with(file, None)
@@ -54,8 +65,8 @@ pub fn read_table_with(file: &File, cache: Option<(&Cache, &str)>) -> Table {
         };
         let hash = sources.hash(cache);
         cache.load(build_id, hash).unwrap_or_else(|| {
-            let (table, is_complete) = sources.table(object);
-            if is_complete {
+            let (table, has_more) = sources.table(object);
+            if !has_more {
                 cache.store(build_id, hash, &table);
             }
             table
@@ -130,11 +141,11 @@ impl<'data> Sources<'data> {
         cache.hash(sources.into_iter())
     }
 
-    /// The table, and whether it is made from these sources alone.
+    /// The table, and whether more of the file went into it than these sources.
     fn table(&self, object: &ElfFile<'data>) -> (Table, bool) {
         let mut builder = self.builder();
-        let is_complete = !instructions::complete(&mut builder, object, self.text);
-        (builder.finish(), is_complete)
+        let has_more = instructions::complete(&mut builder, object);
+        (builder.finish(), has_more)
     }
 
     fn builder(&self) -> Builder {

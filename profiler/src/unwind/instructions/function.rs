@@ -63,7 +63,6 @@ enum Next {
     Only(u64),
     /// The next one, or that.
     Either(u64),
-    Behind,
     /// Anywhere in the function.
     Table,
     Nothing,
@@ -194,7 +193,6 @@ impl<'code, 'data> Function<'code, 'data> {
                 }
                 let next = self.step(&instruction, &mut state);
                 address = match next {
-                    Next::Behind => instruction.next_ip(),
                     Next::Only(target) => target,
                     Next::Either(target) => {
                         ways.push((target, state));
@@ -237,13 +235,13 @@ impl<'code, 'data> Function<'code, 'data> {
                 let is_last = state.is_outermost
                     || self.text.endless.contains(&instruction.near_branch_target())
                     || self.is_cautious && self.text.is_padding(instruction.next_ip());
-                return if is_last { Next::Nothing } else { Next::Behind };
+                return if is_last { Next::Nothing } else { Next::Only(instruction.next_ip()) };
             }
             _ => {}
         }
         state.is_behind_call |= instruction.mnemonic() == Mnemonic::Syscall;
         self.apply(instruction, state);
-        Next::Behind
+        Next::Only(instruction.next_ip())
     }
 
     fn apply(&mut self, instruction: &Instruction, state: &mut State) {
@@ -337,25 +335,10 @@ impl<'code, 'data> Function<'code, 'data> {
         if self.is_wrong {
             return;
         }
-        let mut rows: Vec<(u64, u64, State)> =
-            self.known.iter().map(|(address, (state, length))| (*address, *length, *state)).collect();
-        rows.sort_unstable_by_key(|(address, ..)| *address);
-        let mut last: Option<(u64, u64, u32)> = None;
-        for (address, length, state) in rows {
-            let Some(rule) = state.rule().and_then(Rule::pack) else { continue };
-            last = match last {
-                Some((start, end, same)) if end == address && same == rule => {
-                    Some((start, end + length, rule))
-                }
-                Some((start, end, other)) => {
-                    builder.push(start, end, other);
-                    Some((address, address + length, rule))
-                }
-                None => Some((address, address + length, rule)),
-            };
-        }
-        if let Some((start, end, rule)) = last {
-            builder.push(start, end, rule);
+        for (address, (state, length)) in &self.known {
+            if let Some(rule) = state.rule().and_then(Rule::pack) {
+                builder.push(*address, address + length, rule);
+            }
         }
     }
 }

@@ -22,7 +22,7 @@ use super::table::{Builder, ElfFile};
 const MAX_TEXT_BYTES: u64 = 4 << 20;
 /// Fewer undescribed bytes than that are not looked for.
 const LEAST_BYTES: u64 = 2048;
-/// Looks for functions that never return.
+/// Looks for more functions, and for those that never return.
 const MAX_LOOKS: usize = 4;
 /// Compilers let functions start at multiples of that.
 const FUNCTION_ALIGNMENT: u64 = 16;
@@ -42,8 +42,6 @@ struct Text<'data> {
     called: HashSet<u64>,
     /// Functions that never return.
     endless: HashSet<u64>,
-    /// Most of its functions do.
-    keeps_frame_pointers: bool,
 }
 
 /// Where functions start.
@@ -54,11 +52,8 @@ struct Starts {
 }
 
 /// Adds rows for what is not described of a file's code. Whether that was much: of a program's start alone nothing is read but that.
-pub(super) fn complete(builder: &mut Builder, object: &ElfFile<'_>, text_address: u64) -> bool {
-    let Some(section) = object.section_by_name(".text").filter(|section| section.address() == text_address)
-    else {
-        return false;
-    };
+pub(super) fn complete(builder: &mut Builder, object: &ElfFile<'_>) -> bool {
+    let Some(section) = object.section_by_name(".text") else { return false };
     let (start, end) = (section.address(), section.address().saturating_add(section.size()));
     let mut stretches = builder.undescribed(start, end);
     let is_nothing_described = stretches == [(start, end)];
@@ -70,8 +65,8 @@ pub(super) fn complete(builder: &mut Builder, object: &ElfFile<'_>, text_address
         let mut text = Text::new(start, code, object.entry());
         let mut starts = text.starts();
         starts.certain.extend(symbols(object));
-        text.describe(&stretches, starts, builder);
-        if is_nothing_described && text.keeps_frame_pointers {
+        let keeps_frame_pointers = text.describe(&stretches, starts, builder);
+        if is_nothing_described && keeps_frame_pointers {
             let rule = FRAME_POINTER_CHAIN.pack().unwrap_or(CfaKind::Unknown as u32);
             builder
                 .undescribed(start, end)
@@ -101,14 +96,7 @@ fn symbols(object: &ElfFile<'_>) -> impl Iterator<Item = u64> {
 
 impl<'data> Text<'data> {
     fn new(address: u64, code: &'data [u8], entry: u64) -> Self {
-        Self {
-            address,
-            code,
-            entry,
-            called: HashSet::new(),
-            endless: HashSet::new(),
-            keeps_frame_pointers: false,
-        }
+        Self { address, code, entry, called: HashSet::new(), endless: HashSet::new() }
     }
 
     /// Whatever is called in the code, or has its address taken.
@@ -130,8 +118,8 @@ impl<'data> Text<'data> {
         starts
     }
 
-    /// Rows for the functions that start in stretches of it.
-    fn describe(&mut self, stretches: &[(u64, u64)], starts: Starts, builder: &mut Builder) {
+    /// Rows for the functions that start in stretches of it. Returns whether most of them set up a frame pointer.
+    fn describe(&mut self, stretches: &[(u64, u64)], starts: Starts, builder: &mut Builder) -> bool {
         let Starts { mut certain, mut taken } = starts;
         self.look(stretches, &mut certain);
         for function in self.functions(stretches, &certain) {
@@ -155,7 +143,7 @@ impl<'data> Text<'data> {
             all += 1;
             with_frame_pointer += usize::from(function.has_frame_pointer());
         }
-        self.keeps_frame_pointers = with_frame_pointer * 2 > all;
+        with_frame_pointer * 2 > all
     }
 
     /// Finds more functions: those that others end with, and those that never return, since they call such a one.
@@ -228,17 +216,10 @@ mod tests {
     use std::fs::File;
 
     use object::read::ReadCache;
-    use profiler_common::Rule;
     use proptest::prelude::*;
 
     use super::*;
     use crate::unwind::{Table, read_table};
-
-    fn rule_at(table: &Table, address: u64) -> Rule {
-        let start = u32::try_from(address - table.base).unwrap();
-        let next = table.rows.partition_point(|row| row.start <= start);
-        next.checked_sub(1).map_or(Rule::plain(CfaKind::Unknown), |last| Rule::unpack(table.rows[last].rule))
-    }
 
     /// The rows of code in which functions start at these places.
     fn table(code: &[u8], starts: &[u64]) -> Table {
@@ -252,7 +233,7 @@ mod tests {
 
     fn rules(code: &[u8], starts: &[u64], addresses: &[u64]) -> Vec<(CfaKind, i32, u32)> {
         let table = table(code, starts);
-        let rules = addresses.iter().map(|address| rule_at(&table, *address));
+        let rules = addresses.iter().map(|address| table.rule_at(*address));
         rules.map(|rule| (rule.cfa, rule.cfa_offset, rule.frame_pointer_below_cfa)).collect()
     }
 
@@ -347,7 +328,7 @@ mod tests {
 
         let (mut right, mut wrong, mut unknown) = (0, 0, 0);
         for address in code {
-            let (told, found) = (rule_at(&described, address), rule_at(&found, address));
+            let (told, found) = (described.rule_at(address), found.rule_at(address));
             if matches!(told.cfa, CfaKind::Unknown | CfaKind::EndOfStack | CfaKind::Register) {
                 continue;
             }
