@@ -82,6 +82,8 @@ pub struct SampleEvent {
     pub stack_end: u32,
     /// Always zero.
     pub reserved: u32,
+    /// The last address that the walk could not read, as it is paged out or is none; zero when it could read all.
+    pub unreadable: u64,
 }
 
 /// Why the walk of a user stack ended.

@@ -42,6 +42,7 @@ pub(crate) fn sample(context: &PerfEventContext) {
     scratch.event.kernel_frames = kernel_frames as u16;
     scratch.event.user_words = walk.words as u16;
     scratch.event.stack_end = walk.end;
+    scratch.event.unreadable = unwind::take_unreadable();
 
     let words = (kernel_frames + walk.words) as u64;
     if words > (MAX_KERNEL_FRAMES + MAX_USER_WORDS) as u64 {

@@ -2,11 +2,13 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{BufRead as _, BufReader};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
+use tempfile::TempDir;
 use tests::{Process, Profiler, Python, Report, Workload, assert_share, script, together, tolerance};
 
 const FREQUENCY: u32 = 999;
@@ -290,6 +292,37 @@ fn searches_that_are_given_up_are_counted() -> Result<()> {
         // Until 3.10 a sample at the start of a call takes functions for those of the call inside.
         assert!(lost as f64 >= 0.95 * missing * burning, "{python:?}: {lost} of {missing} of {burning}");
     }
+    Ok(())
+}
+
+/// What the search for those who wait needs and the kernel finds paged out is brought in, and what was missed until then is counted.
+#[test]
+fn what_is_paged_out_is_brought_in() -> Result<()> {
+    let python = Python::of_servers()?;
+    // Pages that other processes have too are not taken out.
+    let folder = TempDir::new()?;
+    let asking =
+        Command::new(python.program()).args(["-c", "print(__import__('_asyncio').__file__)"]).output()?;
+    let library = PathBuf::from(String::from_utf8(asking.stdout)?.trim());
+    std::fs::copy(&library, folder.path().join(library.file_name().context("no _asyncio")?))?;
+    let mut workload = python.workload("python_paged_out")?;
+    let mut process = Process::start(workload.env("PYTHONPATH", folder.path()))?;
+    until_ready(&mut process)?;
+    let profiler = Profiler::new()?;
+    let recorded = recorded(&profiler, process.pid(), 3, FREQUENCY)?;
+    let view = ["--format", "folded", "--async-stacks", "--output", "tasks.folded"];
+    profiler.succeed(&[&["export", "recording.mcpprof"], view.as_slice()].concat())?;
+    let folded = std::fs::read_to_string(profiler.path("tasks.folded"))?;
+    let (mut all, mut found) = (0, 0);
+    for line in folded.lines().filter(|line| line.contains(";leaf;")) {
+        let (stack, count) = line.rsplit_once(' ').context("no count")?;
+        let count: u64 = count.parse()?;
+        all += count;
+        found += if stack.contains(";tool;") { count } else { 0 };
+    }
+    let lost = recorded.report.json["losses"]["by_cause"]["python_tasks_unreadable"].as_u64().unwrap_or(0);
+    assert!(found * 10 >= all * 8 && all > 0, "{found} of {all}, {lost} lost");
+    assert!((found + lost) * 100 >= all * 98, "{found} of {all}, {lost} lost");
     Ok(())
 }
 

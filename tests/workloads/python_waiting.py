@@ -147,7 +147,15 @@ async def tool_forgetting():
     task.add_done_callback(forgotten.discard)
 
 
+class Worker:
+    def stop(self, task):
+        pass
+
+
 async def main():
+    # anyio has one of these for each of its worker threads.
+    for _ in range(20):
+        asyncio.current_task().add_done_callback(Worker().stop)
     tools = [tool_gather, tool_task, tool_wait_for, tool_limited, tool_wait, tool_shield, tool_nested, tool_other]
     if hasattr(asyncio, "TaskGroup"):
         tools.append(tool_group)

@@ -12,6 +12,8 @@ use core::ffi::c_void;
 
 use aya_ebpf::bindings::pt_regs;
 use aya_ebpf::helpers::{bpf_get_current_task_btf, bpf_loop, bpf_probe_read_user, bpf_task_pt_regs};
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::PerCpuArray;
 use profiler_common::{
     CodeMapping, FrameTag, Interpreter, MAX_FRAME_WORDS, MAX_KERNEL_FRAMES, MAX_USER_FRAMES, MAX_USER_WORDS,
     StackEnd,
@@ -240,5 +242,26 @@ fn place_of(value: u64, bits: u32) -> usize {
 #[inline(always)]
 fn read<T>(address: u64) -> Result<T, StackEnd> {
     // SAFETY: the helper checks the address.
-    unsafe { bpf_probe_read_user(address as *const T) }.map_err(|_| StackEnd::Unreadable)
+    unsafe { bpf_probe_read_user(address as *const T) }.map_err(|_| unreadable(address))
+}
+
+/// Where this CPU's walk could not read last. User space reads there, which pages in what is paged out.
+#[map]
+static UNREADABLE: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
+/// Called, not copied to each place that reads.
+#[inline(never)]
+fn unreadable(address: u64) -> StackEnd {
+    if let Some(last) = UNREADABLE.get_ptr_mut(0) {
+        // SAFETY: the slot is this CPU's own while the program runs.
+        unsafe { *last = address };
+    }
+    StackEnd::Unreadable
+}
+
+/// Where the walk could not read last; zero when it could read all.
+#[inline(always)]
+pub(crate) fn take_unreadable() -> u64 {
+    // SAFETY: as above.
+    UNREADABLE.get_ptr_mut(0).map_or(0, |last| unsafe { core::mem::take(&mut *last) })
 }

@@ -11,7 +11,7 @@ use profiler_common::{
     FrameTag, MAX_PYTHON_PROCESSES, PythonEntry, PythonLayout, StackEnd, code_fingerprint,
 };
 
-use super::{Walker, emit, read, tasks};
+use super::{Walker, emit, read, tasks, unreadable};
 use crate::cpu::Scratch;
 use crate::targets::KERNEL_OFFSETS;
 
@@ -251,6 +251,7 @@ pub(super) fn step(scratch: &mut Scratch) {
         generated::bpf_probe_read_user(chain.words.as_mut_ptr().cast(), bytes, chain.frame as *const _)
     };
     if outcome != 0 {
+        unreadable(chain.frame);
         return refuse(chain);
     }
     let entry_byte = tail(&chain.words, layout.frame_entry) & 0xff;

@@ -19,7 +19,9 @@ pub(super) struct Known {
     /// The name of a function that completes a future, and of anyio's for tasks of a group.
     pub(super) completing: u64,
     pub(super) spawned_done: u64,
-    /// The name of a function that does neither.
+    /// Of what ends a loop.
+    pub(super) run_until_complete: u64,
+    /// The name of a function that does nothing of that.
     pub(super) other: u64,
     /// For each [`Held`], the number of the object behind the one that was looked for.
     pub(super) behind: [u64; HELD_KINDS],
@@ -51,6 +53,7 @@ impl Known {
         self.wakeup = u64::MAX;
         self.completing = u64::MAX;
         self.spawned_done = u64::MAX;
+        self.run_until_complete = u64::MAX;
         self.other = u64::MAX;
         for known in &mut self.types {
             *known = KnownType { address: 0, kind: Kind::OTHER };

@@ -12,8 +12,8 @@ mod objects;
 use aya_ebpf::helpers::generated;
 use known::Known;
 use names::{
-    ANYIO_MODULE, COMPLETING, Kind, RELEASE_WAITER, SPAWNED_DONE, START_OF_SPAWNED_DONE, TASK_GROUP_DONE,
-    TASK_GROUPS_MODULE, TASKS_MODULE, WAKEUP_DEFINITION,
+    ANYIO_MODULE, COMPLETING, EVENTS_MODULE, Kind, RELEASE_WAITER, RUN_UNTIL_COMPLETE, SPAWNED_DONE,
+    START_OF_SPAWNED_DONE, TASK_GROUP_DONE, TASK_GROUPS_MODULE, TASKS_MODULE, WAKEUP_DEFINITION,
 };
 use objects::{
     BUILTIN_DEFINITION, BUILTIN_SELF, CALLBACK_BYTES, CELL_CONTENT, FUNCTION_BYTES, FUTURE_CALLBACK,
@@ -24,7 +24,7 @@ use objects::{
 use profiler_common::{Failure, FrameTag, PythonLayout, StackEnd, TaskSource};
 
 use super::python::{Chain, State, at, function, read_identity, tail, word};
-use super::{emit, read};
+use super::{emit, read, unreadable};
 use crate::cpu::Scratch;
 use crate::output::count;
 
@@ -191,6 +191,7 @@ fn give_up(chain: &mut Chain) {
 fn find_task(chain: &mut Chain) -> State {
     let Chain { layout, waiting, .. } = chain;
     waiting.attempts += 1;
+    waiting.callback[OBJECT_TYPE as usize / 8] = 0;
     let task = if layout.tasks.source == TaskSource::AwaitedBy as u32 {
         at(chain.thread, layout.tasks.running_task)
     } else {
@@ -212,8 +213,21 @@ fn find_task(chain: &mut Chain) -> State {
             waiting.look_at(task);
             State::Awaited
         }
+        // What is behind a type that can be read is no accident.
+        Err(_) if is_type(layout, word(&waiting.callback, OBJECT_TYPE)) => {
+            waiting.attempts = SETTLED;
+            count(Failure::PythonTasksUnreadable);
+            State::Elsewhere
+        }
         _ => State::Elsewhere,
     }
+}
+
+/// Whether an object is a type: that of code objects is one.
+#[inline(always)]
+fn is_type(layout: &PythonLayout, object: u64) -> bool {
+    let kind = |object| at::<u64>(object, layout.object_type);
+    object != 0 && layout.code_type != 0 && kind(object).is_ok_and(|ty| kind(layout.code_type) == Ok(ty))
 }
 
 /// The task that a callback makes go on; zero when it does something else.
@@ -336,6 +350,9 @@ fn look_at_function(layout: &PythonLayout, waiting: &mut Waiting) -> Result<Stat
     if name_object == waiting.known.spawned_done {
         return hold_closure(layout, waiting, Held::AnyioClosure);
     }
+    if name_object == waiting.known.run_until_complete {
+        return Ok(State::Elsewhere);
+    }
     if name_object == waiting.known.other {
         return Ok(State::Awaited);
     }
@@ -344,9 +361,14 @@ fn look_at_function(layout: &PythonLayout, waiting: &mut Waiting) -> Result<Stat
         if START_OF_SPAWNED_DONE.is(&name) {
             return look_at_spawned(layout, waiting);
         }
+        let module = word(callback, tasks.function_module);
+        if RUN_UNTIL_COMPLETE.is(&name) && EVENTS_MODULE.is(&at(module, tasks.string_data)?) {
+            waiting.known.run_until_complete = name_object;
+            return Ok(State::Elsewhere);
+        }
         let [ref first, ref second, ref third, ref fourth] = COMPLETING;
         let is_known = first.is(&name) || second.is(&name) || third.is(&name) || fourth.is(&name);
-        if !is_known || !TASKS_MODULE.is(&at(word(callback, tasks.function_module), tasks.string_data)?) {
+        if !is_known || !TASKS_MODULE.is(&at(module, tasks.string_data)?) {
             waiting.known.other = name_object;
             return Ok(State::Awaited);
         }
@@ -472,7 +494,7 @@ fn show_coroutine(scratch: &mut Scratch) -> Result<State, StackEnd> {
     let outcome =
         unsafe { generated::bpf_probe_read_user(words.as_mut_ptr().cast(), bytes, frame as *const _) };
     if outcome != 0 {
-        return Err(StackEnd::Unreadable);
+        return Err(unreadable(frame));
     }
     let tasks = &layout.tasks;
     let marks = u64::from(layout.code_marks);

@@ -119,6 +119,10 @@ pub(super) const COMPLETING: [Text<3>; 4] = [
 ];
 /// Of `wait_for` until 3.11: its argument is that future.
 pub(super) const RELEASE_WAITER: Text<3> = Text::new(b"_release_waiter");
+/// Of the task that a loop runs until it is done, in `asyncio.base_events`. Nobody else waits for it, but it may have callbacks for each
+/// worker thread.
+pub(super) const RUN_UNTIL_COMPLETE: Text<3> = Text::new(b"_run_until_complete_cb");
+pub(super) const EVENTS_MODULE: Text<3> = Text::new(b"asyncio.base_events");
 pub(super) const TASK_GROUP_DONE: Text<3> = Text::new(b"TaskGroup._on_task_done");
 
 /// Of anyio 4 (`TaskGroup._spawn` in `anyio/_backends/_asyncio.py`): holds the task group, that its `cancel_scope`, and that its

@@ -4,7 +4,7 @@ use aya_ebpf::helpers::generated;
 use profiler_common::{InstanceValues, PythonLayout, StackEnd};
 
 use crate::unwind::python::at;
-use crate::unwind::read;
+use crate::unwind::{read, unreadable};
 
 /// As much as is read of a callback at once. Never more than the object has: it may be the last of its mapping.
 pub(super) type Words = [u64; 16];
@@ -68,7 +68,7 @@ pub(super) fn fill(words: &mut Words, bytes: u32, address: u64) -> Result<(), St
     // SAFETY: the helper checks the address, and writes no more than there is room for.
     let outcome =
         unsafe { generated::bpf_probe_read_user(words.as_mut_ptr().cast(), bytes, address as *const _) };
-    if outcome == 0 { Ok(()) } else { Err(StackEnd::Unreadable) }
+    if outcome == 0 { Ok(()) } else { Err(unreadable(address)) }
 }
 
 /// The attributes of an object without slots.
