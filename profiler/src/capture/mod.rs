@@ -15,6 +15,7 @@ mod kernel;
 mod long_calls;
 mod mappings;
 mod offsets;
+mod paging;
 mod python;
 mod read_streams;
 mod records;

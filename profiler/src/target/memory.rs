@@ -46,13 +46,6 @@ impl TargetMemory {
     }
 }
 
-/// Has the kernel bring in what is at an address, if anything is, so that its programs can read it: they can't wait for that.
-pub(crate) fn page_in(pid: u32, address: u64) {
-    let byte = &mut [0];
-    // The process may be gone.
-    let _ = TargetMemory::open(pid).map(|memory| memory.read(address, byte));
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

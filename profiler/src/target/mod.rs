@@ -15,7 +15,7 @@ pub mod runtime;
 
 pub use config::{Configurations, Surroundings};
 pub use launch::{Caller, LaunchError, LaunchPlan, Launched};
-pub(crate) use memory::{TargetMemory, page_in};
+pub(crate) use memory::TargetMemory;
 pub use process::{Process, ProcessError, ProcessTable};
 pub(crate) use project::project_folder;
 pub use resolve::{Request, ResolveError, Server, Target, resolve};

@@ -19,6 +19,7 @@ use super::code::Code;
 use super::event::Event;
 use super::gauges::Reading;
 use super::mappings::{AddressSpace, FoundMappings, Mapped, MappingEvent};
+use super::paging::Paging;
 use super::python::Pythons;
 use super::records::Records;
 use super::tls::Tls;
@@ -62,6 +63,7 @@ pub(super) struct Timeline {
     kernel_module: RowId,
     unknown_module: RowId,
     period_ns: u64,
+    paging: Paging,
     /// Whether runtimes may be asked for names.
     is_asking: bool,
     /// Calls of these tools or methods are counted; of all, when it is empty.
@@ -168,6 +170,7 @@ impl Timeline {
             kernel_module,
             unknown_module,
             period_ns,
+            paging: Paging::default(),
             is_asking,
             counted,
             calls: 0,
@@ -460,6 +463,7 @@ impl Timeline {
         for (cause, count) in self.losses(kernel_losses) {
             self.writer.loss(cause, count)?;
         }
+        self.paging.forget();
         self.write_calls()?;
         self.write_open_calls()?;
         for (pid, id) in self.tls.ripe() {

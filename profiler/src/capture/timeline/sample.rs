@@ -7,7 +7,6 @@ use crate::capture::event::{PythonFrame, UserFrame, thread_name};
 use crate::capture::v8::Shown;
 use crate::recording::{Error, FrameId, FrameKind, StackId, ThreadId};
 use crate::symbol::Image;
-use crate::target::page_in;
 
 /// Distinct threads of one process that are remembered; one that comes back after that is written again.
 const MAX_REMEMBERED_THREADS: usize = 1 << 16;
@@ -28,7 +27,7 @@ impl Timeline {
             self.read_mappings(pid);
         }
         if sample.unreadable != 0 {
-            page_in(pid, sample.unreadable);
+            self.paging.bring_in(pid, sample.unreadable);
         }
         let stack_end = StackEnd::from_number(sample.stack_end).unwrap_or(StackEnd::NoUserStack);
         let (user, is_outdated) = self.founded(pid, sample.header.timestamp_ns, user);
