@@ -153,6 +153,34 @@ fn children_that_execute_are_followed() -> Result<()> {
     Ok(())
 }
 
+/// Children that live for some milliseconds are known by the program that they run, and stacks of it are whole, although their fork
+/// is not even settled meanwhile. On a busy machine it may come too late for many.
+#[test]
+fn children_that_live_shortly_are_followed() -> Result<()> {
+    let workload = Workload::compile("executes")?;
+    workload.add_program("other")?;
+    let process = workload.start()?;
+    let profiler = Profiler::new()?;
+    let report = profiler.record_enough(4, 999, &["--pid", &process.pid().to_string()], 400)?;
+    let (mut named, mut all) = (0.0, 0.0);
+    for child in report.json["processes"].as_array().context("processes")? {
+        if child["pid"] != process.pid() {
+            let seconds = child["seconds"].as_f64().context("seconds")?;
+            all += seconds;
+            named += if child["command"] == "other" { seconds } else { 0.0 };
+        }
+    }
+    assert!(all > 0.0 && named > 0.4 * all, "{named} of {all} s");
+    let folded = profiler.folded("recording.mcpprof")?;
+    let weight = |is_wanted: &dyn Fn(&str) -> bool| -> u64 {
+        folded.iter().filter(|(stack, _)| is_wanted(stack)).map(|(_, weight)| weight).sum()
+    };
+    let working = weight(&|stack| stack.contains("other_work"));
+    let whole = weight(&|stack| stack.contains("_start;") && stack.contains(";main;other_work"));
+    assert!(working > 0 && whole * 4 > working, "{whole} of {working}: {}", report.json["stacks"]);
+    Ok(())
+}
+
 /// A binary that is deleted while it runs still gives names.
 #[test]
 fn a_deleted_binary_is_named() -> Result<()> {

@@ -558,7 +558,7 @@ impl Recorder {
             timeline.write_calls()?;
             self.backlog.written(batch.records.size());
             drop(batch.records);
-            timeline.announce(&batch.announced);
+            timeline.announce(&batch.announced, batch.settled_ns);
             timeline.gauges(&batch.readings)?;
             timeline.count_undecodable(batch.undecodable);
             if !batch.losses.is_empty() {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::stat::{major, minor};
 
-use super::Timeline;
+use super::{Program, Timeline};
 use crate::capture::code::Code;
 use crate::capture::mappings::{
     Change, FileIdentity, FoundMapping, Mapped, MappingEvent, NewMapping, read_maps,
@@ -108,20 +108,32 @@ impl Timeline {
         }
     }
 
-    /// Lets the kernel half walk code that was mapped just now. What an address means is decided later, in order.
-    pub(in crate::capture) fn announce(&mut self, news: &[MappingEvent]) {
-        let mut news: Vec<&MappingEvent> = news.iter().collect();
+    /// Lets the kernel half walk code that was mapped just now. What an address means is decided later, in order; what is from before
+    /// `settled_ns` is decided.
+    pub(in crate::capture) fn announce(&mut self, news: &[MappingEvent], settled_ns: u64) {
+        let mut news: Vec<_> = news.iter().filter(|event| event.timestamp_ns() > settled_ns).collect();
         news.sort_by_key(|event| event.timestamp_ns());
+        let mut started = Vec::new();
         for event in news {
-            let Some(pid) = event.pid().filter(|pid| self.processes.contains_key(pid)) else {
-                continue; // its fork is not settled yet
-            };
+            let Some(pid) = event.pid() else { continue };
             let timestamp_ns = event.timestamp_ns();
             if let MappingEvent::Mapped { mapping, .. } = event {
                 self.tell(pid, mapping, |told, mapped, tell| told.announce(timestamp_ns, mapped, tell));
-            } else if let Some(process) = self.processes.get_mut(&pid) {
-                let gone = process.told.announce_exec(timestamp_ns);
-                self.erase(pid, &gone);
+                continue;
+            }
+            started.push((pid, timestamp_ns));
+            // Its fork may not be settled yet: many run another program at once, and not for long.
+            let told = match self.processes.get_mut(&pid) {
+                Some(process) => &mut process.told,
+                None => self.newborn.entry(pid).or_default(),
+            };
+            let gone = told.announce_exec(timestamp_ns);
+            self.erase(pid, &gone);
+        }
+        for (pid, timestamp_ns) in started {
+            let program = Program::of(pid);
+            if !program.command.is_empty() {
+                self.started.insert(pid, (timestamp_ns, program));
             }
         }
     }
@@ -133,15 +145,17 @@ impl Timeline {
         mapping: &NewMapping,
         told: impl FnOnce(&mut Told, Mapped, &mut dyn FnMut(&Change)),
     ) {
-        if !self.processes.contains_key(&pid) {
+        // What a child maps before it runs another program is told once its fork is settled.
+        if !self.processes.contains_key(&pid) && !self.newborn.contains_key(&pid) {
             return;
         }
         let mapped = self.mapped(pid, mapping);
         let module = self.modules.get(mapped.module).expect("just resolved");
         self.code.announce(mapped.module, module);
-        let Some(process) = self.processes.get_mut(&pid) else { return };
+        let known = self.processes.get_mut(&pid).map(|process| &mut process.told);
+        let Some(process) = known.or_else(|| self.newborn.get_mut(&pid)) else { return };
         let (code, modules) = (&mut self.code, &self.modules);
-        told(&mut process.told, mapped, &mut |change| tell_change(code, modules, pid, change));
+        told(process, mapped, &mut |change| tell_change(code, modules, pid, change));
     }
 
     /// Reads the mappings of processes in which a walk came to unknown code: `mremap` moves code without a record, as V8 does with its

@@ -60,6 +60,10 @@ pub(super) struct Timeline {
     kernel_naming: NamingBudget,
     jit_naming: NamingBudget,
     processes: HashMap<u32, ProcessState>,
+    /// What the kernel half was told of the programs of processes whose forks are not settled.
+    newborn: HashMap<u32, Told>,
+    /// What processes run, and since when, where its start is not settled: it may be over by then.
+    started: HashMap<u32, (u64, Program)>,
     kernel_module: RowId,
     unknown_module: RowId,
     period_ns: u64,
@@ -167,6 +171,8 @@ impl Timeline {
             kernel_naming: NamingBudget::of_files(),
             jit_naming: NamingBudget::of_perf_maps(),
             processes: HashMap::new(),
+            newborn: HashMap::new(),
+            started: HashMap::new(),
             kernel_module,
             unknown_module,
             period_ns,
@@ -189,6 +195,7 @@ impl Timeline {
         if self.processes.contains_key(&pid) {
             return Ok(());
         }
+        self.forget_newborn(pid);
         let program = Program::of(pid);
         let parent = parent.and_then(|parent| self.processes.get(&parent)).map(|parent| parent.id);
         let id = self.writer.process(pid, parent, &program.command, &program.runtime, now_ns)?;
@@ -319,7 +326,7 @@ impl Timeline {
         match event {
             Event::Sample { sample, kernel, user } => self.sample(&sample, &kernel, &user),
             Event::Fork { timestamp_ns, parent, child } => self.fork(timestamp_ns, parent, child),
-            Event::Exec { pid, .. } => self.exec(pid),
+            Event::Exec { pid, timestamp_ns } => self.exec(pid, timestamp_ns),
             Event::Wire { wire, bytes } => self.message(&wire, bytes),
             Event::ClientWrite(write) => {
                 self.wire.client_wrote(&write);
@@ -335,7 +342,10 @@ impl Timeline {
                     self.forget(pid);
                     Ok(())
                 }
-                None => Ok(()),
+                None => {
+                    self.forget_newborn(pid);
+                    Ok(())
+                }
             },
         }
     }
@@ -353,17 +363,22 @@ impl Timeline {
         let (parent_id, space) = (origin.id, origin.space.clone());
         let program = origin.program.clone();
         // The ID may have been one that we know, if its exit was lost.
-        self.forget(child);
+        self.forget_known(child);
         let id =
             self.writer.process(child, Some(parent_id), &program.command, &program.runtime, timestamp_ns)?;
         self.describe(id, &program)?;
-        let state = ProcessState::new(id, timestamp_ns, space, program);
+        let mut state = ProcessState::new(id, timestamp_ns, space, program);
         let mapped: Vec<Mapped> = state.space.iter().copied().collect();
-        self.processes.insert(child, state);
-        for mapped in &mapped {
-            let module = self.modules.get(mapped.module).expect("a mapping has a module");
-            self.code.tell(child, module, mapped);
+        if let Some(newborn) = self.newborn.remove(&child) {
+            // It runs another program by now, and has its parent's code no longer.
+            state.told = newborn;
+        } else {
+            for mapped in &mapped {
+                let module = self.modules.get(mapped.module).expect("a mapping has a module");
+                self.code.tell(child, module, mapped);
+            }
         }
+        self.processes.insert(child, state);
         self.map_code(child, &mapped, true);
         self.pythons.fork(parent, child);
         self.code.own(child);
@@ -372,6 +387,19 @@ impl Timeline {
 
     /// The process is gone.
     fn forget(&mut self, pid: u32) {
+        self.forget_newborn(pid);
+        self.forget_known(pid);
+    }
+
+    /// The fork of the process was never told.
+    fn forget_newborn(&mut self, pid: u32) {
+        self.started.remove(&pid);
+        if let Some(mut told) = self.newborn.remove(&pid) {
+            self.unmap(pid, &told.clear(), &[]);
+        }
+    }
+
+    fn forget_known(&mut self, pid: u32) {
         self.pythons.forget(pid);
         self.tls.forget(pid);
         if let Some(mut process) = self.processes.remove(&pid) {
@@ -380,9 +408,14 @@ impl Timeline {
         }
     }
 
-    fn exec(&mut self, pid: u32) -> Result<(), Error> {
+    fn exec(&mut self, pid: u32, timestamp_ns: u64) -> Result<(), Error> {
         let Some(process) = self.processes.get_mut(&pid) else { return Ok(()) };
-        process.program = Program::of(pid);
+        // The kernel tells of the program's name before it tells that it runs. What is newer belongs to a later start.
+        let started = match self.started.get(&pid) {
+            Some((started_ns, program)) if *started_ns > timestamp_ns => Some(program.clone()),
+            _ => self.started.remove(&pid).map(|(_, program)| program),
+        };
+        process.program = started.unwrap_or_else(|| Program::of(pid));
         process.asked = None;
         let (id, program) = (process.id, process.program.clone());
         self.writer.process_program(id, &program.command, &program.runtime)?;
