@@ -108,11 +108,13 @@ pub(super) fn run(
             _ => true,
         })
         .collect();
-    let load = Stress::start(servers, server)?;
     println!("server    {}, mcp-stress with {CONCURRENCY} calls in flight", server.name);
     let mut columns: Vec<Column> = tools.iter().map(|_| Column::default()).collect();
-    let mut unprofiled = vec![load.alone(seconds)?];
+    let mut unprofiled = Vec::new();
     for round in 0..rounds as usize {
+        // It keeps the latency of each call, and has slowed down a hundredfold after ten minutes.
+        let load = Stress::start(servers, server)?;
+        unprofiled.push(load.alone(seconds)?);
         for turn in 0..tools.len() {
             let index = (round + turn) % tools.len();
             let rate = slice(tools[index], profiler, &load, seconds, &mut columns[index])?;
@@ -126,7 +128,7 @@ pub(super) fn run(
         eprintln!("round {} of {rounds}", round + 1);
     }
     report(&unprofiled, &tools, &columns);
-    kernel_time(profiler, &load, seconds)
+    kernel_time(profiler, &Stress::start(servers, server)?, seconds)
 }
 
 fn slice(tool: Tool, profiler: &Profiler, load: &Stress, seconds: f64, column: &mut Column) -> Result<f64> {
