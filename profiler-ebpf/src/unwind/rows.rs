@@ -10,7 +10,7 @@ use profiler_common::{
     CfaKind, CodeMapping, MAX_PAGES, MAX_TABLES, PageStarts, ROWS_PER_PAGE, RowPage, Rule, StackEnd,
 };
 
-use super::{Walker, place_of, read};
+use super::{Walker, place_of, read, unreadable};
 
 /// Tables of one outer map may differ in length.
 const BPF_F_INNER_MAP: usize = 0x1000;
@@ -84,7 +84,7 @@ pub(super) fn step(walker: &mut Walker) -> Result<(), StackEnd> {
         let outcome =
             unsafe { generated::bpf_probe_read_user(to.cast(), saved as u32, from as *const c_void) };
         if outcome != 0 {
-            return Err(StackEnd::Unreadable);
+            return Err(unreadable(from));
         }
         let return_address = walker.saved[(saved as usize / 8 - 1) & (walker.saved.len() - 1)];
         return walker.return_to(frame_address, walker.saved[0], return_address);
