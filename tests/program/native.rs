@@ -168,7 +168,7 @@ fn programs_with_debug_frames_are_known() -> Result<()> {
     record(&started(&mut workload.command())?)?.assert_known("", "main")
 }
 
-/// Outer frames that are paged out are brought in: the first samples only lack them, which counts.
+/// Outer frames that are paged out are brought in, some pages at a time: the first samples only lack them, which counts.
 #[test]
 fn stacks_that_are_paged_out_are_brought_in() -> Result<()> {
     // Frames that save the frame pointer are read in another way than those that do not.
@@ -176,12 +176,12 @@ fn stacks_that_are_paged_out_are_brought_in() -> Result<()> {
         let process = started(workload.command().arg(workload.path("stack")))?;
         let recorded = record_any(&process, 3)?;
         let stacks = &recorded.report.json["stacks"];
-        recorded.report.assert_complete(0.8);
+        recorded.report.assert_complete(0.5);
         let (missing, unreadable) = (
             recorded.report.samples() - stacks["complete"].as_u64().context("no complete")?,
             stacks["incomplete"]["unreadable_stack"].as_u64().unwrap_or(0),
         );
-        assert_eq!(missing, unreadable, "{stacks}");
+        assert!(missing - unreadable <= recorded.report.samples() / 100, "{stacks}");
         let whole: Vec<_> =
             recorded.stacks.iter().filter(|(frames, _)| frames.contains(&"outermost".to_owned())).collect();
         assert!(!whole.is_empty(), "{:?}", recorded.stacks);
