@@ -155,15 +155,14 @@ fn awaited_coroutines_stand_on_who_awaits_them() -> Result<()> {
         assert!(of_query > 0, "{python:?}: {:?}", recorded.stacks);
         assert_eq!(of_tool + of_other, burning, "{python:?}: {of_tool} and {of_other} of {burning}");
 
-        let view = ["--format", "folded", "--async-stacks", "--output", "tasks.folded"];
-        profiler.succeed(&[&["export", "recording.mcpprof"], view.as_slice()].concat())?;
-        let tasks = std::fs::read_to_string(profiler.path("tasks.folded"))?;
+        let tasks = profiler.folded_by_tasks("recording.mcpprof")?;
         // `main` has it in its stack too, while it makes the coroutine.
-        let is_running = |line: &&str| line.contains(";tool;") && line.contains(";burn");
-        let of_tool: Vec<&str> = tasks.lines().filter(is_running).collect();
-        assert!(!of_tool.is_empty(), "{python:?}: {tasks}");
-        for line in of_tool {
-            assert!(line.contains("_run;main;tool;") && !line.contains("run_forever"), "{python:?}: {line}");
+        let is_running = |stack: &&String| stack.contains(";tool;") && stack.contains(";burn");
+        let of_tool: Vec<&String> = tasks.iter().map(|(stack, _)| stack).filter(is_running).collect();
+        assert!(!of_tool.is_empty(), "{python:?}: {tasks:?}");
+        for stack in of_tool {
+            let is_whole = stack.contains("_run;main;tool;") && !stack.contains("run_forever");
+            assert!(is_whole, "{python:?}: {stack}");
         }
         // Where CPU time goes, by tasks: none of theirs comes through the loop, and each function's own time is what it was.
         let cpu = |options: &[&str]| -> Result<Value> {
@@ -204,12 +203,9 @@ fn tasks_stand_on_who_waits_for_them() -> Result<()> {
             assert!(tool.is_none(), "{python:?}: {stack:?}");
         }
 
-        let view = ["--format", "folded", "--async-stacks", "--output", "tasks.folded"];
-        profiler.succeed(&[&["export", "recording.mcpprof"], view.as_slice()].concat())?;
         let mut seen: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
-        let folded = std::fs::read_to_string(profiler.path("tasks.folded"))?;
-        for line in folded.lines().filter(|line| line.contains(";burn")) {
-            let (stack, count) = line.rsplit_once(' ').context("no count")?;
+        let folded = profiler.folded_by_tasks("recording.mcpprof")?;
+        for &(ref stack, count) in folded.iter().filter(|(stack, _)| stack.contains(";burn")) {
             let Some(start) = stack.find(";leaf_") else { continue };
             let (below, leaf) = (&stack[..start], &stack[start + 6..]);
             let leaf = leaf.split(';').next().unwrap_or_default();
@@ -226,7 +222,6 @@ fn tasks_stand_on_who_waits_for_them() -> Result<()> {
             // Until 3.10 a sample at the start of a call takes functions for those of the call inside: then nobody is shown.
             assert!(is_right || below.is_empty(), "{python:?}: {stack}");
             let (right, all) = seen.entry(leaf).or_default();
-            let count: u64 = count.parse()?;
             *all += count;
             *right += if is_right { count } else { 0 };
         }
@@ -274,18 +269,15 @@ fn searches_that_are_given_up_are_counted() -> Result<()> {
         until_ready(&mut process)?;
         let profiler = Profiler::new()?;
         let recorded = recorded(&profiler, process.pid(), 3, FREQUENCY)?;
-        let view = ["--format", "folded", "--async-stacks", "--output", "tasks.folded"];
-        profiler.succeed(&[&["export", "recording.mcpprof"], view.as_slice()].concat())?;
-        let tasks = std::fs::read_to_string(profiler.path("tasks.folded"))?;
-        let weight = |is_wanted: &dyn Fn(&str) -> bool| -> Result<u64> {
-            let lines = tasks.lines().filter(|line| line.contains(";burn") && is_wanted(line));
-            lines.map(|line| Ok(line.rsplit_once(' ').context("no count")?.1.parse::<u64>()?)).sum()
+        let tasks = profiler.folded_by_tasks("recording.mcpprof")?;
+        let weight = |name: &str| -> u64 {
+            let burning = tasks.iter().filter(|(stack, _)| stack.contains(";burn") && stack.contains(name));
+            burning.map(|(_, weight)| weight).sum()
         };
-        let (nested, crowded) =
-            (weight(&|line| line.contains(";leaf_nested"))?, weight(&|line| line.contains(";leaf_crowded"))?);
-        let found = weight(&|line| line.contains(";tool_"))?;
-        let missing = (nested + crowded - found) as f64 / weight(&|_| true)?.max(1) as f64;
-        assert!(nested > 0 && crowded > 0 && found < crowded + nested, "{python:?}: {tasks}");
+        let (nested, crowded) = (weight(";leaf_nested"), weight(";leaf_crowded"));
+        let found = weight(";tool_");
+        let missing = (nested + crowded - found) as f64 / weight("").max(1) as f64;
+        assert!(nested > 0 && crowded > 0 && found < crowded + nested, "{python:?}: {tasks:?}");
         let lost =
             recorded.report.json["losses"]["by_cause"]["python_tasks_unreadable"].as_u64().unwrap_or(0);
         let burning = recorded.report.function("burn")?.total_ratio * recorded.report.samples() as f64;
@@ -310,15 +302,12 @@ fn what_is_paged_out_is_brought_in() -> Result<()> {
     until_ready(&mut process)?;
     let profiler = Profiler::new()?;
     let recorded = recorded(&profiler, process.pid(), 3, FREQUENCY)?;
-    let view = ["--format", "folded", "--async-stacks", "--output", "tasks.folded"];
-    profiler.succeed(&[&["export", "recording.mcpprof"], view.as_slice()].concat())?;
-    let folded = std::fs::read_to_string(profiler.path("tasks.folded"))?;
     let (mut all, mut found) = (0, 0);
-    for line in folded.lines().filter(|line| line.contains(";leaf;")) {
-        let (stack, count) = line.rsplit_once(' ').context("no count")?;
-        let count: u64 = count.parse()?;
-        all += count;
-        found += if stack.contains(";tool;") { count } else { 0 };
+    for (stack, count) in profiler.folded_by_tasks("recording.mcpprof")? {
+        if stack.contains(";leaf;") {
+            all += count;
+            found += if stack.contains(";tool;") { count } else { 0 };
+        }
     }
     let lost = recorded.report.json["losses"]["by_cause"]["python_tasks_unreadable"].as_u64().unwrap_or(0);
     assert!(found * 10 >= all * 8 && all > 0, "{found} of {all}, {lost} lost");

@@ -6,19 +6,23 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use serde_json::json;
 use tests::{
-    Client, Profiler, demo_server, everything, everything_over_http, go_time, program, python_time, stress,
-    under_load, wait_until,
+    Client, Profiler, Report, demo_server, everything, everything_over_http, go_time, program, python_time,
+    stress, under_load, wait_until,
 };
 
 /// At full speed, which has tests of its own, a profiler without optimizations may be too slow for all calls.
 const NO_CALLS: &str = "--no-calls";
 
+/// A recording of a server under load.
+fn recorded(pid: u32) -> Result<Report> {
+    Profiler::new()?.record_enough(4, 199, &["--pid", &pid.to_string(), NO_CALLS], 100)
+}
+
 /// A Node server under load: names of V8 and libuv, and nothing lost.
 #[test]
 fn node_by_pid() -> Result<()> {
     let load = under_load()?;
-    let report =
-        Profiler::new()?.record_enough(4, 199, &["--pid", &load.pid().to_string(), NO_CALLS], 100)?;
+    let report = recorded(load.pid())?;
     report.assert_javascript_kept();
     assert_eq!(report.runtime(), "node");
     report.assert_complete(0.99);
@@ -65,8 +69,7 @@ fn idle_http_server() -> Result<()> {
 #[test]
 fn python_by_pid() -> Result<()> {
     let load = Client::start(&mut python_time()?)?.load("get_current_time", json!({"timezone": "UTC"}))?;
-    let report =
-        Profiler::new()?.record_enough(4, 199, &["--pid", &load.pid().to_string(), NO_CALLS], 100)?;
+    let report = recorded(load.pid())?;
     assert_eq!(report.lost(), 0);
     assert_eq!(report.runtime(), "python");
     report.assert_names_any(&["_PyEval_", "PyObject_", "_PyObject"]);
@@ -79,8 +82,7 @@ fn python_by_pid() -> Result<()> {
 fn go_by_pid() -> Result<()> {
     let load = Client::start(&mut go_time()?)?
         .load("current_time", json!({"format": "%Y-%m-%d %H:%M:%S", "timezone": "UTC"}))?;
-    let report =
-        Profiler::new()?.record_enough(4, 199, &["--pid", &load.pid().to_string(), NO_CALLS], 100)?;
+    let report = recorded(load.pid())?;
     assert_eq!(report.lost(), 0);
     assert_eq!(report.runtime(), "go");
     let own: Vec<_> =
@@ -98,8 +100,7 @@ fn go_by_pid() -> Result<()> {
 #[test]
 fn rust_by_pid() -> Result<()> {
     let load = Client::start(&mut demo_server()?)?.load("compute", json!({"rounds": 8}))?;
-    let report =
-        Profiler::new()?.record_enough(4, 199, &["--pid", &load.pid().to_string(), NO_CALLS], 100)?;
+    let report = recorded(load.pid())?;
     assert_eq!(report.lost(), 0);
     report.assert_names_any(&["mcp_profiler::demo::work::"]);
     let round = report.function("mcp_profiler::demo::work::compute_round")?;

@@ -142,7 +142,17 @@ impl Profiler {
 
     /// The folded stacks of a recording: outermost first, separated by `;`, with their weight.
     pub fn folded(&self, recording: &str) -> Result<Vec<(String, u64)>> {
-        self.succeed(&["export", recording, "--format", "folded", "--output", "stacks.folded"])?;
+        self.folded_with(recording, &[])
+    }
+
+    /// The same, of asyncio's tasks below those who wait for them.
+    pub fn folded_by_tasks(&self, recording: &str) -> Result<Vec<(String, u64)>> {
+        self.folded_with(recording, &["--async-stacks"])
+    }
+
+    fn folded_with(&self, recording: &str, options: &[&str]) -> Result<Vec<(String, u64)>> {
+        let command = ["export", recording, "--format", "folded", "--output", "stacks.folded"];
+        self.succeed(&[&command, options].concat())?;
         let text = std::fs::read_to_string(self.path("stacks.folded"))?;
         let line = |line: &str| {
             let (stack, weight) = line.rsplit_once(' ').with_context(|| format!("no weight in {line:?}"))?;

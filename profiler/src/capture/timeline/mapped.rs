@@ -153,9 +153,9 @@ impl Timeline {
         let module = self.modules.get(mapped.module).expect("just resolved");
         self.code.announce(mapped.module, module);
         let known = self.processes.get_mut(&pid).map(|process| &mut process.told);
-        let Some(process) = known.or_else(|| self.newborn.get_mut(&pid)) else { return };
+        let Some(ahead) = known.or_else(|| self.newborn.get_mut(&pid)) else { return };
         let (code, modules) = (&mut self.code, &self.modules);
-        told(process, mapped, &mut |change| tell_change(code, modules, pid, change));
+        told(ahead, mapped, &mut |change| tell_change(code, modules, pid, change));
     }
 
     /// Reads the mappings of processes in which a walk came to unknown code: `mremap` moves code without a record, as V8 does with its
