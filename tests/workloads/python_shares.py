@@ -1,6 +1,12 @@
-"""CPU time in the ratio 3:2:1, behind a recursion of 31 calls. What the functions do is done by the evaluation of bytecode itself."""
+"""CPU time in the ratio 3:2:1, behind a recursion of 31 calls. What the functions do is done by the evaluation of bytecode itself.
+At SIGTERM it prints the nanoseconds that each really took, and those of all since it was ready."""
 
+import signal
+import sys
 from itertools import repeat
+from time import thread_time_ns
+
+spent = [0, 0, 0]
 
 
 def three(units):
@@ -30,9 +36,24 @@ def one(units):
 def recurse(left, units):
     if left:
         return recurse(left - 1, units)
-    return three(units) + two(units) + one(units)
+    started = thread_time_ns()
+    three(units)
+    after_three = thread_time_ns()
+    two(units)
+    after_two = thread_time_ns()
+    one(units)
+    spent[0] += after_three - started
+    spent[1] += after_two - after_three
+    spent[2] += thread_time_ns() - after_two
 
 
+def stop(*_):
+    print(*spent, thread_time_ns() - ready, flush=True)
+    sys.exit()
+
+
+signal.signal(signal.SIGTERM, stop)
+ready = thread_time_ns()
 print("ready", flush=True)
 random = 1
 while True:
