@@ -98,7 +98,7 @@ pub enum StackEnd {
     NotAscending = 3,
     /// The stack is deeper than [`MAX_USER_FRAMES`](crate::MAX_USER_FRAMES).
     TooDeep = 4,
-    /// The thread had no user registers: it was starting or ending.
+    /// The thread had no user stack: it was starting, ending, or starting another program.
     NoUserStack = 5,
     /// The outermost frame was reached: its unwind row says that its return address is undefined.
     Outermost = 6,

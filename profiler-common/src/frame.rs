@@ -17,6 +17,9 @@ pub enum FrameTag {
     WaitingTask = 3,
     /// A coroutine that the one before it, of [`FrameTag::WaitingTask`] or this tag, awaits.
     Waiting = 4,
+    /// Machine code of which user space had not told: the kernel itself was asked what is mapped there, at that moment. The rest of
+    /// the word is its address.
+    Found = 5,
 }
 
 /// Where the tag is in a frame's first word.
@@ -34,6 +37,7 @@ impl FrameTag {
             2 => Some(Self::JavaScript),
             3 => Some(Self::WaitingTask),
             4 => Some(Self::Waiting),
+            5 => Some(Self::Found),
             _ => None,
         }
     }
@@ -52,7 +56,7 @@ impl FrameTag {
     /// How many words a frame has, with its first.
     pub const fn words(self) -> usize {
         match self {
-            Self::Native => 1,
+            Self::Native | Self::Found => 1,
             Self::Python | Self::WaitingTask | Self::Waiting => 2,
             Self::JavaScript => 3,
         }
@@ -66,13 +70,13 @@ mod tests {
     /// What is put into a word comes out of it; a tag of the future is not taken for one of today.
     #[test]
     fn words_have_tags() {
-        use FrameTag::{JavaScript, Native, Python, Waiting, WaitingTask};
-        for tag in [Native, Python, JavaScript, WaitingTask, Waiting] {
+        use FrameTag::{Found, JavaScript, Native, Python, Waiting, WaitingTask};
+        for tag in [Native, Python, JavaScript, WaitingTask, Waiting, Found] {
             let word = tag.word(0x7fff_1234_5678);
             assert_eq!(FrameTag::of(word), Some(tag));
             assert_eq!(FrameTag::figure(word), 0x7fff_1234_5678);
             assert!(tag.words() <= MAX_FRAME_WORDS);
         }
-        assert_eq!(FrameTag::of(5 << 56), None);
+        assert_eq!(FrameTag::of(6 << 56), None);
     }
 }

@@ -21,8 +21,8 @@ pub use python::{
     InstanceValues, MAX_PYTHON_PROCESSES, PythonEntry, PythonLayout, TaskLayout, TaskSource, code_fingerprint,
 };
 pub use unwind::{
-    CfaKind, CodeMapping, Interpreter, MAPPING_KEY_BITS, MAX_PAGES, MAX_TABLES, PageStarts, ROWS_PER_PAGE,
-    RowPage, Rule, UnwindRow, mapping_key,
+    CfaKind, CodeFile, CodeFileKey, CodeMapping, Interpreter, MAPPING_KEY_BITS, MAX_CODE_FILES, MAX_PAGES,
+    MAX_TABLES, PageStarts, ROWS_PER_PAGE, RowPage, Rule, UnwindRow, mapping_key,
 };
 pub use v8::{SCRIPT_TO_FUNCTION_ID, V8Frame, V8Place, V8Process};
 

@@ -27,8 +27,29 @@ pub struct KernelOffsets {
     pub inode_mode: u32,
     /// `inode.i_ino`.
     pub inode_number: u32,
+    /// `inode.i_generation`.
+    pub inode_generation: u32,
+    /// `inode.i_sb`.
+    pub inode_superblock: u32,
+    /// `super_block.s_dev`.
+    pub superblock_device: u32,
+    /// `task_struct.mm`.
+    pub task_memory: u32,
+    /// `mm_struct.start_code`.
+    pub memory_code: u32,
+    /// `mm_struct.mm_mt`, and in it `maple_tree.ma_root`; zero when the kernel does not keep mappings in a tree that the kernel half
+    /// can read.
+    pub memory_tree: u32,
+    /// `vm_area_struct.vm_start`.
+    pub mapping_start: u32,
+    /// `vm_area_struct.vm_end`.
+    pub mapping_end: u32,
+    /// `vm_area_struct.vm_pgoff`: in pages.
+    pub mapping_offset: u32,
+    /// `vm_area_struct.vm_file`.
+    pub mapping_file: u32,
 }
 
-// SAFETY: `repr(C)`, eleven `u32` and no padding: every bit pattern is valid.
+// SAFETY: `repr(C)`, twenty-one `u32` and no padding: every bit pattern is valid.
 #[cfg(feature = "user")]
 unsafe impl aya::Pod for KernelOffsets {}

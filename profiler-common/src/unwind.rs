@@ -18,7 +18,8 @@ pub struct UnwindRow {
 pub enum CfaKind {
     /// Nothing is known of this code.
     Unknown = 0,
-    /// The outermost frame: its return address is undefined.
+    /// The outermost frame: its return address is undefined. With [`Rule::register`], it is in that register of an innermost frame, and the
+    /// CFA is the stack pointer plus offset: glibc's `vfork`.
     EndOfStack = 1,
     /// Stack pointer plus offset.
     StackPointer = 2,
@@ -45,7 +46,7 @@ pub struct Rule {
     /// Where the caller's frame pointer was saved, in bytes below the CFA: a multiple of 8. Zero: it is unchanged.
     pub frame_pointer_below_cfa: u32,
     /// DWARF number of the register of [`CfaKind::Register`]; with [`CfaKind::FramePointer`], 1 when the caller may be on
-    /// another stack; with [`CfaKind::FramePointerDeref`], see there.
+    /// another stack; with [`CfaKind::FramePointerDeref`] and [`CfaKind::EndOfStack`], see there.
     pub register: u32,
 }
 
@@ -122,6 +123,48 @@ impl CodeMapping {
     }
 }
 
+/// Files with code whose tables are here at one time.
+pub const MAX_CODE_FILES: u32 = 4096;
+
+/// A part of a file that processes map to run it, as the kernel names it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
+#[repr(C)]
+pub struct CodeFileKey {
+    /// Inode number.
+    pub inode: u64,
+    /// Where in the file the mapping starts, in bytes.
+    pub offset: u64,
+    /// `super_block.s_dev`: the major number above [`CodeFileKey::MINOR_BITS`] of the minor one.
+    pub device: u32,
+    /// Tells apart files that have had the same inode number one after another.
+    pub generation: u32,
+}
+
+impl CodeFileKey {
+    /// `MINORBITS` of `include/linux/kdev_t.h`.
+    pub const MINOR_BITS: u32 = 20;
+}
+
+/// How to unwind what is mapped from such a part.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
+#[repr(C)]
+pub struct CodeFile {
+    /// Add it (wrapping) to the distance from the start of the mapping to get what the rows of the table count in.
+    pub to_row: u64,
+    /// As [`CodeMapping::table`].
+    pub table: u32,
+    /// Always zero.
+    pub reserved: u32,
+}
+
+// SAFETY: `repr(C)`, two `u64` and two `u32` without padding: every bit pattern is valid.
+#[cfg(feature = "user")]
+unsafe impl aya::Pod for CodeFileKey {}
+// SAFETY: `repr(C)`, a `u64` and two `u32` without padding: every bit pattern is valid.
+#[cfg(feature = "user")]
+unsafe impl aya::Pod for CodeFile {}
 // SAFETY: `repr(C)`, three `u64` and two `u32` without padding: every bit pattern is valid.
 #[cfg(feature = "user")]
 unsafe impl aya::Pod for CodeMapping {}

@@ -27,6 +27,16 @@ pub(crate) static KERNEL_OFFSETS: Global<KernelOffsets> = Global::new(KernelOffs
     file_inode: 0,
     inode_mode: 0,
     inode_number: 0,
+    inode_generation: 0,
+    inode_superblock: 0,
+    superblock_device: 0,
+    task_memory: 0,
+    memory_code: 0,
+    memory_tree: 0,
+    mapping_start: 0,
+    mapping_end: 0,
+    mapping_offset: 0,
+    mapping_file: 0,
 });
 
 /// The process that runs on this CPU, if it is watched.

@@ -170,14 +170,16 @@ fn children_that_live_shortly_are_followed() -> Result<()> {
             named += if child["command"] == "other" { seconds } else { 0.0 };
         }
     }
-    assert!(all > 0.0 && named > 0.4 * all, "{named} of {all} s");
+    assert!(all > 0.0 && named > 0.9 * all, "{named} of {all} s");
     let folded = profiler.folded("recording.mcpprof")?;
     let weight = |is_wanted: &dyn Fn(&str) -> bool| -> u64 {
         folded.iter().filter(|(stack, _)| is_wanted(stack)).map(|(_, weight)| weight).sum()
     };
     let working = weight(&|stack| stack.contains("other_work"));
     let whole = weight(&|stack| stack.contains("_start;") && stack.contains(";main;other_work"));
-    assert!(working > 0 && whole * 4 > working, "{whole} of {working}: {}", report.json["stacks"]);
+    // A child may be the first to run the program.
+    assert!(working > 0 && whole * 10 > working * 9, "{whole} of {working}: {}", report.json["stacks"]);
+    report.assert_complete(0.9);
     Ok(())
 }
 

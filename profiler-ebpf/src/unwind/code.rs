@@ -5,7 +5,7 @@ use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::maps::{Array, LpmTrie};
 use profiler_common::{CodeMapping, MAPPING_KEY_BITS, mapping_key};
 
-use super::{Walker, place_of};
+use super::{Walker, mappings, place_of};
 
 /// A mapping has an entry for each of the aligned blocks that it is made of.
 const MAX_BLOCKS: u32 = 1 << 18;
@@ -45,6 +45,7 @@ impl Recent {
 #[inline(always)]
 pub(super) fn begin(walker: &mut Walker) {
     walker.mapping.end = 0;
+    walker.is_found = 0;
     let changes = CODE_CHANGES.get(0).copied().unwrap_or(0);
     let of = walker.owner << 32 | u64::from(changes);
     if walker.recent.of != of {
@@ -63,13 +64,14 @@ pub(super) fn find(walker: &mut Walker) -> bool {
     if has(&walker.mapping) {
         return true;
     }
+    walker.is_found = 0;
     let slot = place_of(address >> PAGE_BITS, RECENT_BITS);
     let recent = &mut walker.recent.mappings[slot & (RECENT - 1)];
     if !has(recent) {
         let key = Key::new(MAPPING_KEY_BITS, mapping_key(walker.owner as u32, address));
         match CODE_MAPPINGS.get(key) {
             Some(mapping) => *recent = *mapping,
-            None => return false,
+            None => return mappings::find(walker, address),
         }
     }
     walker.mapping = *recent;

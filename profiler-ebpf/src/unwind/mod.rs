@@ -3,6 +3,7 @@
 
 mod code;
 mod frame_pointer;
+mod mappings;
 mod python;
 mod rows;
 mod tasks;
@@ -52,7 +53,10 @@ pub(crate) struct Walker {
     end: u64,
     /// The mapping of the last frame: callers are often in the same file.
     mapping: CodeMapping,
+    /// 1 when it is the kernel's own, and not what user space told.
+    is_found: u64,
     recent: code::Recent,
+    descent: mappings::Descent,
     saved: rows::Saved,
     found: rows::Found,
     chain: python::Chain,
@@ -81,6 +85,10 @@ pub(crate) fn user_stack(scratch: &mut Scratch, first: u32, owner: u32) -> Walk 
         unsafe { ((*registers).rip, (*registers).rbp, (*registers).rsp, (*registers).cs) };
     // The low two bits of the code segment are the privilege level: 3 in user code.
     if code_segment & 3 != 3 || instruction_pointer == 0 || first as usize > MAX_KERNEL_FRAMES {
+        return NOTHING;
+    }
+    // In user code it has one.
+    if first > 0 && mappings::is_without_stack() {
         return NOTHING;
     }
     let walker = &mut scratch.walker;
@@ -207,7 +215,8 @@ impl Walker {
         // that of an instruction that did not run yet, perhaps a function's first one: one more makes up for it.
         let is_interrupted = 1 - (self.is_return | self.is_innermost) & 1;
         // What was taken for a return address may be anything: it must not look like a frame of another kind.
-        FrameTag::Native.word(self.instruction_pointer.wrapping_add(is_interrupted))
+        let tag = if self.is_found == 0 { FrameTag::Native } else { FrameTag::Found };
+        tag.word(self.instruction_pointer.wrapping_add(is_interrupted))
     }
 
     /// Goes to the caller: its frame address, its frame pointer, and where it is called from.

@@ -33,7 +33,16 @@ pub(super) type Saved = [u64; 8];
 pub(super) fn step(walker: &mut Walker) -> Result<(), StackEnd> {
     let rule = find(walker).ok_or(StackEnd::NoUnwindRow)?;
     let frame_address = match rule.cfa {
-        CfaKind::EndOfStack => return Err(StackEnd::Outermost),
+        CfaKind::EndOfStack if rule.register == 0 => return Err(StackEnd::Outermost),
+        CfaKind::EndOfStack => {
+            if walker.is_innermost == 0 {
+                return Err(StackEnd::NoUnwindRow);
+            }
+            let frame_address = offset(walker.stack_pointer, rule);
+            walker.stack_pointer = 0; // the return address is not on the stack, which may be as it was for the caller
+            let return_address = innermost_register(rule.register)?;
+            return walker.return_to(frame_address, walker.frame_pointer, return_address);
+        }
         CfaKind::Unknown => return Err(StackEnd::NoUnwindRow),
         CfaKind::SignalFrame => return interrupted(walker),
         CfaKind::StackPointer => offset(walker.stack_pointer, rule),

@@ -27,8 +27,9 @@ impl Completeness {
     ///
     /// A stack is complete when its chain ended as the ABI asks (a zero frame pointer) and its outermost
     /// function is one that starts a process or a thread, or has no name and calls the one of the C library that starts a
-    /// process: the `_start` of a stripped program. A thread that has no user stack yet is complete
-    /// when its kernel stack goes back to the kernel's own start of a thread. A stack in which the interpreter stands for
+    /// process: the `_start` of a stripped program. A thread that has no user stack is complete
+    /// when its kernel stack goes back to the kernel's own start of a thread, or to its entry: it starts another program, or
+    /// ends. A stack in which the interpreter stands for
     /// Python functions is not complete, wherever it starts.
     pub fn new(recording: &Recording, functions: &Functions) -> Self {
         let starts = starts_of_stacks(recording);
@@ -91,13 +92,19 @@ fn incomplete_cause(
             is_nameless && next.is_some_and(|next| next.name.starts_with(LIBC_START))
         })
     };
-    let kernel_thread_start = |name: &str| name.starts_with("ret_from_fork");
+    let is_thread_start = |name: &str| name.starts_with("ret_from_fork");
+    let is_kernel_entry = |name: &str| is_thread_start(name) || name.starts_with("entry_SYSCALL");
     match (sample.stack_end, start) {
         // Proved by the unwind rows of the outermost function.
         (StackEnd::Outermost, Some(_)) => None,
         (StackEnd::Outermost | StackEnd::ChainEnd, None) => Some(NO_FRAMES),
-        (StackEnd::ChainEnd | StackEnd::NoUserStack, Some(start))
-            if start.kind == FrameKind::Kernel && kernel_thread_start(&start.name) =>
+        (StackEnd::ChainEnd, Some(start))
+            if start.kind == FrameKind::Kernel && is_thread_start(&start.name) =>
+        {
+            None
+        }
+        (StackEnd::NoUserStack, Some(start))
+            if start.kind == FrameKind::Kernel && is_kernel_entry(&start.name) =>
         {
             None
         }
@@ -207,6 +214,9 @@ mod tests {
     #[test]
     fn new_threads_are_whole() {
         assert_eq!(cause(&["k:ret_from_fork_asm", "k:schedule_tail"], StackEnd::NoUserStack), None);
+        let execve = ["k:entry_SYSCALL_64_after_hwframe", "k:__x64_sys_execve"];
+        assert_eq!(cause(&execve, StackEnd::NoUserStack), None);
+        assert_eq!(cause(&execve, StackEnd::ChainEnd).as_deref(), Some(CHAIN_ENDED_EARLY));
         assert_eq!(cause(&["ret_from_fork"], StackEnd::ChainEnd).as_deref(), Some(CHAIN_ENDED_EARLY));
     }
 

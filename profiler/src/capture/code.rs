@@ -1,17 +1,18 @@
 //! Tells the kernel half which code is mapped where, and how to unwind it: the user half of `unwind/code.rs` and
 //! `unwind/rows.rs` there.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap as BpfHashMap, Map, MapData, MapError};
 use profiler_common::{
-    CodeMapping, Interpreter, MAPPING_KEY_BITS, MAX_PAGES, MAX_TABLES, ROWS_PER_PAGE, RowPage, UnwindRow,
-    mapping_key,
+    CodeFile, CodeFileKey, CodeMapping, Interpreter, MAPPING_KEY_BITS, MAX_PAGES, MAX_TABLES, ROWS_PER_PAGE,
+    RowPage, UnwindRow, mapping_key,
 };
 
-use super::mappings::Mapped;
+use super::mappings::{FileIdentity, Mapped};
 use super::tables::Tables;
 use super::v8::V8Frames;
 use crate::symbol::{Image, InterpreterCode, Module, ModuleId};
@@ -19,6 +20,10 @@ use crate::unwind::{Cache, Table};
 
 /// `BPF_F_INNER_MAP`: tables may differ in length.
 const INNER_MAP: u32 = 0x1000;
+/// How long a table stays after the last process that had its code, and how many such tables do: servers run the same programs
+/// again and again.
+const KEPT: Duration = Duration::from_secs(10);
+const MOST_KEPT: usize = 64;
 /// `BPF_EXIST`: replace, but do not add.
 const IF_PRESENT: u64 = 2;
 /// What is not used sorts behind everything.
@@ -27,6 +32,7 @@ const UNUSED: UnwindRow = UnwindRow { start: u32::MAX, rule: 0 };
 /// The kernel half's maps of code, filled from here alone.
 pub(super) struct Code {
     mappings: LpmTrie<MapData, [u8; 12], CodeMapping>,
+    files: BpfHashMap<MapData, CodeFileKey, CodeFile>,
     changes: Array<MapData, u32>,
     changed: u32,
     /// Programs that are loaded later refer to the map by this very descriptor.
@@ -34,6 +40,8 @@ pub(super) struct Code {
     tables: Option<Tables>,
     owners: BpfHashMap<MapData, u32, u32>,
     by_module: HashMap<ModuleId, Loaded>,
+    /// Modules that nobody uses, since when.
+    unused: VecDeque<(Instant, ModuleId)>,
     free: Vec<u32>,
     /// Tables that were loaded so far.
     loads: u32,
@@ -54,12 +62,20 @@ struct Loaded {
     users: usize,
     /// Mappings that were announced and will be told again.
     announced: usize,
+    /// Its parts by which the kernel half knows it.
+    files: Vec<CodeFileKey>,
+}
+
+impl Loaded {
+    fn is_used(&self) -> bool {
+        self.users > 0 || self.announced > 0
+    }
 }
 
 impl Code {
     /// Takes the maps of a loaded object. The target set is shared with its other user.
     pub(super) fn new(
-        [mappings, changes, tables]: [Map; 3],
+        [mappings, files, changes, tables]: [Map; 4],
         targets: &Map,
         v8: V8Frames,
     ) -> Result<Self, MapError> {
@@ -73,12 +89,14 @@ impl Code {
         let owners = BpfHashMap::try_from(Map::HashMap(MapData::from_fd(shared)?))?;
         Ok(Self {
             mappings: LpmTrie::try_from(mappings)?,
+            files: BpfHashMap::try_from(files)?,
             changes: Array::try_from(changes)?,
             changed: 0,
             outer: tables,
             tables: None,
             owners,
             by_module: HashMap::new(),
+            unused: VecDeque::new(),
             free: (0..MAX_TABLES).rev().collect(),
             loads: 0,
             cache: Cache::of_user(),
@@ -118,6 +136,35 @@ impl Code {
     pub(super) fn has_settled(&mut self, id: ModuleId) {
         if let Some(loaded) = self.by_module.get_mut(&id) {
             loaded.announced = loaded.announced.saturating_sub(1);
+            self.rest(id);
+        }
+    }
+
+    /// Lets the kernel half know code of a file by itself, wherever it is mapped next. Files with interpreters are not for that: which
+    /// parts these are depends on the mapping.
+    pub(super) fn know_file(
+        &mut self,
+        module: &Module,
+        mapped: &Mapped,
+        file: FileIdentity,
+        generation: u32,
+    ) {
+        let Image::Elf(_) = module.image else { return };
+        let Some(loaded) = self.by_module.get_mut(&mapped.module) else { return };
+        let key = CodeFileKey {
+            inode: file.inode,
+            offset: mapped.file_offset,
+            device: file.major << CodeFileKey::MINOR_BITS | file.minor,
+            generation,
+        };
+        if loaded.files.contains(&key) || !module.interpreters().is_empty() {
+            return;
+        }
+        let first = module.address(mapped.start, mapped.start, mapped.file_offset);
+        let known = CodeFile { to_row: first.wrapping_sub(loaded.base), table: loaded.table, reserved: 0 };
+        // Without it, the kernel half waits to be told, as for other code.
+        if self.files.insert(key, known, 0).is_ok() {
+            loaded.files.push(key);
         }
     }
 
@@ -166,17 +213,43 @@ impl Code {
         self.has_changed();
     }
 
-    /// A process has the code no longer. For a change, behind the new that comes to its place: a table is not loaded again for a
-    /// part that stays.
+    /// A process has the code no longer.
     pub(super) fn release(&mut self, mapped: &Mapped) {
         if let Some(loaded) = self.by_module.get_mut(&mapped.module) {
             loaded.users = loaded.users.saturating_sub(1);
-            if loaded.users == 0 && loaded.announced == 0 {
-                let table = loaded.table;
-                self.by_module.remove(&mapped.module);
-                self.unload(table);
+            self.rest(mapped.module);
+        }
+    }
+
+    /// Notes since when a module is not used, if it is not.
+    fn rest(&mut self, id: ModuleId) {
+        if self.by_module.get(&id).is_some_and(|loaded| !loaded.is_used()) {
+            self.unused.push_back((Instant::now(), id));
+        }
+    }
+
+    /// Gives up tables that were not used for a while, and the oldest ones if these are many.
+    pub(super) fn give_up_unused(&mut self, now: Instant) {
+        while let Some((since, id)) = self.unused.front().copied() {
+            if self.unused.len() <= MOST_KEPT && now.saturating_duration_since(since) < KEPT {
+                return;
+            }
+            self.unused.pop_front();
+            // It may have been used since, and not be any more: then it stands further behind once more.
+            let is_over = !self.unused.iter().any(|(_, other)| *other == id);
+            if is_over && self.by_module.get(&id).is_some_and(|loaded| !loaded.is_used()) {
+                self.drop_table(id);
             }
         }
+    }
+
+    fn drop_table(&mut self, id: ModuleId) {
+        let Some(loaded) = self.by_module.remove(&id) else { return };
+        for key in &loaded.files {
+            // Its part of the file is known as long as the table is here.
+            let _ = self.files.remove(key);
+        }
+        self.unload(loaded.table);
     }
 
     /// From now on the process has mappings of its own, not its parent's.
@@ -195,8 +268,13 @@ impl Code {
             Image::Jit | Image::Opaque => Table::default(),
         };
         let table = if rows.rows.is_empty() { None } else { self.load(&rows.rows) };
-        let loaded =
-            Loaded { table: table.unwrap_or(CodeMapping::NO_TABLE), base: rows.base, users: 0, announced: 0 };
+        let loaded = Loaded {
+            table: table.unwrap_or(CodeMapping::NO_TABLE),
+            base: rows.base,
+            users: 0,
+            announced: 0,
+            files: Vec::new(),
+        };
         let result = (loaded.table, loaded.base);
         self.by_module.insert(id, loaded);
         result

@@ -38,6 +38,8 @@ pub(super) enum Event<'a> {
 pub(super) enum UserFrame {
     /// The address of an instruction, or a return address.
     Native(u64),
+    /// The same, in code that the kernel itself said is mapped there at that moment.
+    Found(u64),
     /// A function of CPython.
     Python(PythonFrame),
     /// A coroutine of an asyncio task that waits for the task whose frames come before it.
@@ -109,6 +111,7 @@ fn user_frames(mut words: &[u64]) -> Option<Vec<UserFrame>> {
         let (frame, rest) = words.split_at_checked(tag.words())?;
         let next = match tag {
             FrameTag::Native => UserFrame::Native(frame[0]),
+            FrameTag::Found => UserFrame::Found(FrameTag::figure(frame[0])),
             FrameTag::Python => UserFrame::Python(PythonFrame::of(frame[0], frame[1])),
             FrameTag::JavaScript => UserFrame::JavaScript(V8Frame::from_words(frame.try_into().ok()?)?),
             FrameTag::WaitingTask | FrameTag::Waiting => {

@@ -83,10 +83,10 @@ impl Kernel {
         let messages = RingBuf::try_from(take_map(&mut ebpf, "MESSAGES")?)?;
         let client_events = RingBuf::try_from(take_map(&mut ebpf, "CLIENT_EVENTS")?)?;
         let targets = take_map(&mut ebpf, "TARGETS")?;
-        let code = ["CODE_MAPPINGS", "CODE_CHANGES", "UNWIND_TABLES"].map(|name| take_map(&mut ebpf, name));
-        let [mappings, changes, tables] = code;
+        let names = ["CODE_MAPPINGS", "CODE_FILES", "CODE_CHANGES", "UNWIND_TABLES"];
+        let [mappings, files, changes, tables] = names.map(|name| take_map(&mut ebpf, name));
         let v8 = V8Frames::new(take_map(&mut ebpf, "V8_PROCESSES")?)?;
-        let code = Code::new([mappings?, changes?, tables?], &targets, v8)?;
+        let code = Code::new([mappings?, files?, changes?, tables?], &targets, v8)?;
         let pythons = Some(Pythons::new(take_map(&mut ebpf, "PYTHON_LAYOUTS")?)?);
         let client_probe = Arc::<ClientProbe>::default();
         let [clients, client_streams] =

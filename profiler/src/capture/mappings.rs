@@ -25,8 +25,8 @@ const PROT_EXEC: u32 = 4;
 pub(super) enum MappingEvent {
     /// The process mapped executable memory.
     Mapped { timestamp_ns: u64, pid: u32, mapping: NewMapping },
-    /// The process starts another program: all its mappings are gone.
-    Exec { timestamp_ns: u64, pid: u32 },
+    /// The process starts another program: all its mappings are gone. The name is that of its file, as far as the kernel keeps it.
+    Exec { timestamp_ns: u64, pid: u32, name: String },
     /// The kernel dropped this many records: mappings of any process may be stale.
     Lost { timestamp_ns: u64, count: u64 },
 }
@@ -56,6 +56,8 @@ pub(crate) struct NewMapping {
     pub(crate) end: u64,
     pub(crate) file_offset: u64,
     pub(crate) file: FileIdentity,
+    /// The generation of its inode, where the kernel told it.
+    pub(crate) generation: Option<u32>,
     /// Path as the process sees it, or a label such as `[vdso]` or `//anon`.
     pub(crate) path: String,
 }
@@ -131,12 +133,14 @@ impl MappingRecords {
                                     minor: mmap.min().unwrap_or(0),
                                     inode: mmap.ino().unwrap_or(0),
                                 },
+                                generation: mmap.ino_generation().and_then(|all| u32::try_from(all).ok()),
                                 path: text(&mmap.filename),
                             },
                         });
                     }
                     Ok(Record::Comm(comm)) if is_exec => {
-                        into.push(MappingEvent::Exec { timestamp_ns, pid: comm.pid });
+                        let name = text(&comm.comm);
+                        into.push(MappingEvent::Exec { timestamp_ns, pid: comm.pid, name });
                     }
                     Ok(Record::Lost(lost)) => {
                         into.push(MappingEvent::Lost { timestamp_ns, count: lost.lost });
@@ -245,6 +249,7 @@ fn parse_maps_line(line: &str) -> Option<NewMapping> {
             minor: u32::from_str_radix(minor, 16).ok()?,
             inode,
         },
+        generation: None,
         path: fields.next().unwrap_or("").trim_start().to_owned(),
     })
 }
@@ -430,7 +435,7 @@ mod tests {
             assert_eq!(doubtful(&untouching), []);
         }
         assert_eq!(doubtful(&mapped(150, 1)), read[..1]);
-        assert_eq!(doubtful(&[MappingEvent::Exec { timestamp_ns: 100, pid: 1 }]), read);
+        assert_eq!(doubtful(&[MappingEvent::Exec { timestamp_ns: 100, pid: 1, name: String::new() }]), read);
 
         let mut waiting = FoundMappings::default();
         waiting.add(read.clone());

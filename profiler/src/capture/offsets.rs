@@ -37,6 +37,7 @@ pub(super) fn read() -> Result<KernelOffsets, Error> {
     let offset = |structure: &'static str, member: &'static str| {
         btf.member_offset(structure, member).ok_or(Error::MissingKernelField { structure, member })
     };
+    let tree = btf.mappings_tree().unwrap_or_default();
     Ok(KernelOffsets {
         task_tgid: offset("task_struct", "tgid")?,
         task_signal: offset("task_struct", "signal")?,
@@ -49,6 +50,12 @@ pub(super) fn read() -> Result<KernelOffsets, Error> {
         file_inode: offset("file", "f_inode")?,
         inode_mode: offset("inode", "i_mode")?,
         inode_number: offset("inode", "i_ino")?,
+        inode_generation: offset("inode", "i_generation")?,
+        inode_superblock: offset("inode", "i_sb")?,
+        superblock_device: offset("super_block", "s_dev")?,
+        task_memory: offset("task_struct", "mm")?,
+        memory_code: offset("mm_struct", "start_code")?,
+        ..tree
     })
 }
 
@@ -194,6 +201,29 @@ impl<'data> Btf<'data> {
         })
     }
 
+    /// Where the kernel keeps a process's mappings, if in a tree of the form that the kernel half reads: `unwind/mappings.rs` there.
+    fn mappings_tree(&self) -> Option<KernelOffsets> {
+        let places = [
+            ("maple_range_64", "pivot", 8),
+            ("maple_range_64", "slot", 8 + 15 * 8),
+            ("maple_arange_64", "pivot", 8),
+            ("maple_arange_64", "slot", 8 + 9 * 8),
+        ];
+        let is_place = |(node, member, place)| self.member_offset(node, member) == Some(place);
+        if !places.into_iter().all(is_place) {
+            return None;
+        }
+        Some(KernelOffsets {
+            memory_tree: self.member_offset("mm_struct", "mm_mt")?
+                + self.member_offset("maple_tree", "ma_root")?,
+            mapping_start: self.member_offset("vm_area_struct", "vm_start")?,
+            mapping_end: self.member_offset("vm_area_struct", "vm_end")?,
+            mapping_offset: self.member_offset("vm_area_struct", "vm_pgoff")?,
+            mapping_file: self.member_offset("vm_area_struct", "vm_file")?,
+            ..KernelOffsets::default()
+        })
+    }
+
     /// Offset of a member in bytes, through anonymous structures and unions.
     fn member_offset(&self, structure: &str, member: &str) -> Option<u32> {
         let ty = self.types().find(|ty| ty.kind == KIND_STRUCT && self.is_named(ty.name, structure))?;
@@ -237,6 +267,8 @@ mod tests {
         let offsets = read().unwrap();
         assert_ne!(offsets.task_tgid, 0);
         assert_ne!(offsets.task_signal, offsets.task_tgid);
+        // From Linux 6.1 on.
+        assert_ne!(offsets.memory_tree, 0);
     }
 
     /// aya finds the tracepoints' types under the IDs that they have in this kernel.

@@ -21,7 +21,7 @@ use profiler_common::UnwindRow;
 use super::table::{MAX_ROWS, Table};
 
 /// Raise it with each change to how rows are made or written.
-const VERSION: u32 = 4;
+const VERSION: u32 = 5;
 const MAGIC: [u8; 8] = *b"mcpprofU";
 /// All entries together. The ones that were not used for longest go first.
 const MAX_BYTES: u64 = 64 << 20;

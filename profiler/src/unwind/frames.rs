@@ -6,8 +6,8 @@ use std::collections::HashMap;
 
 use gimli::{
     BaseAddresses, CfaRule, CieOrFde, CommonInformationEntry, EndianSlice, FrameDescriptionEntry,
-    LittleEndian, Operation, RegisterRule, UnwindContext, UnwindExpression, UnwindSection, UnwindTableRow,
-    X86_64,
+    LittleEndian, Operation, Register, RegisterRule, UnwindContext, UnwindExpression, UnwindSection,
+    UnwindTableRow, X86_64,
 };
 use profiler_common::{CfaKind, Rule};
 
@@ -102,6 +102,7 @@ fn rule<'data, S: UnwindSection<Slice<'data>>>(row: &UnwindTableRow<usize>, sect
         RegisterRule::Undefined => return Some(Rule::plain(CfaKind::EndOfStack)),
         // Where the ABI has it. gimli says `Offset(-8)` as compilers always write it out.
         RegisterRule::Offset(-8) => {}
+        RegisterRule::Register(register) => return in_register(row, register),
         _ => return None,
     }
     let frame_pointer_below_cfa = match row.register(X86_64::RBP).unwrap_or(RegisterRule::SameValue) {
@@ -130,6 +131,21 @@ fn rule<'data, S: UnwindSection<Slice<'data>>>(row: &UnwindTableRow<usize>, sect
         return None;
     }
     Some(Rule { cfa, cfa_offset: i32::try_from(offset).ok()?, frame_pointer_below_cfa, register: further })
+}
+
+/// The rule of a function that keeps its return address in a register, as `vfork` does: the child leaves its frame while the parent still
+/// needs it.
+fn in_register(row: &UnwindTableRow<usize>, register: Register) -> Option<Rule> {
+    let CfaRule::RegisterAndOffset { register: X86_64::RSP, offset } = *row.cfa() else { return None };
+    let is_kept = matches!(row.register(X86_64::RBP), None | Some(RegisterRule::SameValue));
+    let register = u32::from(register.0);
+    // Zero, which is `rax`, stands for none.
+    (is_kept && (1..16).contains(&register)).then_some(Rule {
+        cfa: CfaKind::EndOfStack,
+        cfa_offset: i32::try_from(offset).ok()?,
+        frame_pointer_below_cfa: 0,
+        register,
+    })
 }
 
 /// The expressions that compilers and linkers write, and the one of OpenSSL's assembly: kind, offset and [`Rule::register`].
@@ -183,7 +199,7 @@ mod tests {
     use std::fs::File;
     use std::io::{Seek as _, SeekFrom, Write as _};
 
-    use gimli::{DebugFrame, EhFrame, EhFrameHdr, Register};
+    use gimli::{DebugFrame, EhFrame, EhFrameHdr};
     use object::read::{Object, ObjectSection};
     use proptest::prelude::*;
 
@@ -215,6 +231,25 @@ mod tests {
         assert!(is_in_order(&table));
         assert!(!table.damaged);
         assert_eq!(table.not_understood, 0);
+    }
+
+    /// The `vfork` of this machine's C library keeps its return address in `rdi`: the child would write over it on the stack.
+    #[test]
+    fn return_addresses_are_in_registers() {
+        use object::read::ObjectSymbol;
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        let path = maps.lines().find(|line| line.contains("/libc.so")).unwrap().split_whitespace().last();
+        let data = std::fs::read(path.unwrap()).unwrap();
+        let object = object::File::parse(&*data).unwrap();
+        let vfork = object.dynamic_symbols().find(|symbol| symbol.name() == Ok("vfork")).unwrap();
+        let table = read_table(&File::open(path.unwrap()).unwrap());
+        let is_kept = |address| {
+            let rule = table.rule_at(address);
+            rule.cfa == CfaKind::EndOfStack && rule.register == u32::from(X86_64::RDI.0)
+        };
+        let code = vfork.address()..vfork.address() + vfork.size();
+        assert!(code.clone().any(is_kept));
+        assert_eq!(table.rule_at(code.start).cfa, CfaKind::StackPointer);
     }
 
     /// What a table says of an address is what gimli finds for it by the linker's own search table.

@@ -58,8 +58,17 @@ impl Timeline {
         for part in parts {
             self.settle_part(pid, part);
         }
+        self.know_file(mapped, new);
         self.code.has_settled(mapped.module);
         self.drop_unmapped(pid);
+    }
+
+    /// Lets the kernel half know the code in other processes too.
+    fn know_file(&mut self, mapped: Mapped, new: &NewMapping) {
+        let module = self.modules.get(mapped.module).expect("a mapping has a module");
+        if let Some(generation) = new.generation {
+            self.code.know_file(module, &mapped, new.file, generation);
+        }
     }
 
     fn settle_part(&mut self, pid: u32, part: Mapped) {
@@ -115,13 +124,16 @@ impl Timeline {
         news.sort_by_key(|event| event.timestamp_ns());
         let mut started = Vec::new();
         for event in news {
-            let Some(pid) = event.pid() else { continue };
             let timestamp_ns = event.timestamp_ns();
-            if let MappingEvent::Mapped { mapping, .. } = event {
-                self.tell(pid, mapping, |told, mapped, tell| told.announce(timestamp_ns, mapped, tell));
-                continue;
-            }
-            started.push((pid, timestamp_ns));
+            let (pid, name) = match event {
+                MappingEvent::Mapped { pid, mapping, .. } => {
+                    self.tell(*pid, mapping, |told, mapped, tell| told.announce(timestamp_ns, mapped, tell));
+                    continue;
+                }
+                MappingEvent::Exec { pid, name, .. } => (*pid, name),
+                MappingEvent::Lost { .. } => continue,
+            };
+            started.push((pid, timestamp_ns, name));
             // Its fork may not be settled yet: many run another program at once, and not for long.
             let told = match self.processes.get_mut(&pid) {
                 Some(process) => &mut process.told,
@@ -130,11 +142,16 @@ impl Timeline {
             let gone = told.announce_exec(timestamp_ns);
             self.erase(pid, &gone);
         }
-        for (pid, timestamp_ns) in started {
-            let program = Program::of(pid);
-            if !program.command.is_empty() {
-                self.started.insert(pid, (timestamp_ns, program));
-            }
+        for (pid, timestamp_ns, name) in started {
+            self.has_started(pid, timestamp_ns, name);
+        }
+    }
+
+    /// A process has started a program. What it is is read as soon as possible, and counts once that is settled.
+    pub(super) fn has_started(&mut self, pid: u32, timestamp_ns: u64, name: &str) {
+        let is_known = self.started.get(&pid).is_some_and(|(known_ns, _)| *known_ns >= timestamp_ns);
+        if !is_known {
+            self.started.insert(pid, (timestamp_ns, Program::named(pid, name)));
         }
     }
 
@@ -152,6 +169,7 @@ impl Timeline {
         let mapped = self.mapped(pid, mapping);
         let module = self.modules.get(mapped.module).expect("just resolved");
         self.code.announce(mapped.module, module);
+        self.know_file(mapped, mapping);
         let known = self.processes.get_mut(&pid).map(|process| &mut process.told);
         let Some(ahead) = known.or_else(|| self.newborn.get_mut(&pid)) else { return };
         let (code, modules) = (&mut self.code, &self.modules);

@@ -117,6 +117,15 @@ struct Program {
 }
 
 impl Program {
+    /// What it runs now; its name alone when it is already gone.
+    fn named(pid: u32, name: &str) -> Self {
+        let program = Self::of(pid);
+        if !program.command.is_empty() {
+            return program;
+        }
+        Self { command: name.to_owned(), ..program }
+    }
+
     /// Empty when the process is already gone.
     fn of(pid: u32) -> Self {
         let Ok(process) = Process::open(pid) else { return Self::default() };
@@ -302,7 +311,7 @@ impl Timeline {
     fn apply_mapping(&mut self, event: &MappingEvent) -> Result<(), Error> {
         match event {
             MappingEvent::Mapped { pid, mapping, timestamp_ns } => self.map(*pid, *timestamp_ns, mapping),
-            MappingEvent::Exec { pid, timestamp_ns } => {
+            MappingEvent::Exec { pid, timestamp_ns, name } => {
                 self.forget_jit(*pid)?;
                 self.pythons.forget(*pid);
                 self.tls.forget(*pid);
@@ -311,6 +320,7 @@ impl Timeline {
                     process.jit_module = None;
                     self.unmap(*pid, &untold, &gone);
                     self.code.v8.remove(*pid);
+                    self.has_started(*pid, *timestamp_ns, name);
                 }
             }
             MappingEvent::Lost { count, .. } => {
@@ -497,6 +507,7 @@ impl Timeline {
             self.writer.loss(cause, count)?;
         }
         self.paging.forget();
+        self.code.give_up_unused(Instant::now());
         self.write_calls()?;
         self.write_open_calls()?;
         for (pid, id) in self.tls.ripe() {

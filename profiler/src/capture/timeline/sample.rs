@@ -37,11 +37,15 @@ impl Timeline {
         for (depth, frame) in user.iter().enumerate().rev() {
             let is_innermost = depth == 0;
             let frame = match *frame {
-                UserFrame::Native(address) if !self.is_code_of_v8(pid, address) => {
+                UserFrame::Native(address) | UserFrame::Found(address)
+                    if !self.is_code_of_v8(pid, address) =>
+                {
                     stack = Some(self.push_native(stack, pid, address, is_innermost)?);
                     continue;
                 }
-                UserFrame::Native(address) => V8Frame::Marked { frame_type: 0, address },
+                UserFrame::Native(address) | UserFrame::Found(address) => {
+                    V8Frame::Marked { frame_type: 0, address }
+                }
                 UserFrame::JavaScript(frame) => self.with_likely_call(pid, frame),
                 UserFrame::Python(frame) => {
                     stack = self.push_python(stack, pid, FrameKind::Python, frame)?;
@@ -101,7 +105,7 @@ impl Timeline {
             let address = match *frame {
                 UserFrame::Native(address) => Some(address),
                 UserFrame::JavaScript(frame) => frame.address(),
-                UserFrame::Python(_) | UserFrame::Waiting(_) => None,
+                UserFrame::Found(_) | UserFrame::Python(_) | UserFrame::Waiting(_) => None,
             };
             let mapped =
                 address.and_then(|address| process.space.find(address.wrapping_sub(u64::from(depth > 0))));

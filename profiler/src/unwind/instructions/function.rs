@@ -230,11 +230,11 @@ impl<'code, 'data> Function<'code, 'data> {
                 self.is_left = true;
                 return if is_call { Next::Nothing } else { Next::Table };
             }
-            // Where the program starts, nothing is returned to.
+            // Where a program starts, nothing is returned to, most often: dynamic linkers go on.
             FlowControl::Call if instruction.mnemonic() == Mnemonic::Call => {
-                let is_last = state.is_outermost
-                    || self.text.endless.contains(&instruction.near_branch_target())
-                    || self.is_cautious && self.text.is_padding(instruction.next_ip());
+                let is_cautious = self.is_cautious || state.is_outermost;
+                let is_last = self.text.endless.contains(&instruction.near_branch_target())
+                    || is_cautious && self.text.is_padding(instruction.next_ip());
                 return if is_last { Next::Nothing } else { Next::Only(instruction.next_ip()) };
             }
             _ => {}

@@ -28,7 +28,9 @@ const MAX_LOOKS: usize = 4;
 const FUNCTION_ALIGNMENT: u64 = 16;
 /// What lies between functions that are described.
 const LONGEST_PADDING_BYTES: u64 = 64;
-/// What is read of a program's start.
+/// Sections of functions that run before and after all others, of pieces that the linker puts together.
+const START_AND_END: [&str; 2] = [".init", ".fini"];
+/// What is read of a program's start, or of one of these.
 const START_BYTES: u64 = 64;
 
 /// Code of which some is undescribed.
@@ -53,6 +55,7 @@ struct Starts {
 
 /// Adds rows for what is not described of a file's code. Whether that was much: of a program's start alone nothing is read but that.
 pub(super) fn complete(builder: &mut Builder, object: &ElfFile<'_>) -> bool {
+    START_AND_END.into_iter().for_each(|name| describe_section(builder, object, name));
     let Some(section) = object.section_by_name(".text") else { return false };
     let (start, end) = (section.address(), section.address().saturating_add(section.size()));
     let mut stretches = builder.undescribed(start, end);
@@ -80,10 +83,24 @@ pub(super) fn complete(builder: &mut Builder, object: &ElfFile<'_>) -> bool {
         let start = object.entry();
         let length = (end - start).min(START_BYTES);
         let Some(code) = bytes_at(object, start, length) else { return false };
-        let starts = Starts { certain: BTreeSet::from([start]), taken: BTreeSet::new() };
-        Text::new(start, code, start).describe(&[(start, start + length)], starts, builder);
+        let mut text = Text::new(start, code, start);
+        let starts = text.starts();
+        text.describe(&[(start, start + length)], starts, builder);
     }
     false
+}
+
+/// Adds rows for a section that is one function.
+fn describe_section(builder: &mut Builder, object: &ElfFile<'_>, name: &str) {
+    let Some(section) = object.section_by_name(name).filter(|section| section.size() <= START_BYTES) else {
+        return;
+    };
+    let (start, end) = (section.address(), section.address().saturating_add(section.size()));
+    let Some(code) = section.data().ok().filter(|_| builder.undescribed(start, end) == [(start, end)]) else {
+        return;
+    };
+    let starts = Starts { certain: BTreeSet::from([start]), taken: BTreeSet::new() };
+    Text::new(start, code, object.entry()).describe(&[(start, end)], starts, builder);
 }
 
 /// Where functions start by the symbols of a file.
@@ -307,13 +324,52 @@ mod tests {
         assert_eq!(at, [(SP, 16, 0), (CfaKind::Unknown, 0, 0)]);
     }
 
+    /// What is mapped here from a file of that name.
+    fn mapped(name: &str) -> File {
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        let line = maps.lines().find(|line| line.contains(name)).unwrap();
+        File::open(line.split_whitespace().last().unwrap()).unwrap()
+    }
+
+    /// Nobody has called the start of the dynamic linker, which goes on behind its first call.
+    #[test]
+    fn starts_of_programs_are_outermost() {
+        let file = mapped("/ld-linux");
+        let cache = ReadCache::new(&file);
+        let object = object::File::parse(&cache).unwrap();
+        let table = read_table(&file);
+        let code = bytes_at(&object, object.entry(), START_BYTES).unwrap();
+        let mut decoder = Decoder::with_ip(64, code, object.entry(), DecoderOptions::NONE);
+        let calls = decoder.iter().filter(|instruction| instruction.mnemonic() == Mnemonic::Call);
+        let behind: Vec<u64> = calls.map(|call| call.next_ip()).collect();
+        assert!(!behind.is_empty());
+        for address in [object.entry()].into_iter().chain(behind) {
+            assert_eq!(table.rule_at(address).cfa, CfaKind::EndOfStack, "{address:#x}");
+        }
+    }
+
+    /// What runs before all else, which nothing describes, has rows.
+    #[test]
+    fn first_functions_are_followed() {
+        let file = File::open("/proc/self/exe").unwrap();
+        let cache = ReadCache::new(&file);
+        let object = object::File::parse(&cache).unwrap();
+        let table = read_table(&file);
+        for name in START_AND_END {
+            let section = object.section_by_name(name).unwrap();
+            let rules = (section.address()..section.address() + section.size()).map(|at| table.rule_at(at));
+            let (offsets, kinds): (BTreeSet<_>, Vec<_>) =
+                rules.map(|rule| (rule.cfa_offset, rule.cfa)).unzip();
+            assert_eq!(offsets, BTreeSet::from([8, 16]), "{name}");
+            assert!(kinds.iter().all(|kind| *kind == SP), "{name}");
+        }
+    }
+
     /// The C library of this machine has both: what its instructions say is what its compiler wrote down, for most of it. (Four of
     /// its functions push registers, in assembly, without writing that down.)
     #[test]
     fn instructions_say_what_is_described() {
-        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
-        let path = maps.lines().find(|line| line.contains("/libc.so")).unwrap().split_whitespace().last();
-        let file = File::open(path.unwrap()).unwrap();
+        let file = mapped("/libc.so");
         let cache = ReadCache::new(&file);
         let object = object::File::parse(&cache).unwrap();
         let section = object.section_by_name(".text").unwrap();
