@@ -55,11 +55,14 @@ struct Starts {
 
 /// Adds rows for what is not described of a file's code. Whether that was much: of a program's start alone nothing is read but that.
 pub(super) fn complete(builder: &mut Builder, object: &ElfFile<'_>) -> bool {
-    START_AND_END.into_iter().for_each(|name| describe_section(builder, object, name));
     let Some(section) = object.section_by_name(".text") else { return false };
     let (start, end) = (section.address(), section.address().saturating_add(section.size()));
     let mut stretches = builder.undescribed(start, end);
     let is_nothing_described = stretches == [(start, end)];
+    // A file of which nothing is said is walked by frame pointers.
+    if !is_nothing_described {
+        START_AND_END.into_iter().for_each(|name| describe_section(builder, object, name));
+    }
     let is_start = |(start, end): &(u64, u64)| (*start..*end).contains(&object.entry());
     stretches.retain(|stretch| stretch.1 - stretch.0 > LONGEST_PADDING_BYTES || is_start(stretch));
     let bytes: u64 = stretches.iter().map(|(start, end)| end - start).sum();
@@ -78,7 +81,6 @@ pub(super) fn complete(builder: &mut Builder, object: &ElfFile<'_>) -> bool {
         }
         return true;
     }
-    // A file of which nothing is said is walked by frame pointers.
     if let Some((_, end)) = stretches.iter().find(|stretch| is_start(stretch) && !is_nothing_described) {
         let start = object.entry();
         let length = (end - start).min(START_BYTES);
