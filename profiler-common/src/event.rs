@@ -11,7 +11,7 @@ pub enum EventKind {
     Sample = 1,
     /// A [`ForkEvent`]: a watched process made a process, which is watched from now on.
     Fork = 2,
-    /// An [`EventHeader`] alone: a watched process now runs another program.
+    /// An [`ExecEvent`], followed by arguments: a watched process now runs another program.
     Exec = 3,
     /// An [`EventHeader`] alone: the last thread of a watched process ended.
     Exit = 4,
@@ -61,6 +61,22 @@ pub struct ForkEvent {
     /// Always zero.
     pub reserved: u32,
 }
+
+/// A process runs another program. Its arguments follow, each ended by NUL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
+#[repr(C)]
+pub struct ExecEvent {
+    /// Common start.
+    pub header: EventHeader,
+    /// How many bytes follow: all arguments, or the first [`MAX_ARGUMENT_BYTES`].
+    pub length: u32,
+    /// Always zero.
+    pub reserved: u32,
+}
+
+/// Most bytes of arguments that an [`ExecEvent`] tells.
+pub const MAX_ARGUMENT_BYTES: usize = 1024;
 
 /// A thread was seen on a CPU. `kernel_frames + user_words` words of 8 bytes follow:
 /// addresses of kernel frames first, then user frames as [`FrameTag`](crate::FrameTag) tells, innermost first in both.

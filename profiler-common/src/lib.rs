@@ -13,7 +13,9 @@ mod unwind;
 mod v8;
 mod wire;
 
-pub use event::{COMM_LEN, EventHeader, EventKind, ForkEvent, SampleEvent, StackEnd};
+pub use event::{
+    COMM_LEN, EventHeader, EventKind, ExecEvent, ForkEvent, MAX_ARGUMENT_BYTES, SampleEvent, StackEnd,
+};
 pub use failure::Failure;
 pub use frame::{FrameTag, MAX_FRAME_WORDS};
 pub use offsets::KernelOffsets;

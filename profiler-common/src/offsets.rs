@@ -37,6 +37,10 @@ pub struct KernelOffsets {
     pub task_memory: u32,
     /// `mm_struct.start_code`.
     pub memory_code: u32,
+    /// `mm_struct.arg_start`.
+    pub memory_arguments: u32,
+    /// `mm_struct.arg_end`.
+    pub memory_arguments_end: u32,
     /// `mm_struct.mm_mt`, and in it `maple_tree.ma_root`; zero when the kernel does not keep mappings in a tree that the kernel half
     /// can read.
     pub memory_tree: u32,
@@ -50,6 +54,6 @@ pub struct KernelOffsets {
     pub mapping_file: u32,
 }
 
-// SAFETY: `repr(C)`, twenty-one `u32` and no padding: every bit pattern is valid.
+// SAFETY: `repr(C)`, twenty-three `u32` and no padding: every bit pattern is valid.
 #[cfg(feature = "user")]
 unsafe impl aya::Pod for KernelOffsets {}

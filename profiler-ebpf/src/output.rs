@@ -24,7 +24,7 @@ static FAILURES: PerCpuArray<u64> = PerCpuArray::with_max_entries(Failure::ALL.l
 
 /// User space drains the ring by the clock: most events wake nobody.
 pub(crate) const NO_WAKEUP: u64 = BPF_RB_NO_WAKEUP as u64;
-/// User space has something to do before the next sample.
+/// User space has something to do before most of the next samples.
 pub(crate) const WAKEUP: u64 = BPF_RB_FORCE_WAKEUP as u64;
 
 /// Counts a loss.

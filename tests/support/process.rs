@@ -113,6 +113,16 @@ impl Process {
         std::fs::read_dir("/proc").into_iter().flatten().flatten().any(lives)
     }
 
+    /// CPU time of its children that have ended and were waited for, in seconds.
+    pub fn children_seconds(&self) -> Result<f64> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid()))?;
+        // proc_pid_stat(5): `cutime` and `cstime` are fields 16 and 17, the name in brackets is the second.
+        let fields = stat.rsplit_once(") ").context("no name")?.1.split(' ').skip(13).take(2);
+        let ticks: u64 = fields.map(str::parse::<u64>).sum::<Result<u64, _>>()?;
+        let per_second = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK)?.context("no clock ticks")?;
+        Ok(ticks as f64 / per_second as f64)
+    }
+
     /// Process IDs of its children.
     pub fn children(&self) -> Result<Vec<u32>> {
         let pid = self.pid();

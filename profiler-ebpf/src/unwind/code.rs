@@ -41,13 +41,18 @@ impl Recent {
     }
 }
 
+/// How often the mappings of any process have changed.
+#[inline(always)]
+pub(crate) fn code_changes() -> u32 {
+    CODE_CHANGES.get(0).copied().unwrap_or(0)
+}
+
 /// Starts a walk: forgets what may be out of date.
 #[inline(always)]
 pub(super) fn begin(walker: &mut Walker) {
     walker.mapping.end = 0;
     walker.is_found = 0;
-    let changes = CODE_CHANGES.get(0).copied().unwrap_or(0);
-    let of = walker.owner << 32 | u64::from(changes);
+    let of = walker.owner << 32 | u64::from(code_changes());
     if walker.recent.of != of {
         walker.recent.of = of;
         for mapping in &mut walker.recent.mappings {

@@ -21,6 +21,7 @@ use profiler_common::{
 };
 
 use crate::cpu::Scratch;
+pub(crate) use code::code_changes;
 
 /// What a walk gave.
 pub(crate) struct Walk {

@@ -1,7 +1,8 @@
 //! Records of the ring buffer, decoded.
 
 use profiler_common::{
-    COMM_LEN, ClientWriteEvent, EventHeader, EventKind, ForkEvent, FrameTag, SampleEvent, V8Frame, WireEvent,
+    COMM_LEN, ClientWriteEvent, EventHeader, EventKind, ExecEvent, ForkEvent, FrameTag, SampleEvent, V8Frame,
+    WireEvent,
 };
 
 /// What happened to a watched process.
@@ -18,9 +19,11 @@ pub(super) enum Event<'a> {
         parent: u32,
         child: u32,
     },
+    /// Arguments, each ended by NUL; what is too long is cut.
     Exec {
         timestamp_ns: u64,
         pid: u32,
+        arguments: &'a [u8],
     },
     Exit {
         timestamp_ns: u64,
@@ -85,7 +88,11 @@ impl<'a> Event<'a> {
             EventKind::Fork => {
                 Self::Fork { timestamp_ns, parent: pid, child: read::<ForkEvent>(bytes)?.child_pid }
             }
-            EventKind::Exec => Self::Exec { timestamp_ns, pid },
+            EventKind::Exec => {
+                let length = read::<ExecEvent>(bytes)?.length as usize;
+                let arguments = bytes.get(size_of::<ExecEvent>()..)?.get(..length)?;
+                Self::Exec { timestamp_ns, pid, arguments }
+            }
             EventKind::Exit => Self::Exit { timestamp_ns, pid },
             EventKind::Wire => {
                 let wire: WireEvent = read(bytes)?;
@@ -160,6 +167,21 @@ mod tests {
         assert_eq!(
             Event::decode(&bytes),
             Some(Event::Sample { sample, kernel: vec![7], user: vec![UserFrame::Native(8)] })
+        );
+    }
+
+    /// A program that starts comes back with its arguments; one that is cut short does not.
+    #[test]
+    fn decodes_programs() {
+        let mut exec = ExecEvent::zeroed();
+        (exec.header.kind, exec.header.pid, exec.length) = (EventKind::Exec as u32, 7, 5);
+        let mut bytes = bytemuck::bytes_of(&exec).to_vec();
+        bytes.extend(b"ls\0a");
+        assert_eq!(Event::decode(&bytes), None);
+        bytes.push(0);
+        assert_eq!(
+            Event::decode(&bytes),
+            Some(Event::Exec { timestamp_ns: 0, pid: 7, arguments: b"ls\0a\0" })
         );
     }
 

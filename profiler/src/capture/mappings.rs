@@ -6,7 +6,6 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::{AsRawFd as _, RawFd};
 
 use perf_event::data::Record;
 use perf_event::events::Software;
@@ -25,8 +24,8 @@ const PROT_EXEC: u32 = 4;
 pub(super) enum MappingEvent {
     /// The process mapped executable memory.
     Mapped { timestamp_ns: u64, pid: u32, mapping: NewMapping },
-    /// The process starts another program: all its mappings are gone. The name is that of its file, as far as the kernel keeps it.
-    Exec { timestamp_ns: u64, pid: u32, name: String },
+    /// The process starts another program: all its mappings are gone.
+    Exec { timestamp_ns: u64, pid: u32 },
     /// The kernel dropped this many records: mappings of any process may be stale.
     Lost { timestamp_ns: u64, count: u64 },
 }
@@ -94,17 +93,11 @@ impl MappingRecords {
                 .sample_id_all(true)
                 .sample(SampleFlag::TIME)
                 .clockid(Clock::MONOTONIC)
-                .wakeup_watermark(1)
                 .build()?;
             counter.enable()?;
             counter.sampled(RING_BYTES)
         };
         Ok(Self { samplers: cpus.iter().map(open).collect::<io::Result<_>>()? })
-    }
-
-    /// The rings: each becomes readable with each record.
-    pub(super) fn file_descriptors(&self) -> impl Iterator<Item = RawFd> {
-        self.samplers.iter().map(Sampler::as_raw_fd)
     }
 
     /// All records so far, in no order. Returns how many could not be understood.
@@ -139,8 +132,7 @@ impl MappingRecords {
                         });
                     }
                     Ok(Record::Comm(comm)) if is_exec => {
-                        let name = text(&comm.comm);
-                        into.push(MappingEvent::Exec { timestamp_ns, pid: comm.pid, name });
+                        into.push(MappingEvent::Exec { timestamp_ns, pid: comm.pid });
                     }
                     Ok(Record::Lost(lost)) => {
                         into.push(MappingEvent::Lost { timestamp_ns, count: lost.lost });
@@ -435,7 +427,7 @@ mod tests {
             assert_eq!(doubtful(&untouching), []);
         }
         assert_eq!(doubtful(&mapped(150, 1)), read[..1]);
-        assert_eq!(doubtful(&[MappingEvent::Exec { timestamp_ns: 100, pid: 1, name: String::new() }]), read);
+        assert_eq!(doubtful(&[MappingEvent::Exec { timestamp_ns: 100, pid: 1 }]), read);
 
         let mut waiting = FoundMappings::default();
         waiting.add(read.clone());

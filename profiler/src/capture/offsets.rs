@@ -55,6 +55,8 @@ pub(super) fn read() -> Result<KernelOffsets, Error> {
         superblock_device: offset("super_block", "s_dev")?,
         task_memory: offset("task_struct", "mm")?,
         memory_code: offset("mm_struct", "start_code")?,
+        memory_arguments: offset("mm_struct", "arg_start")?,
+        memory_arguments_end: offset("mm_struct", "arg_end")?,
         ..tree
     })
 }

@@ -265,32 +265,32 @@ impl Session {
         }
     }
 
-    /// What the kernel wakes us for between two ticks. To be called inside of a tokio runtime.
+    /// What the kernel half wakes us for between two ticks. To be called inside of a tokio runtime.
     ///
     /// # Errors
     /// [`Error::Mappings`] when there are no file descriptors left.
     pub fn wakeups(&self) -> Result<Wakeups, Error> {
-        Wakeups::new(&self.kernel.events, self.mapping_records.file_descriptors()).map_err(Error::Mappings)
+        Wakeups::new(&self.kernel.events).map_err(Error::Mappings)
     }
 
     /// Drains what has come in. To be called about twenty times a second by the clock, and after each wakeup, which alone
-    /// settles nothing: the moments up to which events are settled stay few. Returns whether a watched process has new code.
+    /// settles nothing: the moments up to which events are settled stay few.
     ///
     /// # Errors
     /// When the recording can't be written any more: [`Self::finish`] says why.
-    pub fn tick(&mut self, is_woken: bool) -> Result<Option<bool>, Error> {
+    pub fn tick(&mut self, is_woken: bool) -> Result<(), Error> {
         self.kernel.see_clients();
-        let mut has_new_code = None;
+        let mut has_new_code = false;
         if self.waiting.is_none() {
             let batch = self.drain(if is_woken { Drain::Woken } else { Drain::Tick })?;
-            has_new_code = Some(!batch.announced.is_empty());
-            // Strangers wake us for nothing: the recorder need not hear of it.
+            has_new_code = !batch.announced.is_empty();
+            // The recorder need not hear of nothing.
             self.waiting = if is_woken && batch.is_empty() { None } else { Some(batch) };
         }
         self.yielding
             .iter_mut()
-            .for_each(|yielding| yielding.adapt(&self.backlog, has_new_code == Some(true), Instant::now()));
-        let Some((sender, _)) = &self.recorder else { return Ok(None) };
+            .for_each(|yielding| yielding.adapt(&self.backlog, has_new_code, Instant::now()));
+        let Some((sender, _)) = &self.recorder else { return Ok(()) };
         if let Some(batch) = self.waiting.take() {
             self.backlog.sent(batch.records.size());
             match sender.try_send(batch) {
@@ -302,7 +302,7 @@ impl Session {
                 Err(TrySendError::Disconnected(_)) => return Err(self.recorder_error()),
             }
         }
-        Ok(has_new_code)
+        Ok(())
     }
 
     /// Whether any watched process is left.

@@ -342,16 +342,11 @@ impl Recorder {
                     break "done";
                 }
                 is_tick = async { tokio::select! { _ = tick.tick() => true, () = wakeups.next() => false } } => {
-                    match self.session.tick(!is_tick) {
-                        Ok(has_new_code) if !is_tick => wakeups.rest(has_new_code),
-                        Ok(Some(true)) => wakeups.attend(),
-                        Ok(_) => {}
-                        Err(error) => {
-                            progress.clear();
-                            let last = self.session.progress();
-                            give_up(&mut self.launched, &mut self.state, &error, &last);
-                            return Err(error.into());
-                        }
+                    if let Err(error) = self.session.tick(!is_tick) {
+                        progress.clear();
+                        let last = self.session.progress();
+                        give_up(&mut self.launched, &mut self.state, &error, &last);
+                        return Err(error.into());
                     }
                     if !is_tick {
                         continue;

@@ -360,7 +360,7 @@ fn inode(link: &OsString, prefix: &str) -> Option<u64> {
 }
 
 /// Arguments end with a zero byte each. A process that rewrote its title leaves zero bytes after it.
-fn split_arguments(bytes: &[u8]) -> Vec<OsString> {
+pub(crate) fn split_arguments(bytes: &[u8]) -> Vec<OsString> {
     let rewritten = bytes.ends_with(&[0, 0]) && {
         let title = bytes.iter().position(|byte| *byte == 0).unwrap_or(0);
         title > 0 && bytes[title..].iter().all(|byte| *byte == 0)

@@ -124,16 +124,13 @@ impl Timeline {
         news.sort_by_key(|event| event.timestamp_ns());
         let mut started = Vec::new();
         for event in news {
+            let Some(pid) = event.pid() else { continue };
             let timestamp_ns = event.timestamp_ns();
-            let (pid, name) = match event {
-                MappingEvent::Mapped { pid, mapping, .. } => {
-                    self.tell(*pid, mapping, |told, mapped, tell| told.announce(timestamp_ns, mapped, tell));
-                    continue;
-                }
-                MappingEvent::Exec { pid, name, .. } => (*pid, name),
-                MappingEvent::Lost { .. } => continue,
-            };
-            started.push((pid, timestamp_ns, name));
+            if let MappingEvent::Mapped { mapping, .. } = event {
+                self.tell(pid, mapping, |told, mapped, tell| told.announce(timestamp_ns, mapped, tell));
+                continue;
+            }
+            started.push((pid, timestamp_ns));
             // Its fork may not be settled yet: many run another program at once, and not for long.
             let told = match self.processes.get_mut(&pid) {
                 Some(process) => &mut process.told,
@@ -142,16 +139,11 @@ impl Timeline {
             let gone = told.announce_exec(timestamp_ns);
             self.erase(pid, &gone);
         }
-        for (pid, timestamp_ns, name) in started {
-            self.has_started(pid, timestamp_ns, name);
-        }
-    }
-
-    /// A process has started a program. What it is is read as soon as possible, and counts once that is settled.
-    pub(super) fn has_started(&mut self, pid: u32, timestamp_ns: u64, name: &str) {
-        let is_known = self.started.get(&pid).is_some_and(|(known_ns, _)| *known_ns >= timestamp_ns);
-        if !is_known {
-            self.started.insert(pid, (timestamp_ns, Program::named(pid, name)));
+        for (pid, timestamp_ns) in started {
+            let program = Program::of(pid);
+            if !program.command.is_empty() {
+                self.started.insert(pid, (timestamp_ns, program));
+            }
         }
     }
 

@@ -6,6 +6,7 @@ mod mapped;
 mod naming;
 mod sample;
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use hashbrown::HashMap;
@@ -28,7 +29,7 @@ use super::unwinding;
 use super::wire::Wire;
 use crate::recording::{Error, GaugeKind, ProcessId, RowId, Runtime, ThreadId, Unwinding, Writer};
 use crate::symbol::{ModuleId, Modules};
-use crate::target::process::command_line;
+use crate::target::process::{command_line, split_arguments};
 use crate::target::{Process, project_folder, runtime};
 use crate::wire::calls::{Call, Side};
 
@@ -44,6 +45,8 @@ const PYTHON_NAMES_UNREADABLE: &str = "python_names_unreadable";
 const JAVASCRIPT_UNREAD: &str = "javascript_unread";
 const V8_UNKNOWN: &str = "v8_unknown";
 
+/// How long a process is remembered after its last thread began to end: it gives up its memory meanwhile, and is sampled.
+const ENDING_NS: u64 = 1_000_000_000;
 /// Most calls in flight that are written down at each commit.
 const MAX_IN_FLIGHT: usize = 4096;
 
@@ -64,6 +67,8 @@ pub(super) struct Timeline {
     newborn: HashMap<u32, Told>,
     /// What processes run, and since when, where its start is not settled: it may be over by then.
     started: HashMap<u32, (u64, Program)>,
+    /// Processes that have ended, since when.
+    ending: VecDeque<(u64, u32)>,
     kernel_module: RowId,
     unknown_module: RowId,
     period_ns: u64,
@@ -117,13 +122,12 @@ struct Program {
 }
 
 impl Program {
-    /// What it runs now; its name alone when it is already gone.
-    fn named(pid: u32, name: &str) -> Self {
-        let program = Self::of(pid);
-        if !program.command.is_empty() {
-            return program;
-        }
-        Self { command: name.to_owned(), ..program }
+    /// The program that was started with these arguments. What was read of the process may be of a later one, or nothing.
+    fn started_as(self, arguments: &[u8]) -> Self {
+        let command = command_line(&split_arguments(arguments));
+        // Some programs write another title over their arguments.
+        let is_it = self.command.starts_with(&command) || !self.runtime.name.is_empty();
+        if is_it { self } else { Self { command, ..Self::default() } }
     }
 
     /// Empty when the process is already gone.
@@ -182,6 +186,7 @@ impl Timeline {
             processes: HashMap::new(),
             newborn: HashMap::new(),
             started: HashMap::new(),
+            ending: VecDeque::new(),
             kernel_module,
             unknown_module,
             period_ns,
@@ -300,6 +305,11 @@ impl Timeline {
         for mapping in mappings {
             self.apply_mapping(&mapping)?;
         }
+        while let Some((_, pid)) =
+            self.ending.pop_front_if(|(ended_ns, _)| ended_ns.saturating_add(ENDING_NS) <= settled_ns)
+        {
+            self.forget(pid);
+        }
         self.wire.settle(settled_ns);
         self.read_unknown_mappings();
         for (pid, language, advice) in self.pythons.news() {
@@ -311,7 +321,7 @@ impl Timeline {
     fn apply_mapping(&mut self, event: &MappingEvent) -> Result<(), Error> {
         match event {
             MappingEvent::Mapped { pid, mapping, timestamp_ns } => self.map(*pid, *timestamp_ns, mapping),
-            MappingEvent::Exec { pid, timestamp_ns, name } => {
+            MappingEvent::Exec { pid, timestamp_ns } => {
                 self.forget_jit(*pid)?;
                 self.pythons.forget(*pid);
                 self.tls.forget(*pid);
@@ -320,7 +330,6 @@ impl Timeline {
                     process.jit_module = None;
                     self.unmap(*pid, &untold, &gone);
                     self.code.v8.remove(*pid);
-                    self.has_started(*pid, *timestamp_ns, name);
                 }
             }
             MappingEvent::Lost { count, .. } => {
@@ -336,7 +345,7 @@ impl Timeline {
         match event {
             Event::Sample { sample, kernel, user } => self.sample(&sample, &kernel, &user),
             Event::Fork { timestamp_ns, parent, child } => self.fork(timestamp_ns, parent, child),
-            Event::Exec { pid, timestamp_ns } => self.exec(pid, timestamp_ns),
+            Event::Exec { pid, timestamp_ns, arguments } => self.exec(pid, timestamp_ns, arguments),
             Event::Wire { wire, bytes } => self.message(&wire, bytes),
             Event::ClientWrite(write) => {
                 self.wire.client_wrote(&write);
@@ -349,7 +358,7 @@ impl Timeline {
                     let calls = self.wire.process_ended(pid, timestamp_ns);
                     self.ended_calls(id, &calls)?;
                     self.forget_jit(pid)?;
-                    self.forget(pid);
+                    self.ending.push_back((timestamp_ns, pid));
                     Ok(())
                 }
                 None => {
@@ -410,6 +419,7 @@ impl Timeline {
     }
 
     fn forget_known(&mut self, pid: u32) {
+        self.ending.retain(|(_, ended)| *ended != pid);
         self.pythons.forget(pid);
         self.tls.forget(pid);
         if let Some(mut process) = self.processes.remove(&pid) {
@@ -418,14 +428,14 @@ impl Timeline {
         }
     }
 
-    fn exec(&mut self, pid: u32, timestamp_ns: u64) -> Result<(), Error> {
+    fn exec(&mut self, pid: u32, timestamp_ns: u64, arguments: &[u8]) -> Result<(), Error> {
         let Some(process) = self.processes.get_mut(&pid) else { return Ok(()) };
         // The kernel tells of the program's name before it tells that it runs. What is newer belongs to a later start.
         let started = match self.started.get(&pid) {
             Some((started_ns, program)) if *started_ns > timestamp_ns => Some(program.clone()),
             _ => self.started.remove(&pid).map(|(_, program)| program),
         };
-        process.program = started.unwrap_or_else(|| Program::of(pid));
+        process.program = started.unwrap_or_else(|| Program::of(pid)).started_as(arguments);
         process.asked = None;
         let (id, program) = (process.id, process.program.clone());
         self.writer.process_program(id, &program.command, &program.runtime)?;
