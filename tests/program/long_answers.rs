@@ -123,7 +123,7 @@ fn attached_within_long_answers() -> Result<()> {
 #[test]
 fn long_answers_in_small_pieces() -> Result<()> {
     const CALLS: usize = 240;
-    const AT_A_TIME: usize = 30;
+    const AT_A_TIME: usize = 20;
     const IN_FLIGHT: usize = 4;
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("large.txt");
