@@ -61,6 +61,8 @@ pub enum WireFlag {
     /// The call had several buffers. Where it is cut, no part reaches over the end of one that ends a line, unless all of it is
     /// taken, or there are more than parts.
     Buffers = 512,
+    /// What is missing before these bytes is within one line.
+    WithinLine = 1024,
 }
 
 /// A client wrote to its end of a stream that a watched process reads.
@@ -122,12 +124,18 @@ pub struct StreamRule {
     /// Calls that were looked at before the verdict.
     pub looked_at: u32,
     /// Calls that move up to so many bytes are taken whole; of longer ones the first and the last
-    /// [`MAX_WIRE_BYTES`] / 2.
+    /// [`MAX_WIRE_BYTES`] / 2. Of a line that is longer than this, what calls that are taken whole go on with it is not taken
+    /// but for their ends.
     pub whole_bytes: u32,
     /// Not zero when something that was read did not fit into the ring buffer, and nobody was told yet.
     pub lost_read: u32,
     /// The same for what was written.
     pub lost_written: u32,
+    /// How long the line is that the last call which read ended within, as far as is known, in bytes; zero between lines. It may
+    /// have begun before, but has not ended.
+    pub line_read: u32,
+    /// The same for what was written.
+    pub line_written: u32,
 }
 
 /// Whether a stream is of interest.
@@ -143,7 +151,7 @@ pub enum StreamVerdict {
     Ignored = 2,
 }
 
-// SAFETY: `repr(C)`, five `u32` and no padding: every bit pattern is valid.
+// SAFETY: `repr(C)`, seven `u32` and no padding: every bit pattern is valid.
 #[cfg(feature = "user")]
 unsafe impl aya::Pod for StreamRule {}
 

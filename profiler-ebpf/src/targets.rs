@@ -75,7 +75,12 @@ pub(crate) static KERNEL_OFFSETS: Global<KernelOffsets> = Global::new(KernelOffs
 /// The process that runs on this CPU, if it is watched.
 #[inline(always)]
 pub(crate) fn current() -> Option<Current> {
-    let pid_tgid = bpf_get_current_pid_tgid();
+    of(bpf_get_current_pid_tgid())
+}
+
+/// A thread, as the helper tells it, if its process is watched.
+#[inline(always)]
+pub(crate) fn of(pid_tgid: u64) -> Option<Current> {
     let pid = (pid_tgid >> 32) as u32;
     // SAFETY: a copy of a value that is replaced as a whole.
     let code_owner = *unsafe { TARGETS.get(pid) }?;

@@ -1,11 +1,11 @@
 //! Answers of megabytes, several at once: their bodies are not taken, and none of them is missed.
 
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::process::{ChildStdout, Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
-use tests::{Process, Profiler, node_program, python, tool_call};
+use tests::{Process, Profiler, filesystem, node_program, python, tool_call};
 
 use super::calls::assert_nothing_lost;
 use super::wire::{end, lines, pipes};
@@ -115,5 +115,122 @@ fn attached_within_long_answers() -> Result<()> {
     let is_right =
         |call: &Value| (2_000_060..2_000_090).contains(&call["response_bytes"].as_u64().unwrap_or(0));
     assert!(profiler.calls(&[])?.iter().all(is_right), "{calls:#}");
+    Ok(())
+}
+
+/// A client that reads less at a time than what is taken whole of a system call, so that each answer goes out in hundreds of small
+/// writes: they fit into the ring, and each call is answered, with the length that its client saw.
+#[test]
+fn long_answers_in_small_pieces() -> Result<()> {
+    const CALLS: usize = 240;
+    const AT_A_TIME: usize = 20;
+    const IN_FLIGHT: usize = 4;
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("large.txt");
+    std::fs::write(&path, "x\n".repeat(1 << 19))?;
+    let mut server = Process::start(
+        filesystem(folder.path())?.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()),
+    )?;
+    let (mut stdin, stdout) = pipes(&mut server)?;
+    let mut stdout = BufReader::with_capacity(8192, stdout);
+    let mut answer = Vec::new();
+    let mut receive = || {
+        answer.clear();
+        stdout.read_until(b'\n', &mut answer)?;
+        anyhow::Ok(answer.len())
+    };
+    let hello = json!({"protocolVersion": "2025-03-26", "capabilities": {}, "clientInfo": {"name": "x", "version": "1"}});
+    writeln!(stdin, "{}", json!({"jsonrpc": "2.0", "id": "hello", "method": "initialize", "params": hello}))?;
+    receive()?;
+    writeln!(stdin, "{}", json!({"jsonrpc": "2.0", "method": "notifications/initialized"}))?;
+    let mut ask =
+        |id: usize| writeln!(stdin, "{}", tool_call(&json!(id), "read_text_file", &json!({"path": path})));
+    let profiler = Profiler::new()?;
+    let running = profiler.recording(server.pid(), 99)?;
+    let mut lengths = Vec::new();
+    for first in (0..CALLS).step_by(AT_A_TIME) {
+        let end = first + AT_A_TIME;
+        (first..first + IN_FLIGHT).try_for_each(&mut ask)?;
+        for next in first + IN_FLIGHT..end + IN_FLIGHT {
+            lengths.push(receive()?);
+            if next < end {
+                ask(next)?;
+            }
+        }
+        // No more at a time than there is room for, however busy the machine is.
+        let are_answered =
+            |calls: &[Value]| calls.len() == end && calls.iter().all(|call| call["outcome"] == "ok");
+        profiler.wait_for_calls("the calls so far", &[], are_answered)?;
+    }
+    assert!(lengths.iter().all(|length| *length > 2_000_000), "{lengths:?}");
+    let report = end(&profiler, running)?;
+    let calls = &report.json["calls"];
+    assert_nothing_lost(&report);
+    assert_eq!((&calls["total"], calls.get("incomplete")), (&json!(CALLS), None), "{calls:#}");
+    for (call, length) in profiler.calls(&["--in-order"])?.iter().zip(lengths) {
+        // Without its line end.
+        let seen = (call["outcome"].as_str(), call["response_bytes"].as_u64());
+        assert_eq!(seen, (Some("ok"), Some(length as u64 - 1)), "{call:#}");
+    }
+    Ok(())
+}
+
+/// Long and short messages that follow each other without regard to system calls, read and written in small pieces, as buffers of
+/// programs make them: whatever a piece has besides the end of a long message, it is seen.
+#[test]
+fn messages_across_small_pieces() -> Result<()> {
+    const LENGTHS: [usize; 6] = [100_000, 50, 30_000, 250_000, 700, 9000];
+    const ROUNDS: usize = 40;
+    let source = "
+import json, os
+read, answers = b'', []
+while True:
+    while b'\\n' not in read:
+        more = os.read(0, 8192)
+        if not more:
+            raise SystemExit
+        read += more
+    line, read = read.split(b'\\n', 1)
+    message = json.loads(line)
+    said = {'content': [{'type': 'text', 'text': 'x' * len(message['params']['arguments']['text'])}]}
+    head, tail = {'jsonrpc': '2.0', 'id': message['id']}, {'result': said}
+    answers.append(json.dumps({**head, **tail} if message['id'] % 2 else {**tail, **head}))
+    if len(answers) == LENGTHS:
+        all = ('\\n'.join(answers) + '\\n').encode()
+        answers = []
+        while all:
+            all = all[os.write(1, all[:PIECE]):]
+"
+    .replace("LENGTHS", &LENGTHS.len().to_string());
+    for piece in [3000, 8192, 15_000] {
+        let source = source.replace("PIECE", &piece.to_string());
+        let mut server = Process::start(python(&source)?.stdin(Stdio::piped()).stdout(Stdio::piped()))?;
+        let (stdin, stdout) = pipes(&mut server)?;
+        let (mut send, mut receive) = lines(stdin, stdout);
+        let profiler = Profiler::new()?;
+        let running = profiler.recording(server.pid(), 99)?;
+        let mut lengths = Vec::new();
+        for round in 0..ROUNDS {
+            for (place, length) in LENGTHS.into_iter().enumerate() {
+                let id = round * LENGTHS.len() + place;
+                let call = tool_call(&json!(id), "echo", &json!({"text": "y".repeat(length)}));
+                lengths.push(call.to_string().len());
+                send(&call)?;
+            }
+            LENGTHS.iter().try_for_each(|_| receive())?;
+        }
+        let report = end(&profiler, running)?;
+        let calls = &report.json["calls"];
+        assert_nothing_lost(&report);
+        assert_eq!(
+            (&calls["total"], calls.get("incomplete")),
+            (&json!(lengths.len()), None),
+            "{piece} {calls:#}"
+        );
+        for (call, length) in profiler.calls(&["--in-order"])?.iter().zip(lengths) {
+            let seen = (call["outcome"].as_str(), call["request_bytes"].as_u64());
+            assert_eq!(seen, (Some("ok"), Some(length as u64)), "{piece} {call:#}");
+        }
+    }
     Ok(())
 }

@@ -56,8 +56,7 @@ pub(crate) fn entered(context: &BtfTracePointContext) {
 
 /// A writing system call has returned so many bytes, or an error.
 #[inline(always)]
-pub(super) fn returned(registers: Registers, result: i64) {
-    let thread = bpf_get_current_pid_tgid();
+pub(super) fn returned(registers: Registers, thread: u64, result: i64) {
     let Some(write) = CLIENT_WRITES.get_ptr_mut(thread) else { return };
     // SAFETY: a live entry, which only this thread changes.
     let start_ns = unsafe { core::mem::take(&mut (*write).start_ns) };

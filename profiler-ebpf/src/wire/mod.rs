@@ -9,6 +9,7 @@ mod streams;
 pub(crate) mod tls;
 mod transfer;
 
+use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::PerCpuArray;
 use aya_ebpf::programs::BtfTracePointContext;
@@ -92,10 +93,15 @@ pub(crate) fn returned(context: &BtfTracePointContext) {
     let number = registers.get(NUMBER);
     let Some(call) = Call::of(number) else { return };
     let result: i64 = context.arg(1);
+    let thread = bpf_get_current_pid_tgid();
     if let Call::Moves { is_write: true, .. } = call {
-        clients::returned(registers, result);
+        clients::returned(registers, thread, result);
     }
-    let Some(current) = targets::current() else { return };
+    let is_reset = result == -ECONNRESET || result == -EPIPE;
+    if result < 0 && !is_reset {
+        return;
+    }
+    let Some(current) = targets::of(thread) else { return };
     match call {
         Call::Moves { buffers, is_write } => moved(registers, result, buffers, is_write, &current),
         Call::MovesUnseen if result > 0 => {
@@ -115,10 +121,7 @@ pub(crate) fn returned(context: &BtfTracePointContext) {
 
 #[inline(always)]
 fn moved(registers: Registers, result: i64, buffers: Buffers, is_write: bool, current: &Current) {
-    let is_reset = result == -ECONNRESET || result == -EPIPE;
-    if result < 0 && !is_reset {
-        return;
-    }
+    let is_reset = result < 0;
     let count = registers.get(THIRD_ARGUMENT);
     // The third argument of `recvmsg` is no length.
     let is_wanted = count > 0 || buffers == Buffers::Message;

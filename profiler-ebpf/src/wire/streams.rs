@@ -102,7 +102,15 @@ fn first_look(stream: u64, start: Start) -> Judgement {
 #[inline(always)]
 fn insert(stream: u64, verdict: StreamVerdict, flags: u64) -> bool {
     let verdict = verdict as u32;
-    let rule = StreamRule { verdict, looked_at: 1, whole_bytes: WHOLE_BYTES, lost_read: 0, lost_written: 0 };
+    let rule = StreamRule {
+        verdict,
+        looked_at: 1,
+        whole_bytes: WHOLE_BYTES,
+        lost_read: 0,
+        lost_written: 0,
+        line_read: 0,
+        line_written: 0,
+    };
     STREAMS.insert(stream, rule, flags).is_ok()
 }
 
@@ -130,6 +138,7 @@ pub(super) fn skipped(descriptor: u64) {
     let rule = unsafe { &mut *rule };
     if rule.verdict == StreamVerdict::Captured as u32 {
         (rule.lost_read, rule.lost_written) = (1, 1);
+        (rule.line_read, rule.line_written) = (0, 0);
         count(Failure::WireUnseen);
     }
 }

@@ -3,7 +3,7 @@
 use core::ffi::c_void;
 use core::mem::size_of;
 
-use aya_ebpf::helpers::generated::bpf_probe_read_user;
+use aya_ebpf::helpers::generated::{bpf_probe_read_kernel, bpf_probe_read_user};
 use aya_ebpf::helpers::{bpf_loop, bpf_probe_read_user as read_user, bpf_ringbuf_output};
 use profiler_common::{
     Failure, MAX_VECTORS, MAX_WIRE_BYTES, MAX_WIRE_PARTS, StreamRule, WireEvent, WireFlag,
@@ -14,6 +14,11 @@ use crate::output::{MESSAGES, NO_WAKEUP, count};
 
 /// What is taken of either end of a stretch.
 const END_BYTES: u64 = MAX_WIRE_BYTES as u64 / 2;
+/// What is taken of the end of a part within a long line: the next one may hold no more than the last byte of a message.
+const LINE_END_BYTES: u64 = 1024;
+/// Words that are searched at a time for a line end.
+const WORDS: usize = 16;
+const WORDS_BYTES: u64 = (WORDS * size_of::<u64>()) as u64;
 
 #[repr(C)]
 pub(super) struct Scratch {
@@ -49,6 +54,7 @@ pub(super) struct Transfer {
     /// Bytes copied so far.
     copied: u64,
     is_unreadable: u64,
+    has_line_end: u64,
 }
 
 /// How a call tells its buffers.
@@ -102,7 +108,12 @@ impl Transfer {
 #[inline(always)]
 pub(super) fn send(scratch: &mut Scratch, rule: *mut StreamRule, total: u64) {
     scratch.event.total = total as u32;
-    if scratch.transfer.vectors == 0 && total <= MAX_WIRE_BYTES as u64 {
+    scratch.event.flags |= (scratch.transfer.vectors != 0) as u32 * WireFlag::Buffers as u32;
+    let is_in_first = scratch.transfer.vectors == 0 || total <= scratch.transfer.first_length;
+    let mut context = core::ptr::from_mut(scratch);
+    // SAFETY: it is this CPU's or this program's own.
+    let scratch = unsafe { &mut *context };
+    if is_in_first && total <= MAX_WIRE_BYTES as u64 {
         // The usual case, without a loop.
         scratch.transfer.total = total;
         scratch.event.length = total as u32;
@@ -123,7 +134,9 @@ pub(super) fn send(scratch: &mut Scratch, rule: *mut StreamRule, total: u64) {
             }
         }
         scratch.event.flags |= WireFlag::Last as u32;
-        put(scratch, Some(rule));
+        follow_line(&raw mut context, rule);
+        // SAFETY: as above.
+        put(unsafe { &mut *context }, Some(rule));
         return;
     }
     scratch.transfer.total = total;
@@ -132,11 +145,9 @@ pub(super) fn send(scratch: &mut Scratch, rule: *mut StreamRule, total: u64) {
     scratch.transfer.from = 0;
     scratch.transfer.is_in_stretch = 0;
     scratch.transfer.is_unreadable = 0;
-    scratch.event.flags |= (scratch.transfer.vectors != 0) as u32 * WireFlag::Buffers as u32;
-    let mut context = core::ptr::from_mut(scratch);
     // SAFETY: `part` has the signature of a loop callback, and the context outlives the call.
     unsafe {
-        bpf_loop(MAX_WIRE_PARTS, part as *mut c_void, core::ptr::from_mut(&mut context).cast(), 0);
+        bpf_loop(MAX_WIRE_PARTS, part as *mut c_void, (&raw mut context).cast(), 0);
     }
 }
 
@@ -208,8 +219,121 @@ unsafe extern "C" fn part(index: u64, context: *mut *mut Scratch) -> i64 {
         | (transfer.is_unreadable != 0) as u32 * WireFlag::Unreadable as u32;
     transfer.from = transfer.to;
     let rule = streams::rule(scratch.event.stream);
-    put(scratch, rule);
+    if let Some(rule) = rule {
+        if is_cut {
+            follow_cut(scratch, rule);
+        } else {
+            follow_line(context, rule);
+        }
+    }
+    // SAFETY: as above.
+    put(unsafe { &mut **context }, rule);
     i64::from(is_last)
+}
+
+/// Where it is counted how long the line is that the last call in the same direction ended within.
+#[inline(always)]
+fn line_of(scratch: &Scratch, rule: *mut StreamRule) -> *mut u32 {
+    // SAFETY: a live entry.
+    unsafe {
+        if scratch.event.flags & WireFlag::Written as u32 != 0 {
+            &raw mut (*rule).line_written
+        } else {
+            &raw mut (*rule).line_read
+        }
+    }
+}
+
+/// The last byte of what was copied; `None` without any.
+#[inline(always)]
+fn last_byte(scratch: &Scratch, length: u64) -> Option<u8> {
+    if length == 0 || length > MAX_WIRE_BYTES as u64 {
+        return None;
+    }
+    // SAFETY: it lies within the slot.
+    Some(unsafe { *scratch.bytes.as_ptr().add(length as usize - 1) })
+}
+
+/// Follows a line through a part of a call that is cut.
+#[inline(always)]
+fn follow_cut(scratch: &mut Scratch, rule: *mut StreamRule) {
+    if scratch.event.flags & WireFlag::Last as u32 == 0 {
+        return;
+    }
+    // SAFETY: a live entry; only calls in the same direction of the stream touch this field.
+    let line = unsafe { &mut *line_of(scratch, rule) };
+    *line = match last_byte(scratch, scratch.transfer.copied) {
+        None | Some(b'\n') => 0,
+        Some(_) => line.saturating_add(scratch.event.total),
+    };
+}
+
+/// Follows a line through what was copied. Of what is within a long one only the end is put out: bodies of messages that go out in
+/// small pieces would fill the ring. That hides nothing: where a line ends, or a message might start, all is put out.
+#[inline(always)]
+fn follow_line(context: *mut *mut Scratch, rule: *mut StreamRule) {
+    // SAFETY: the caller's, as it says.
+    let scratch = unsafe { &mut **context };
+    // SAFETY: the field was written before. Older verifiers forget its bounds.
+    let length = u64::from(unsafe { core::ptr::addr_of!(scratch.event.length).read_volatile() });
+    // SAFETY: a live entry; only calls in the same direction of the stream touch this field.
+    let line = unsafe { &mut *line_of(scratch, rule) };
+    let before = *line;
+    if matches!(last_byte(scratch, length), None | Some(b'\n')) {
+        if before != 0 {
+            *line = 0;
+        }
+        return;
+    }
+    *line = before.saturating_add(length as u32);
+    // SAFETY: a live entry.
+    let is_long = before >= unsafe { (*rule).whole_bytes };
+    if !is_long || length < 2 * LINE_END_BYTES || matches!(scratch.bytes[0], b'{' | b'[') {
+        return;
+    }
+    scratch.transfer.has_line_end = 0;
+    // SAFETY: `search` has the signature of a loop callback, and the context outlives the call.
+    unsafe {
+        bpf_loop((length / WORDS_BYTES) as u32, search as *mut c_void, context.cast(), 0);
+    }
+    // SAFETY: as above.
+    let scratch = unsafe { &mut **context };
+    if scratch.transfer.has_line_end != 0 {
+        *line = 0;
+        return;
+    }
+    let left_out = length - LINE_END_BYTES;
+    // SAFETY: so many bytes are in the slot; the helper checks the source, which is behind them.
+    unsafe {
+        let bytes = scratch.bytes.as_mut_ptr();
+        bpf_probe_read_kernel(bytes.cast(), LINE_END_BYTES as u32, bytes.add(left_out as usize).cast());
+    }
+    scratch.event.offset += left_out as u32;
+    scratch.event.length = LINE_END_BYTES as u32;
+    scratch.event.flags |= WireFlag::WithinLine as u32;
+}
+
+/// Looks for a line end among some words of what was copied. Returns 1 when it is found.
+unsafe extern "C" fn search(index: u64, context: *mut *mut Scratch) -> i64 {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    const LINE_ENDS: u64 = ONES * b'\n' as u64;
+    // SAFETY: `bpf_loop` hands back the context that it was given.
+    let scratch = unsafe { &mut **context };
+    if index >= MAX_WIRE_BYTES as u64 / WORDS_BYTES {
+        return 1; // tells the verifier
+    }
+    // SAFETY: the words lie within the slot, whose bytes are aligned as its event is.
+    let words: &[u64; WORDS] = unsafe { &*scratch.bytes.as_ptr().add((index * WORDS_BYTES) as usize).cast() };
+    // A byte is zero where one is borrowed for it that it did not have.
+    let found = words.iter().fold(0, |found, word| {
+        let word = word ^ LINE_ENDS;
+        found | (word.wrapping_sub(ONES) & !word)
+    });
+    if found & (ONES << 7) == 0 {
+        return 0;
+    }
+    scratch.transfer.has_line_end = 1;
+    1
 }
 
 /// Puts out the event and its bytes.
@@ -248,7 +372,7 @@ fn put(scratch: &mut Scratch, rule: Option<*mut StreamRule>) {
         // SAFETY: as above.
         unsafe { *lost = u32::from(outcome != 0) };
     }
-    scratch.event.flags &= !(WireFlag::Lost as u32);
+    scratch.event.flags &= !(WireFlag::Lost as u32 | WireFlag::WithinLine as u32);
 }
 
 /// Looks for the first buffer that ends in a line end which the part that starts a stretch does not reach: the stretch ends there, or

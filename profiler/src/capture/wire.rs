@@ -126,17 +126,21 @@ impl Wire {
         let is_last = event.flags & WireFlag::Last as u32 != 0;
         let missing = event.offset.saturating_sub(start);
         let behind = if is_last { event.total.saturating_sub(end) } else { 0 };
-        let pieces = [Piece::Gap(missing.into()), Piece::Bytes(bytes), Piece::Gap(behind.into())];
+        let is_within_line = event.flags & WireFlag::WithinLine as u32 != 0;
+        let before_bytes =
+            if is_within_line { Piece::WithinLine(missing.into()) } else { Piece::Gap(missing.into()) };
+        let missing = if is_within_line { 0 } else { missing };
+        let pieces = [before_bytes, Piece::Bytes(bytes), Piece::Gap(behind.into())];
         let mut interest = Interest::Yes;
         for piece in pieces {
-            if !matches!(piece, Piece::Gap(0) | Piece::Bytes(&[])) {
+            if piece.length() > 0 {
                 interest = streams.moved(moved, piece);
             }
         }
         let is_long = (WHOLE_BYTES + 1..=MANY_WHOLE_BYTES).contains(&event.total);
         let line_end = if is_long { memchr::memchr(b'\n', bytes) } else { None };
         // Parts of what is taken whole are full, but for the last.
-        let is_short = !is_last && event.length < MAX_WIRE_BYTES as u32;
+        let is_short = !is_last && !is_within_line && event.length < MAX_WIRE_BYTES as u32;
         let part = Part {
             tid: event.tid,
             timestamp_ns: moved.timestamp_ns,
@@ -170,7 +174,9 @@ impl Wire {
                 && let Ok(rule) = self.rules.get(&event.stream, 0)
             {
                 // Without it, what is taken stays as it is.
-                let _ = self.rules.insert(event.stream, StreamRule { whole_bytes, ..rule }, BPF_EXIST);
+                // What the kernel half knows of the line may be of another one by now.
+                let rule = StreamRule { whole_bytes, line_read: 0, line_written: 0, ..rule };
+                let _ = self.rules.insert(event.stream, rule, BPF_EXIST);
             }
         }
         if moved.is_written

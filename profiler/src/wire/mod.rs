@@ -28,6 +28,8 @@ pub enum Piece<'bytes> {
     Bytes(&'bytes [u8]),
     /// That many bytes are missing.
     Gap(u64),
+    /// That many bytes are missing, and no line ends in them.
+    WithinLine(u64),
 }
 
 impl Piece<'_> {
@@ -35,7 +37,7 @@ impl Piece<'_> {
     pub fn length(self) -> u64 {
         match self {
             Self::Bytes(bytes) => bytes.len() as u64,
-            Self::Gap(missing) => missing,
+            Self::Gap(missing) | Self::WithinLine(missing) => missing,
         }
     }
 }

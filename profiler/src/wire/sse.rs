@@ -55,7 +55,7 @@ impl Events {
     ) {
         let bytes = match piece {
             Piece::Bytes(bytes) => bytes,
-            Piece::Gap(missing) => {
+            Piece::Gap(missing) | Piece::WithinLine(missing) => {
                 // Long data, most likely.
                 self.line = Line::Data;
                 self.count(missing, now_ns);

@@ -37,7 +37,7 @@ impl Lines {
         let mut received = Vec::new();
         match piece {
             Piece::Bytes(bytes) => self.bytes(bytes, timestamp_ns, &mut received),
-            Piece::Gap(missing) => {
+            Piece::Gap(missing) | Piece::WithinLine(missing) => {
                 self.first.get_or_insert((timestamp_ns, self.position));
                 self.bytes = self.bytes.saturating_add(missing);
                 self.position = self.position.saturating_add(missing);
@@ -52,6 +52,15 @@ impl Lines {
         self.scanner.reset();
         (self.first, self.bytes) = (None, 0);
         (self.is_synchronized, self.is_skipping) = (false, !is_start);
+    }
+
+    /// Whether messages may be hidden in what comes next, or in what is missing of it: where no line ends, those of a batch.
+    pub(super) fn may_hide(&self, piece: Piece<'_>) -> bool {
+        match piece {
+            Piece::Bytes(_) => false,
+            Piece::Gap(_) => true,
+            Piece::WithinLine(_) => self.scanner.is_batch(),
+        }
     }
 
     /// Whether a line of so many bytes is none of ours, although it has not ended yet.

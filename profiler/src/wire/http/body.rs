@@ -44,7 +44,7 @@ impl Body {
                         *bytes += part.len() as u64;
                         scanner.feed(part);
                     }
-                    Piece::Gap(missing) => {
+                    Piece::Gap(missing) | Piece::WithinLine(missing) => {
                         *bytes = bytes.saturating_add(missing);
                         scanner.gap();
                     }

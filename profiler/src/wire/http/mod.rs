@@ -169,7 +169,7 @@ impl Half {
                 }
                 self.bytes(bytes, timestamp_ns, &answers_head, &mut out);
             }
-            Piece::Gap(missing) => {
+            Piece::Gap(missing) | Piece::WithinLine(missing) => {
                 self.gap(missing, timestamp_ns, &mut out);
                 self.position = self.position.saturating_add(missing);
             }

@@ -175,6 +175,11 @@ impl Scanner {
         self.depth > 0 || self.state != State::Between || self.tail.is_some()
     }
 
+    /// Whether a text has begun that is an array of messages.
+    pub fn is_batch(&self) -> bool {
+        self.is_batch
+    }
+
     /// Whether what was read so far is a whole message, or a whole array of them.
     pub fn is_whole(&self) -> bool {
         !self.is_open() && !self.is_broken && !self.messages.is_empty()

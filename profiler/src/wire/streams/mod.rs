@@ -146,10 +146,10 @@ impl Streams {
         }
         match &mut state.protocol {
             Protocol::Stdio { read, written } => {
-                if matches!(piece, Piece::Gap(_)) {
+                let lines = if is_written { written } else { read };
+                if lines.may_hide(piece) {
                     self.calls.hidden(STDIO, sender, timestamp_ns);
                 }
-                let lines = if is_written { written } else { read };
                 let all_received = lines.feed(timestamp_ns, piece);
                 let is_first = state.messages == 0;
                 state.is_certain |= !is_first && !all_received.is_empty();

@@ -72,6 +72,27 @@ fn messages_within_a_gap_are_counted() {
     assert_eq!(streams.counts().cut_messages, 2);
 }
 
+/// What is missing within a line hides no message but those of a batch.
+#[test]
+fn what_is_missing_within_a_line() {
+    let text = r#"{"jsonrpc":"2.0","result":{"content":[{"type":"text","text":"aaa"#;
+    for (start, expected) in [("", Ended::InFlight), ("[", Ended::Lost)] {
+        let mut streams = Streams::default();
+        for id in 1..=2 {
+            let ask = ASK.replace("\"id\":1", &format!("\"id\":{id}"));
+            streams.moved(at(10, false, id), Piece::Bytes(format!("{ask}\n").as_bytes()));
+        }
+        streams.moved(at(11, true, 6), Piece::Bytes(format!("{start}{text}").as_bytes()));
+        streams.moved(at(11, true, 7), Piece::WithinLine(9000));
+        streams.moved(at(11, true, 7), Piece::Bytes(b"aaa\"}]},\"id\":2}"));
+        streams.moved(at(11, true, 8), Piece::Bytes(if start.is_empty() { b"\n" } else { b"]\n" }));
+        streams.calls.finish(9, &Ended::InFlight);
+        let ended: Vec<_> = streams.calls.take_ended().into_iter().map(|call| call.ended).collect();
+        let answered = if start.is_empty() { Ended::Ok } else { Ended::Lost };
+        assert_eq!(ended, [answered, expected]);
+    }
+}
+
 /// A line without an end that is no message does not cost for ever; nor is anything said of calls then.
 #[test]
 fn foreign_lines_are_given_up() {
