@@ -11,6 +11,7 @@ mod program {
     mod failures;
     mod formats;
     mod hostile;
+    mod hostile_streams;
     mod interruptions;
     mod java;
     mod known_answers;

@@ -30,7 +30,8 @@ pub use v8::{SCRIPT_TO_FUNCTION_ID, V8Frame, V8Place, V8Process};
 
 pub use wire::{
     ClientStream, ClientWriteEvent, MAX_CLIENT_STREAMS, MAX_CLIENTS, MAX_STREAMS, MAX_VECTORS,
-    MAX_WIRE_BYTES, MAX_WIRE_PARTS, StreamRule, StreamVerdict, TlsFunction, WHOLE_BYTES, WireEvent, WireFlag,
+    MAX_WIRE_BYTES, MAX_WIRE_PARTS, MESSAGES_BYTES, StreamRule, StreamVerdict, TlsFunction, WHOLE_BYTES,
+    WireEvent, WireFlag,
 };
 
 /// Most user frames in one sample, innermost first.

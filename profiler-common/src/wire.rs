@@ -8,6 +8,8 @@ pub const MAX_WIRE_BYTES: usize = 8192;
 pub const MAX_WIRE_PARTS: u32 = 16;
 /// What [`StreamRule::whole_bytes`] is at first.
 pub const WHOLE_BYTES: u32 = 2 * MAX_WIRE_BYTES as u32;
+/// Size of the ring buffer of messages. It holds more than half a second of a stdio server's messages at full speed.
+pub const MESSAGES_BYTES: u32 = 8 << 20;
 /// Streams that are known at once; the one that was not used for longest makes room.
 pub const MAX_STREAMS: u32 = 16384;
 /// Most buffers of one `readv`, `writev`, `sendmsg` or `recvmsg` that are looked at.
@@ -136,6 +138,12 @@ pub struct StreamRule {
     pub line_read: u32,
     /// The same for what was written.
     pub line_written: u32,
+    /// The stretch of time of the last call.
+    pub window: u32,
+    /// What was to be put out in it, half of that in the one before, and so on, in bytes.
+    pub taken: u32,
+    /// Not zero when that is much, and the ring buffer was nearly full.
+    pub is_held_back: u32,
 }
 
 /// Whether a stream is of interest.
@@ -151,7 +159,7 @@ pub enum StreamVerdict {
     Ignored = 2,
 }
 
-// SAFETY: `repr(C)`, seven `u32` and no padding: every bit pattern is valid.
+// SAFETY: `repr(C)`, ten `u32` and no padding: every bit pattern is valid.
 #[cfg(feature = "user")]
 unsafe impl aya::Pod for StreamRule {}
 

@@ -3,16 +3,15 @@
 use aya_ebpf::bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{PerCpuArray, RingBuf};
-use profiler_common::{EventHeader, EventKind, Failure};
+use profiler_common::{EventHeader, EventKind, Failure, MESSAGES_BYTES};
 
 /// Resized by the loader to what the sampling rate and the number of CPUs ask for.
 #[map]
 pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
 
-/// What is read and written: apart, so that a flood of messages costs no sample. It holds more than half a second of a
-/// stdio server's messages at full speed.
+/// What is read and written: apart, so that a flood of messages costs no sample.
 #[map]
-pub(crate) static MESSAGES: RingBuf = RingBuf::with_byte_size(8 << 20, 0);
+pub(crate) static MESSAGES: RingBuf = RingBuf::with_byte_size(MESSAGES_BYTES, 0);
 
 /// When clients wrote: apart, as they run on other CPUs than the servers that answer them, and a ring's end is contended. Some
 /// write each token of a message by a system call: hundreds of thousands a second.

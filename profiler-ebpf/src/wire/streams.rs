@@ -110,6 +110,9 @@ fn insert(stream: u64, verdict: StreamVerdict, flags: u64) -> bool {
         lost_written: 0,
         line_read: 0,
         line_written: 0,
+        window: 0,
+        taken: 0,
+        is_held_back: 0,
     };
     STREAMS.insert(stream, rule, flags).is_ok()
 }
