@@ -93,7 +93,9 @@ fn incomplete_cause(
         })
     };
     let is_thread_start = |name: &str| name.starts_with("ret_from_fork");
-    let is_kernel_entry = |name: &str| is_thread_start(name) || name.starts_with("entry_SYSCALL");
+    // By a system call, or by an interrupt or a fault at which a signal ends the process.
+    let is_kernel_entry =
+        |name: &str| is_thread_start(name) || name.starts_with("entry_SYSCALL") || name.starts_with("asm_");
     match (sample.stack_end, start) {
         // Proved by the unwind rows of the outermost function.
         (StackEnd::Outermost, Some(_)) => None,
@@ -216,6 +218,7 @@ mod tests {
         assert_eq!(cause(&["k:ret_from_fork_asm", "k:schedule_tail"], StackEnd::NoUserStack), None);
         let execve = ["k:entry_SYSCALL_64_after_hwframe", "k:__x64_sys_execve"];
         assert_eq!(cause(&execve, StackEnd::NoUserStack), None);
+        assert_eq!(cause(&["k:asm_exc_page_fault", "k:do_exit"], StackEnd::NoUserStack), None);
         assert_eq!(cause(&execve, StackEnd::ChainEnd).as_deref(), Some(CHAIN_ENDED_EARLY));
         assert_eq!(cause(&["ret_from_fork"], StackEnd::ChainEnd).as_deref(), Some(CHAIN_ENDED_EARLY));
     }
