@@ -27,8 +27,6 @@ pub struct KernelOffsets {
     pub inode_mode: u32,
     /// `inode.i_ino`.
     pub inode_number: u32,
-    /// `inode.i_generation`.
-    pub inode_generation: u32,
     /// `inode.i_sb`.
     pub inode_superblock: u32,
     /// `super_block.s_dev`.
@@ -54,6 +52,6 @@ pub struct KernelOffsets {
     pub mapping_file: u32,
 }
 
-// SAFETY: `repr(C)`, twenty-three `u32` and no padding: every bit pattern is valid.
+// SAFETY: `repr(C)`, twenty-two `u32` and no padding: every bit pattern is valid.
 #[cfg(feature = "user")]
 unsafe impl aya::Pod for KernelOffsets {}

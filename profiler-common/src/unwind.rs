@@ -137,8 +137,8 @@ pub struct CodeFileKey {
     pub offset: u64,
     /// `super_block.s_dev`: the major number above [`CodeFileKey::MINOR_BITS`] of the minor one.
     pub device: u32,
-    /// Tells apart files that have had the same inode number one after another.
-    pub generation: u32,
+    /// Always zero.
+    pub reserved: u32,
 }
 
 impl CodeFileKey {

@@ -58,7 +58,6 @@ pub(crate) static KERNEL_OFFSETS: Global<KernelOffsets> = Global::new(KernelOffs
     file_inode: 0,
     inode_mode: 0,
     inode_number: 0,
-    inode_generation: 0,
     inode_superblock: 0,
     superblock_device: 0,
     task_memory: 0,

@@ -156,7 +156,7 @@ fn described(mapping: u64, address: u64) -> Option<CodeMapping> {
         inode: read(inode + u64::from(offsets.inode_number))?,
         offset: first_page << PAGE_BITS,
         device: read(superblock + u64::from(offsets.superblock_device))?,
-        generation: read(inode + u64::from(offsets.inode_generation))?,
+        reserved: 0,
     };
     // SAFETY: a copy of a value that is replaced as a whole.
     let CodeFile { to_row, table, .. } = *unsafe { CODE_FILES.get(key) }?;

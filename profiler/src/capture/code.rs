@@ -140,22 +140,16 @@ impl Code {
         }
     }
 
-    /// Lets the kernel half know code of a file by itself, wherever it is mapped next. Files with interpreters are not for that: which
-    /// parts these are depends on the mapping.
-    pub(super) fn know_file(
-        &mut self,
-        module: &Module,
-        mapped: &Mapped,
-        file: FileIdentity,
-        generation: u32,
-    ) {
+    /// Lets the kernel half know code of a file by itself, wherever it is mapped next. The file is open, so that its inode can't be given
+    /// to another one. Files with interpreters are not for that: which parts these are depends on the mapping.
+    pub(super) fn know_file(&mut self, module: &Module, mapped: &Mapped, file: FileIdentity) {
         let Image::Elf(_) = module.image else { return };
         let Some(loaded) = self.by_module.get_mut(&mapped.module) else { return };
         let key = CodeFileKey {
             inode: file.inode,
             offset: mapped.file_offset,
             device: file.major << CodeFileKey::MINOR_BITS | file.minor,
-            generation,
+            reserved: 0,
         };
         if loaded.files.contains(&key) || !module.interpreters().is_empty() {
             return;

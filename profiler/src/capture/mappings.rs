@@ -55,8 +55,6 @@ pub(crate) struct NewMapping {
     pub(crate) end: u64,
     pub(crate) file_offset: u64,
     pub(crate) file: FileIdentity,
-    /// The generation of its inode, where the kernel told it.
-    pub(crate) generation: Option<u32>,
     /// Path as the process sees it, or a label such as `[vdso]` or `//anon`.
     pub(crate) path: String,
 }
@@ -126,7 +124,6 @@ impl MappingRecords {
                                     minor: mmap.min().unwrap_or(0),
                                     inode: mmap.ino().unwrap_or(0),
                                 },
-                                generation: mmap.ino_generation().and_then(|all| u32::try_from(all).ok()),
                                 path: text(&mmap.filename),
                             },
                         });
@@ -241,7 +238,6 @@ fn parse_maps_line(line: &str) -> Option<NewMapping> {
             minor: u32::from_str_radix(minor, 16).ok()?,
             inode,
         },
-        generation: None,
         path: fields.next().unwrap_or("").trim_start().to_owned(),
     })
 }

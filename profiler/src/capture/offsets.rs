@@ -50,7 +50,6 @@ pub(super) fn read() -> Result<KernelOffsets, Error> {
         file_inode: offset("file", "f_inode")?,
         inode_mode: offset("inode", "i_mode")?,
         inode_number: offset("inode", "i_ino")?,
-        inode_generation: offset("inode", "i_generation")?,
         inode_superblock: offset("inode", "i_sb")?,
         superblock_device: offset("super_block", "s_dev")?,
         task_memory: offset("task_struct", "mm")?,

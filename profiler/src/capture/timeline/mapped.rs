@@ -66,9 +66,7 @@ impl Timeline {
     /// Lets the kernel half know the code in other processes too.
     fn know_file(&mut self, mapped: Mapped, new: &NewMapping) {
         let module = self.modules.get(mapped.module).expect("a mapping has a module");
-        if let Some(generation) = new.generation {
-            self.code.know_file(module, &mapped, new.file, generation);
-        }
+        self.code.know_file(module, &mapped, new.file);
     }
 
     fn settle_part(&mut self, pid: u32, part: Mapped) {
