@@ -27,6 +27,10 @@ pub struct KernelOffsets {
     pub inode_mode: u32,
     /// `inode.i_ino`.
     pub inode_number: u32,
+    /// `backing_file.user_path`, and in it `path.dentry`; zero in kernels that have no such files.
+    pub backing_file_entry: u32,
+    /// `dentry.d_inode`.
+    pub entry_inode: u32,
     /// `inode.i_sb`.
     pub inode_superblock: u32,
     /// `super_block.s_dev`.
@@ -52,6 +56,6 @@ pub struct KernelOffsets {
     pub mapping_file: u32,
 }
 
-// SAFETY: `repr(C)`, twenty-two `u32` and no padding: every bit pattern is valid.
+// SAFETY: `repr(C)`, twenty-four `u32` and no padding: every bit pattern is valid.
 #[cfg(feature = "user")]
 unsafe impl aya::Pod for KernelOffsets {}

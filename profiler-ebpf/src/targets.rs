@@ -58,6 +58,8 @@ pub(crate) static KERNEL_OFFSETS: Global<KernelOffsets> = Global::new(KernelOffs
     file_inode: 0,
     inode_mode: 0,
     inode_number: 0,
+    backing_file_entry: 0,
+    entry_inode: 0,
     inode_superblock: 0,
     superblock_device: 0,
     task_memory: 0,

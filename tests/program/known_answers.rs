@@ -1,9 +1,11 @@
 //! Workloads whose profile is known beforehand.
 
 use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 use tests::{Process, Profiler, Report, Workload, assert_share, tolerance};
 
@@ -181,6 +183,59 @@ fn children_that_live_shortly_are_followed() -> Result<()> {
     let whole = weight(&|stack| stack.contains("_start;") && stack.contains(";main;other_work"));
     // A child may be the first to run the program.
     assert!(working > 0 && whole * 10 > working * 9, "{whole} of {working}: {}", report.json["stacks"]);
+    report.assert_complete(0.9);
+    Ok(())
+}
+
+/// A file system of layers, as containers have, in a folder.
+struct Layers<'folder>(&'folder Path);
+
+impl<'folder> Layers<'folder> {
+    /// Mounts it with what is in `lower`. Its own layer is in memory, as not every file system can have one.
+    fn mount(folder: &'folder Path, lower: &Path) -> Result<Self> {
+        let layers = Self(folder);
+        mount(&["-t", "tmpfs", "tmpfs"], folder)?;
+        ["upper", "work", "merged"]
+            .into_iter()
+            .try_for_each(|name| std::fs::create_dir(folder.join(name)))?;
+        let (lower, folder) = (lower.display(), folder.display());
+        let options = format!("lowerdir={lower},upperdir={folder}/upper,workdir={folder}/work");
+        mount(&["-t", "overlay", "overlay", "-o", &options], &layers.merged())?;
+        Ok(layers)
+    }
+
+    fn merged(&self) -> PathBuf {
+        self.0.join("merged")
+    }
+}
+
+impl Drop for Layers<'_> {
+    fn drop(&mut self) {
+        for mounted in [&self.merged(), self.0] {
+            let _ = Command::new("umount").arg("--lazy").arg(mounted).stderr(Stdio::null()).status();
+        }
+    }
+}
+
+fn mount(options: &[&str], place: &Path) -> Result<()> {
+    let status = Command::new("mount").args(options).arg(place).status()?;
+    ensure!(status.success(), "cannot mount {options:?}: this needs root and overlayfs");
+    Ok(())
+}
+
+/// Short-lived children of a server in a container are walked too: what they map is the file below, and not the one that the container
+/// shows.
+#[test]
+fn children_in_layers_are_followed() -> Result<()> {
+    let workload = Workload::compile("executes")?;
+    workload.add_program("other")?;
+    let folder = tempfile::tempdir()?;
+    let layers = Layers::mount(folder.path(), workload.program().parent().context("no folder")?)?;
+    let mut command = Command::new(layers.merged().join("executes"));
+    let process = Process::start(command.current_dir(layers.merged()).stdout(Stdio::null()))?;
+    let profiler = Profiler::new()?;
+    let report = profiler.record_enough(4, 999, &["--pid", &process.pid().to_string()], 400)?;
+    assert!(report.function("other_work")?.total_ratio > 0.1, "{:#}", report.json["cpu"]);
     report.assert_complete(0.9);
     Ok(())
 }

@@ -150,18 +150,41 @@ fn described(mapping: u64, address: u64) -> Option<CodeMapping> {
     }
     let file: u64 = read(mapping + u64::from(offsets.mapping_file))?;
     let first_page: u64 = read(mapping + u64::from(offsets.mapping_offset))?;
-    let inode: u64 = read(file + u64::from(offsets.file_inode))?;
+    let offset = first_page << PAGE_BITS;
+    let CodeFile { to_row, table, .. } = match file_of(read(file + u64::from(offsets.file_inode))?, offset) {
+        Some(known) => known,
+        None => file_of(inode_of_user(file)?, offset)?,
+    };
+    let to_row = to_row.wrapping_sub(start);
+    Some(CodeMapping { start, end, to_row, table, interpreter: Interpreter::None as u32 })
+}
+
+/// What is known of a part of a file.
+#[inline(always)]
+fn file_of(inode: u64, offset: u64) -> Option<CodeFile> {
+    let offsets = KERNEL_OFFSETS.load();
     let superblock: u64 = read(inode + u64::from(offsets.inode_superblock))?;
     let key = CodeFileKey {
         inode: read(inode + u64::from(offsets.inode_number))?,
-        offset: first_page << PAGE_BITS,
+        offset,
         device: read(superblock + u64::from(offsets.superblock_device))?,
         reserved: 0,
     };
     // SAFETY: a copy of a value that is replaced as a whole.
-    let CodeFile { to_row, table, .. } = *unsafe { CODE_FILES.get(key) }?;
-    let to_row = to_row.wrapping_sub(start);
-    Some(CodeMapping { start, end, to_row, table, interpreter: Interpreter::None as u32 })
+    unsafe { CODE_FILES.get(key) }.copied()
+}
+
+/// The inode that user space knows a file of a layered file system by, as containers have: what is mapped is the file below. Which files are
+/// such ones is told by a bit that differs between kernels; of another one this reads what is behind it, which leads nowhere, or to no
+/// file that is known.
+#[inline(always)]
+fn inode_of_user(file: u64) -> Option<u64> {
+    let offsets = KERNEL_OFFSETS.load();
+    if offsets.backing_file_entry == 0 {
+        return None;
+    }
+    let entry: u64 = read(file + u64::from(offsets.backing_file_entry))?;
+    read(entry + u64::from(offsets.entry_inode))
 }
 
 #[inline(always)]

@@ -218,6 +218,7 @@ impl Code {
     /// Notes since when a module is not used, if it is not.
     fn rest(&mut self, id: ModuleId) {
         if self.by_module.get(&id).is_some_and(|loaded| !loaded.is_used()) {
+            self.unused.retain(|(_, other)| *other != id);
             self.unused.push_back((Instant::now(), id));
         }
     }
@@ -229,9 +230,8 @@ impl Code {
                 return;
             }
             self.unused.pop_front();
-            // It may have been used since, and not be any more: then it stands further behind once more.
-            let is_over = !self.unused.iter().any(|(_, other)| *other == id);
-            if is_over && self.by_module.get(&id).is_some_and(|loaded| !loaded.is_used()) {
+            // It may be used again.
+            if self.by_module.get(&id).is_some_and(|loaded| !loaded.is_used()) {
                 self.drop_table(id);
             }
         }
@@ -240,8 +240,10 @@ impl Code {
     fn drop_table(&mut self, id: ModuleId) {
         let Some(loaded) = self.by_module.remove(&id) else { return };
         for key in &loaded.files {
-            // Its part of the file is known as long as the table is here.
-            let _ = self.files.remove(key);
+            // The file may have been overwritten, and have another table.
+            if self.files.get(key, 0).is_ok_and(|known| known.table == loaded.table) {
+                let _ = self.files.remove(key);
+            }
         }
         self.unload(loaded.table);
     }

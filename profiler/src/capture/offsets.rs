@@ -50,6 +50,12 @@ pub(super) fn read() -> Result<KernelOffsets, Error> {
         file_inode: offset("file", "f_inode")?,
         inode_mode: offset("inode", "i_mode")?,
         inode_number: offset("inode", "i_ino")?,
+        // Since Linux 6.5.
+        backing_file_entry: match btf.member_offset("backing_file", "user_path") {
+            Some(path) => path + offset("path", "dentry")?,
+            None => 0,
+        },
+        entry_inode: offset("dentry", "d_inode")?,
         inode_superblock: offset("inode", "i_sb")?,
         superblock_device: offset("super_block", "s_dev")?,
         task_memory: offset("task_struct", "mm")?,

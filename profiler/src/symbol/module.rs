@@ -8,6 +8,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
+use std::time::SystemTime;
 
 use object::read::{Object, ObjectSection, ObjectSegment, ReadCache};
 use profiler_common::{Interpreter, TlsFunction};
@@ -61,6 +62,8 @@ pub enum Image {
 #[derive(Debug)]
 pub struct ElfImage {
     file: File,
+    /// When it was written to last, when it was opened.
+    modified: Option<SystemTime>,
     debug_file: Option<File>,
     segments: Vec<LoadSegment>,
     /// Its GNU build ID, in hexadecimal.
@@ -180,8 +183,14 @@ impl ElfImage {
             debug_file,
             segments,
             build_id: build_id.as_deref().map(hex),
+            modified: modified(&file),
             file,
         })
+    }
+
+    /// Whether the file has other content now than when it was opened.
+    fn was_overwritten(&self) -> bool {
+        modified(&self.file) != self.modified
     }
 
     /// Where an offset in the file is in the file's own address space (`p_vaddr` of its program headers). A mapping
@@ -311,7 +320,10 @@ impl Modules {
             return self.labelled(path, || Image::Opaque);
         }
         if let Some(id) = self.by_file.get(&file) {
-            return *id;
+            match self.get(*id).map(|module| &module.image) {
+                Some(Image::Elf(elf)) if elf.was_overwritten() => {}
+                _ => return *id,
+            }
         }
         let path = path.strip_suffix(" (deleted)").unwrap_or(path);
         let opened = open_mapped_file(pid, file, path, start, end);
@@ -339,6 +351,11 @@ impl Modules {
         self.modules.push(module);
         ModuleId::from_index(self.modules.len() - 1)
     }
+}
+
+/// When a file was written to last.
+fn modified(file: &File) -> Option<SystemTime> {
+    file.metadata().and_then(|metadata| metadata.modified()).ok()
 }
 
 /// Anonymous memory, and the kinds of files that runtimes use in its place.
@@ -426,6 +443,7 @@ mod tests {
         let segments = vec![segment(0xca00, 0x1_5000, 0xda00)];
         let file = File::open("/proc/self/exe").unwrap();
         let image = ElfImage {
+            modified: None,
             tls: Vec::new(),
             interpreters: Vec::new(),
             python: None,

@@ -45,8 +45,8 @@ const PYTHON_NAMES_UNREADABLE: &str = "python_names_unreadable";
 const JAVASCRIPT_UNREAD: &str = "javascript_unread";
 const V8_UNKNOWN: &str = "v8_unknown";
 
-/// How long a process is remembered after its last thread began to end: it gives up its memory meanwhile, and is sampled.
-const ENDING_NS: u64 = 1_000_000_000;
+/// How long a process is remembered after its last thread began to end, or its last sample: it gives up its memory meanwhile.
+const ENDING_NS: u64 = 2_000_000_000;
 /// Most calls in flight that are written down at each commit.
 const MAX_IN_FLIGHT: usize = 4096;
 
@@ -96,6 +96,8 @@ struct ProcessState {
     first_ns: u64,
     space: AddressSpace,
     told: Told,
+    /// When it was sampled last.
+    sampled_ns: u64,
     /// Since when the kernel half knows of all code in `space`.
     newest_code_ns: u64,
     threads: HashMap<u32, (ThreadId, [u8; profiler_common::COMM_LEN])>,
@@ -127,7 +129,8 @@ impl Program {
         let command = command_line(&split_arguments(arguments));
         // Some programs write another title over their arguments.
         let is_it = self.command.starts_with(&command) || !self.runtime.name.is_empty();
-        if is_it { self } else { Self { command, ..Self::default() } }
+        let unwinding = unwinding::of_runtime(&Runtime::default());
+        if is_it { self } else { Self { command, unwinding, ..Self::default() } }
     }
 
     /// Empty when the process is already gone.
@@ -146,6 +149,7 @@ impl ProcessState {
             id,
             first_ns,
             told: Told::of_child(&space),
+            sampled_ns: 0,
             newest_code_ns: space.iter().map(|mapped| mapped.since_ns).max().unwrap_or(0),
             space,
             threads: HashMap::new(),
@@ -308,7 +312,12 @@ impl Timeline {
         while let Some((_, pid)) =
             self.ending.pop_front_if(|(ended_ns, _)| ended_ns.saturating_add(ENDING_NS) <= settled_ns)
         {
-            self.forget(pid);
+            let sampled_ns = self.processes.get(&pid).map_or(0, |process| process.sampled_ns);
+            if sampled_ns.saturating_add(ENDING_NS) <= settled_ns {
+                self.forget(pid);
+            } else {
+                self.ending.push_back((sampled_ns, pid));
+            }
         }
         self.wire.settle(settled_ns);
         self.read_unknown_mappings();

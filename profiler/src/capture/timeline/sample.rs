@@ -29,6 +29,9 @@ impl Timeline {
         if sample.unreadable != 0 {
             self.paging.bring_in(pid, sample.unreadable);
         }
+        if let Some(process) = self.processes.get_mut(&pid) {
+            process.sampled_ns = sample.header.timestamp_ns;
+        }
         let stack_end = StackEnd::from_number(sample.stack_end).unwrap_or(StackEnd::NoUserStack);
         let (user, is_outdated) = self.founded(pid, sample.header.timestamp_ns, user);
         let stack_end = if is_outdated { StackEnd::NoMapping } else { stack_end };
