@@ -368,9 +368,14 @@ fn cpu_time_of_calls() -> Result<()> {
     assert_parts_add_up(report)?;
 
     let export = ["export", "recording.mcpprof", "--format", "folded", "--output", "sleep.folded", "--tool"];
-    recorded.profiler.succeed(&[&export[..], &["sleep"]].concat())?;
-    let stacks = std::fs::read_to_string(recorded.profiler.path("sleep.folded"))?;
-    assert!(!stacks.contains(";burn"), "{stacks}");
+    let exported = recorded.profiler.run(&[&export[..], &["sleep"]].concat())?;
+    if exported.code == Some(0) {
+        let stacks = std::fs::read_to_string(recorded.profiler.path("sleep.folded"))?;
+        assert!(!stacks.contains(";burn"), "{stacks}");
+    } else {
+        // They take so little that none of them may have been sampled.
+        assert!(exported.stderr.contains("no samples"), "{exported:#?}");
+    }
     let tree = recorded.profiler.succeed(&["call-tree", "recording.mcpprof", "--tool", "burn"])?;
     assert!(tree.stdout.contains("burn"), "{}", tree.stdout);
     let trace = recorded.profiler.succeed(&["trace", "2", "recording.mcpprof"])?;

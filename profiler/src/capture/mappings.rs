@@ -14,7 +14,7 @@ use perf_event::{Builder, Clock, SampleFlag, Sampler};
 use super::session::now_ns;
 
 /// Room for records of one CPU between two drains.
-const RING_BYTES: usize = 128 << 10;
+const RING_BYTES: usize = 256 << 10;
 /// `PERF_RECORD_MISC_COMM_EXEC` of `include/uapi/linux/perf_event.h`.
 const MISC_COMM_EXEC: u16 = 1 << 13;
 const PROT_EXEC: u32 = 4;
