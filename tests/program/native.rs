@@ -29,7 +29,7 @@ fn record(process: &Process) -> Result<Recorded> {
 fn record_any(process: &Process, seconds: u32) -> Result<Recorded> {
     let profiler = Profiler::new()?;
     let report = profiler.record_enough(seconds, FREQUENCY, &["--pid", &process.pid().to_string()], 1000)?;
-    assert_eq!(report.lost(), 0, "{:#}", report.json["losses"]);
+    assert_eq!(report.lost_of_its_own(), 0, "{:#}", report.json["losses"]);
     let split = |stack: &str| stack.split(';').map(str::to_owned).collect();
     let folded = profiler.folded("recording.mcpprof")?;
     Ok(Recorded { report, stacks: folded.iter().map(|(stack, weight)| (split(stack), *weight)).collect() })

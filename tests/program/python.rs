@@ -69,7 +69,7 @@ fn shares_and_depths_are_true() -> Result<()> {
         process.signal(Signal::SIGTERM)?;
         let Recorded { report, stacks, .. } = &recorded;
         report.assert_complete(0.995);
-        assert_eq!(report.lost(), 0, "{python:?}: {:#}", report.json["losses"]);
+        assert_eq!(report.lost_of_its_own(), 0, "{python:?}: {:#}", report.json["losses"]);
         let line = output.next().context("no result")??;
         let spent_ns = line.split(' ').map(str::parse).collect::<Result<Vec<f64>, _>>()?;
         let [three_ns, two_ns, one_ns, all_ns] = spent_ns[..] else { bail!("not four numbers: {line}") };

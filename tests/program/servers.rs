@@ -70,7 +70,7 @@ fn idle_http_server() -> Result<()> {
 fn python_by_pid() -> Result<()> {
     let load = Client::start(&mut python_time()?)?.load("get_current_time", json!({"timezone": "UTC"}))?;
     let report = recorded(load.pid())?;
-    assert_eq!(report.lost(), 0, "{:#}", report.json["losses"]);
+    assert_eq!(report.lost_of_its_own(), 0, "{:#}", report.json["losses"]);
     assert_eq!(report.runtime(), "python");
     report.assert_names_any(&["_PyEval_", "PyObject_", "_PyObject"]);
     report.assert_complete(0.99);
@@ -83,7 +83,7 @@ fn go_by_pid() -> Result<()> {
     let load = Client::start(&mut go_time()?)?
         .load("current_time", json!({"format": "%Y-%m-%d %H:%M:%S", "timezone": "UTC"}))?;
     let report = recorded(load.pid())?;
-    assert_eq!(report.lost(), 0, "{:#}", report.json["losses"]);
+    assert_eq!(report.lost_of_its_own(), 0, "{:#}", report.json["losses"]);
     assert_eq!(report.runtime(), "go");
     let own: Vec<_> =
         report.functions().into_iter().filter(|function| function.module.ends_with("/mcp-time")).collect();
@@ -101,7 +101,7 @@ fn go_by_pid() -> Result<()> {
 fn rust_by_pid() -> Result<()> {
     let load = Client::start(&mut demo_server()?)?.load("compute", json!({"rounds": 8}))?;
     let report = recorded(load.pid())?;
-    assert_eq!(report.lost(), 0, "{:#}", report.json["losses"]);
+    assert_eq!(report.lost_of_its_own(), 0, "{:#}", report.json["losses"]);
     report.assert_names_any(&["mcp_profiler::demo::work::"]);
     let round = report.function("mcp_profiler::demo::work::compute_round")?;
     assert!(round.total_ratio > 0.5, "{round:?}");

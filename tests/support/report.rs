@@ -45,6 +45,13 @@ impl Report {
         self.json["losses"]["total"].as_u64().expect("losses.total")
     }
 
+    /// The same, but for what other tests on this machine or chance may cost: records of mappings come for the whole host, and a Python
+    /// function may be gone before its name is read.
+    pub fn lost_of_its_own(&self) -> u64 {
+        let of = |cause: &str| self.json["losses"]["by_cause"][cause].as_u64().unwrap_or(0);
+        self.lost() - of("mapping_records_lost") - of("python_names_unreadable")
+    }
+
     /// Nothing was lost but the names of a few frames of JavaScript: functions that V8 moved before a busy machine had them read.
     pub fn assert_javascript_kept(&self) {
         let losses = &self.json["losses"];
