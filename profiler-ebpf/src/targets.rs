@@ -169,7 +169,7 @@ pub(crate) fn exec() {
 #[inline(always)]
 fn arguments(scratch: &mut ExecScratch) -> Option<u64> {
     let offsets = KERNEL_OFFSETS.load();
-    let memory: u64 = field(task(), offsets.task_memory)?;
+    let memory = memory()?;
     let start: u64 = field(memory, offsets.memory_arguments)?;
     let end: u64 = field(memory, offsets.memory_arguments_end)?;
     scratch.length = end.wrapping_sub(start);
@@ -184,9 +184,15 @@ fn arguments(scratch: &mut ExecScratch) -> Option<u64> {
     (outcome == 0).then_some(length)
 }
 
+/// The `mm_struct` of the process that runs on this CPU, or null.
+#[inline(always)]
+pub(crate) fn memory() -> Option<u64> {
+    field(task(), KERNEL_OFFSETS.load().task_memory)
+}
+
 /// A field of a structure of the kernel.
 #[inline(always)]
-fn field<T>(structure: u64, offset: u32) -> Option<T> {
+pub(crate) fn field<T>(structure: u64, offset: u32) -> Option<T> {
     // SAFETY: the helper checks the address.
     unsafe { bpf_probe_read_kernel((structure + u64::from(offset)) as *const T) }.ok()
 }

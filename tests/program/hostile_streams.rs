@@ -1,16 +1,23 @@
 //! Streams that lie, or carry more than can be taken, beside a server that behaves: bounded memory, all that is missing counted, and the
 //! server's calls as they were.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
-use tests::{Profiler, python_program, script, wait_until};
+use tests::{Client, Profiler, python_program, script, wait_until};
 
 use super::calls::until_taken;
 use super::wire::end;
+
+/// A server that behaves, and beside it one that runs this source and is given a path.
+fn server_beside(source: &str, path: &Path) -> Result<Client> {
+    let mut command = Command::new("sh");
+    command.args(["-c", "\"$0\" -c \"$1\" \"$2\" & exec \"$0\" \"$3\""]).arg(python_program()?);
+    Client::start(command.arg(source).arg(path).arg(script("mcp_server.py")))
+}
 
 /// A process that holds open whatever can be held open, beside a server that behaves: bounded memory, all of it counted, and the
 /// server's calls are seen as they were.
@@ -56,10 +63,7 @@ for head in [b'HTTP/1.1 200 OK\\r\\nContent-Type: text/event-stream\\r\\n\\r\\nd
 open(sys.argv[1], 'w').close()
 time.sleep(1000)
 ";
-    let mut command = Command::new("sh");
-    command.args(["-c", "\"$0\" -c \"$1\" \"$2\" & exec \"$0\" \"$3\""]).arg(python_program()?);
-    command.arg(hostile).arg(&done).arg(script("mcp_server.py"));
-    let mut client = tests::Client::start(&mut command)?;
+    let mut client = server_beside(hostile, &done)?;
     let running = profiler.recording(client.pid(), 99)?;
     let comes = |file: PathBuf| wait_until("a turn", Duration::from_secs(60), || file.exists().then_some(()));
     // No faster than it can be taken: what is lost then is another test's.
@@ -162,10 +166,7 @@ time.sleep(1000)
 fn hostile_server_beside_another() -> Result<()> {
     let profiler = Profiler::new()?;
     let done = profiler.path("done");
-    let mut command = Command::new("sh");
-    command.args(["-c", "\"$0\" -c \"$1\" \"$2\" & exec \"$0\" \"$3\""]).arg(python_program()?);
-    command.arg(HOSTILE_SERVER).arg(&done).arg(script("mcp_server.py"));
-    let mut client = tests::Client::start(&mut command)?;
+    let mut client = server_beside(HOSTILE_SERVER, &done)?;
     let running = profiler.recording(client.pid(), 99)?;
     std::fs::write(profiler.path("done.begin"), "")?;
     let (mut calls, mut turn) = (0, 0);
@@ -239,10 +240,7 @@ open(sys.argv[1], 'w').close()
 fn floods_harm_themselves_alone() -> Result<()> {
     let profiler = Profiler::new()?;
     let done = profiler.path("done");
-    let mut command = Command::new("sh");
-    command.args(["-c", "\"$0\" -c \"$1\" \"$2\" & exec \"$0\" \"$3\""]).arg(python_program()?);
-    command.arg(FLOOD).arg(&done).arg(script("mcp_server.py"));
-    let mut client = tests::Client::start(&mut command)?;
+    let mut client = server_beside(FLOOD, &done)?;
     let running = profiler.recording(client.pid(), 99)?;
     std::fs::write(profiler.path("done.begin"), "")?;
     let mut calls = 0;

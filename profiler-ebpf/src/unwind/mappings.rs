@@ -10,14 +10,14 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::helpers::generated::bpf_probe_read_kernel as bpf_probe_read_kernel_to;
-use aya_ebpf::helpers::{bpf_get_current_task_btf, bpf_loop, bpf_probe_read_kernel};
+use aya_ebpf::helpers::bpf_loop;
+use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::HashMap;
 use profiler_common::{CodeFile, CodeFileKey, CodeMapping, Interpreter, MAX_CODE_FILES};
 
 use super::Walker;
-use crate::targets::KERNEL_OFFSETS;
+use crate::targets::{KERNEL_OFFSETS, field, memory};
 
 /// The files whose tables are here, from user space.
 #[map]
@@ -71,22 +71,14 @@ pub(super) fn find(walker: &mut Walker, address: u64) -> bool {
 /// is in place, its registers are still those of the one before.
 #[inline(never)]
 pub(super) fn is_without_stack() -> bool {
-    let code = memory().and_then(|memory| read(memory + u64::from(KERNEL_OFFSETS.load().memory_code)));
+    let code = memory().and_then(|memory| field(memory, KERNEL_OFFSETS.load().memory_code));
     code.unwrap_or(0_u64) == 0
-}
-
-/// The process's `mm_struct`, or null.
-#[inline(always)]
-fn memory() -> Option<u64> {
-    // SAFETY: the helper has no preconditions.
-    let task = unsafe { bpf_get_current_task_btf() } as u64;
-    read(task + u64::from(KERNEL_OFFSETS.load().task_memory))
 }
 
 /// The `vm_area_struct` that the tree has for an address, if it was not changed meanwhile.
 #[inline(always)]
 fn mapping_of(walker: &mut Walker, address: u64) -> Option<u64> {
-    let root = read(memory()? + u64::from(KERNEL_OFFSETS.load().memory_tree))?;
+    let root = field(memory()?, KERNEL_OFFSETS.load().memory_tree)?;
     let descent = &mut walker.descent;
     (descent.address, descent.next, descent.is_mapping) = (address, root, 0);
     let mut context = core::ptr::from_mut(&mut walker.descent);
@@ -109,7 +101,7 @@ unsafe extern "C" fn descend(_index: u64, context: *mut *mut Descent) -> i64 {
     // SAFETY: the helper checks the source, and writes as much as a node has.
     let outcome = unsafe {
         let node = (descent.next & !NODE_MASK) as *const c_void;
-        bpf_probe_read_kernel_to(descent.node.as_mut_ptr().cast(), size_of::<Node>() as u32, node)
+        bpf_probe_read_kernel(descent.node.as_mut_ptr().cast(), size_of::<Node>() as u32, node)
     };
     if outcome != 0 {
         return 1;
@@ -143,15 +135,15 @@ fn is_below(pivot: u64, address: u64) -> u64 {
 #[inline(always)]
 fn described(mapping: u64, address: u64) -> Option<CodeMapping> {
     let offsets = KERNEL_OFFSETS.load();
-    let start: u64 = read(mapping + u64::from(offsets.mapping_start))?;
-    let end: u64 = read(mapping + u64::from(offsets.mapping_end))?;
+    let start: u64 = field(mapping, offsets.mapping_start)?;
+    let end: u64 = field(mapping, offsets.mapping_end)?;
     if address < start || address >= end {
         return None;
     }
-    let file: u64 = read(mapping + u64::from(offsets.mapping_file))?;
-    let first_page: u64 = read(mapping + u64::from(offsets.mapping_offset))?;
+    let file: u64 = field(mapping, offsets.mapping_file)?;
+    let first_page: u64 = field(mapping, offsets.mapping_offset)?;
     let offset = first_page << PAGE_BITS;
-    let CodeFile { to_row, table, .. } = match file_of(read(file + u64::from(offsets.file_inode))?, offset) {
+    let CodeFile { to_row, table, .. } = match file_of(field(file, offsets.file_inode)?, offset) {
         Some(known) => known,
         None => file_of(inode_of_user(file)?, offset)?,
     };
@@ -163,11 +155,11 @@ fn described(mapping: u64, address: u64) -> Option<CodeMapping> {
 #[inline(always)]
 fn file_of(inode: u64, offset: u64) -> Option<CodeFile> {
     let offsets = KERNEL_OFFSETS.load();
-    let superblock: u64 = read(inode + u64::from(offsets.inode_superblock))?;
+    let superblock: u64 = field(inode, offsets.inode_superblock)?;
     let key = CodeFileKey {
-        inode: read(inode + u64::from(offsets.inode_number))?,
+        inode: field(inode, offsets.inode_number)?,
         offset,
-        device: read(superblock + u64::from(offsets.superblock_device))?,
+        device: field(superblock, offsets.superblock_device)?,
         reserved: 0,
     };
     // SAFETY: a copy of a value that is replaced as a whole.
@@ -183,12 +175,6 @@ fn inode_of_user(file: u64) -> Option<u64> {
     if offsets.backing_file_entry == 0 {
         return None;
     }
-    let entry: u64 = read(file + u64::from(offsets.backing_file_entry))?;
-    read(entry + u64::from(offsets.entry_inode))
-}
-
-#[inline(always)]
-fn read<T>(address: u64) -> Option<T> {
-    // SAFETY: the helper checks the address.
-    unsafe { bpf_probe_read_kernel(address as *const T) }.ok()
+    let entry: u64 = field(file, offsets.backing_file_entry)?;
+    field(entry, offsets.entry_inode)
 }
